@@ -1,0 +1,310 @@
+//! What the files say, validated: plain data, compared to decide what an update touches.
+//!
+//! A value here is complete: defaults are filled in, names are checked, durations are durations. What depends on the
+//! host at run time (users, directories, the release that `current` names) is still text or a [`Template`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Text with placeholders (`{release}/app.jar`), kept as written; its placeholders are known to be valid.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Template(pub Box<str>);
+
+/// The whole configuration: `svd.toml` and every file of `conf.d`.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Config {
+    pub daemon: Daemon,
+    /// By name, which is the file's name without `.toml`.
+    pub services: BTreeMap<Box<str>, Service>,
+}
+
+/// `svd.toml`.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Daemon {
+    /// `[http] listen`: read-only health and metrics; none by default.
+    pub http: Option<SocketAddr>,
+    pub control: Control,
+    pub access: Vec<AccessRule>,
+}
+
+/// `[control]`: the UNIX socket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Control {
+    /// Permission bits of the socket; default 0600 for a plain user, 0666 for root (access rules decide who may what).
+    pub mode: Option<u32>,
+    pub group: Option<Box<str>>,
+    /// Connections that one user may hold at once; root has some kept free beyond them.
+    pub connections_per_user: u32,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Control {
+            mode: None,
+            group: None,
+            connections_per_user: 64,
+        }
+    }
+}
+
+/// `[[access]]`: who may do what to which services. Root and svd's own user may do everything; anybody else nothing
+/// but what a rule grants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessRule {
+    pub users: Vec<Box<str>>,
+    pub groups: Vec<Box<str>>,
+    /// `status`, `logs`, `start` … or `*` (all but `exec` and `upgrade`, which must be named).
+    pub verbs: Vec<Box<str>>,
+    /// Names with `*`.
+    pub services: Vec<Box<str>>,
+}
+
+/// One file of `conf.d`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub name: Box<str>,
+    pub kind: Kind,
+    /// Where the releases are; the directory of svd's configuration is never assumed.
+    pub root: Option<PathBuf>,
+    /// `None`: svd's own user.
+    pub user: Option<Box<str>>,
+    /// `None`: the user's primary group.
+    pub group: Option<Box<str>>,
+    /// Default `{release}` where there is a root, else `/`.
+    pub directory: Option<Template>,
+    pub umask: Option<u32>,
+    pub nice: Option<i32>,
+    pub after: Vec<Box<str>>,
+    pub requires: Vec<Box<str>>,
+    /// In the order of the file. At most one for a JVM.
+    pub sockets: Vec<Socket>,
+    pub environment: Vec<(Box<str>, Template)>,
+    /// Files with `NAME=value` lines, read at each start of a generation; a leading `-` in the file allows its absence.
+    pub environment_files: Vec<Template>,
+    /// `instances`: workers of a plain command (1 for gunicorn and the JVM).
+    pub instances: u32,
+    /// `autostart`: started when svd starts.
+    pub autostart: bool,
+    pub ready: Ready,
+    pub health: Option<Health>,
+    pub reload: Reload,
+    pub stop: Stop,
+    pub restart: Restart,
+    pub logs: Logs,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    Gunicorn {
+        app: Template,
+        python: Option<Template>,
+        workers: Workers,
+        args: Vec<Template>,
+    },
+    Jvm {
+        program: JvmProgram,
+        java: Option<Template>,
+        java_options: Vec<Template>,
+        args: Vec<Template>,
+    },
+    Command {
+        command: Vec<Template>,
+    },
+}
+
+/// Gunicorn's own workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// Not given: gunicorn's configuration decides.
+    Unset,
+    /// `"auto"`: 2 × cores + 1, as gunicorn's documentation advises.
+    Auto,
+    Count(u32),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum JvmProgram {
+    Jar(Template),
+    Main {
+        class: Template,
+        classpath: Vec<Template>,
+    },
+}
+
+/// `[sockets.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Socket {
+    pub name: Box<str>,
+    pub listen: Listen,
+    /// Length of the accept queue; default 2048 (the kernel caps it at `net.core.somaxconn`).
+    pub backlog: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix {
+        path: PathBuf,
+        mode: u32,
+        owner: Option<Box<str>>,
+        group: Option<Box<str>>,
+    },
+}
+
+/// `[ready]`: every way has the timeout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ready {
+    pub timeout: Duration,
+    /// In addition to what the kind itself knows (gunicorn's workers have booted).
+    pub by: Vec<ReadyBy>,
+}
+
+/// All that are given must hold.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReadyBy {
+    /// `notify = true`: `READY=1` on `NOTIFY_SOCKET`.
+    Notify,
+    /// `descriptor = true`: a line (or end of file after at least one byte) on the descriptor `{fd.ready}`.
+    Descriptor,
+    /// `probe = { … }`.
+    Http(HttpProbe),
+    /// `tcp = "127.0.0.1:{port}"`.
+    Tcp(Template),
+    /// `command = [ … ]`, repeated until it exits 0, as the service's user.
+    Command(Vec<Template>),
+    /// `log = "text"`: a line of output that contains it.
+    Log(Box<str>),
+    /// `delay = "2s"`: still up after that long.
+    Delay(Duration),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpProbe {
+    pub path: Template,
+    /// `Host` header; default `localhost`.
+    pub host: Option<Template>,
+    /// A private port on 127.0.0.1 (`{port}`); default: the service's first socket.
+    pub port: Option<Template>,
+    pub headers: Vec<(Box<str>, Template)>,
+    /// Accepted statuses; default 200 to 399.
+    pub expect: Expect,
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Any status from 200 to 399.
+    Success,
+    OneOf(Vec<u16>),
+}
+
+/// `[health]`: while the service runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// [`ReadyBy::Http`], [`ReadyBy::Tcp`] or [`ReadyBy::Command`] only; none when only the watchdog is on.
+    pub by: Option<ReadyBy>,
+    pub interval: Duration,
+    /// Consecutive failures before the action.
+    pub failures: u32,
+    pub action: HealthAction,
+    /// `watchdog = "30s"`: `WATCHDOG=1` must come at least that often.
+    pub watchdog: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthAction {
+    Report,
+    Restart,
+}
+
+/// `[reload]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Default: true where the service has sockets, else false.
+    pub overlap: bool,
+    /// How long an old generation may finish its requests.
+    pub drain: Duration,
+    /// Old generations that may drain at once; default 4.
+    pub max_draining: u32,
+}
+
+/// `[stop]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// Signal number.
+    pub signal: i32,
+    /// `None` only for gunicorn: its own `graceful_timeout` plus 5 s, learned at boot (35 s until then).
+    pub grace: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// `[restart]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Restart {
+    pub policy: Policy,
+    /// Before the first retry after a failure within `settled` of its start; doubles with jitter up to `max_delay`.
+    pub delay: Duration,
+    pub max_delay: Duration,
+    /// A worker that was up at least that long is replaced at once.
+    pub settled: Duration,
+    pub limit: Limit,
+    /// Exit codes that count as success beside 0 (`success = [0, 3]`).
+    pub success: Vec<i32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub failures: u32,
+    pub within: Duration,
+    /// Tried again after this long; `None`: `then = "never"`.
+    pub then: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stderr {
+    /// One file, in the order of writing (the default).
+    Join,
+    /// A file of its own.
+    Apart,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The bytes as the service wrote them (the default).
+    Raw,
+    /// Each line prefixed by an RFC 3339 UTC time.
+    Timestamps,
+    /// Each line an object with time, service, generation, worker, stream and message.
+    Json,
+}
+
+/// `[logs]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    /// `false`: the output goes to /dev/null.
+    pub capture: bool,
+    pub stderr: Stderr,
+    pub format: LogFormat,
+    /// Bytes; 0 turns rotation by size off.
+    pub max_size: u64,
+    /// `None`: no rotation by age.
+    pub max_age: Option<Duration>,
+    /// Rotated files kept.
+    pub keep: u32,
+    pub compress: bool,
+}
+
+impl Service {
+    /// Does a new process run beside the old one while it is replaced?
+    pub fn overlaps(&self) -> bool {
+        self.reload.overlap
+    }
+}

@@ -1,0 +1,55 @@
+//! # Airdock
+//!
+//! Keeps a host's services running and ships new releases without dropping a request.
+//!
+//! ## Code map
+//!
+//! | folder | what lives there | may use |
+//! |---|---|---|
+//! | [`config`] | text → a valid specification; one file per section of the file format; errors with spans, all at once | nothing of ours |
+//! | [`core`] | PURE decisions: `handle(now, event) → actions`. No clock, file, process, randomness or hash order | `config`'s types |
+//! | [`kinds`] | gunicorn, jvm, command: from a specification to what is spawned, gated, counted, stopped | `config`, `sys` types |
+//! | [`sys`] | everything unsafe: processes, pidfds, cgroups, sockets, pipes; knows nothing of services | nothing of ours |
+//! | [`daemon`] | the event loop that executes the core's actions; logs, probes, notify, state | all of the above, `api` |
+//! | [`api`] | request and reply types, routes, access rules, server, client, public health and metrics | `config` |
+//! | [`cli`] | arguments, one file per verb, rendering | `api::client`, `config` (check) |
+//! | `sim` | simulated kernel, faults, invariant checks (test and feature builds only) | `core` |
+//!
+//! Arrows go down only. `sys` never sees `core`; `cli` talks to svd through `api::client` alone.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod daemon;
+pub mod kinds;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+pub mod sys;
+
+use std::process::ExitCode;
+
+/// The two names of the one program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    Svd,
+    Svctl,
+}
+
+/// Entry point of both programs: the name in `argv[0]` decides, and `default` where it is neither.
+pub fn main(default: Program) -> ExitCode {
+    let mut args = std::env::args_os();
+    let called = args.next().unwrap_or_default();
+    let name = std::path::Path::new(&called)
+        .file_name()
+        .map(|n| n.to_os_string());
+    let program = match name.as_deref().and_then(|n| n.to_str()) {
+        Some("svd") => Program::Svd,
+        Some("svctl") => Program::Svctl,
+        _ => default,
+    };
+    match program {
+        Program::Svd => daemon::main(),
+        Program::Svctl => cli::main(),
+    }
+}
