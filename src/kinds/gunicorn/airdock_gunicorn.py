@@ -541,10 +541,37 @@ def drain_pipe(fd):
 
 def mend(worker):
     names = {c.__name__ for c in type(worker).__mro__}
+    if "AsyncWorker" in names:
+        keep_listener_names(worker)
     if "GeventWorker" in names:
         wake_gevent(worker)
     elif "ThreadWorker" in names and all(hasattr(worker, name) for name in ("_keep", "_lock", "futures", "nr_conns")):
         LingeringThreads(worker)
+
+
+class Listener:
+    """A listening socket that still knows its name when it is closed."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.name = sock.getsockname()
+
+    def __getattr__(self, attribute):
+        return getattr(self.sock, attribute)
+
+    def getsockname(self):
+        return self.name
+
+
+def keep_listener_names(worker):
+    """AsyncWorker.handle asks the listener for its name, and drops the connection that came just before its close."""
+    named = {id(sock): Listener(sock) for sock in worker.sockets}
+    original = worker.handle
+
+    def handle(listener, client, addr):
+        original(named.get(id(listener), listener), client, addr)
+
+    worker.handle = handle
 
 
 def wake_gevent(worker):
