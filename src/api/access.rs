@@ -29,18 +29,9 @@ impl Access {
             return true;
         }
         let of_the_host = verb.is_of_the_host();
-        self.rules
-            .iter()
-            .filter(|rule| concerns(rule, peer) && grants(rule, verb))
-            .any(|rule| {
-                rule.services.iter().any(|pattern| {
-                    if of_the_host {
-                        &**pattern == "*"
-                    } else {
-                        matches(pattern, name)
-                    }
-                })
-            })
+        self.rules.iter().filter(|rule| concerns(rule, peer) && grants(rule, verb)).any(|rule| {
+            rule.services.iter().any(|pattern| if of_the_host { &**pattern == "*" } else { matches(pattern, name) })
+        })
     }
 
     /// What of all services `peer` may `verb`.
@@ -54,10 +45,7 @@ impl Access {
             .filter(|rule| concerns(rule, peer) && grants(rule, verb))
             .flat_map(|rule| rule.services.iter().cloned())
             .collect();
-        Scope {
-            wanted: vec!["*".into()],
-            allowed: Some(allowed),
-        }
+        Scope { wanted: vec!["*".into()], allowed: Some(allowed) }
     }
 }
 
@@ -71,10 +59,7 @@ pub struct Scope {
 
 impl Scope {
     pub fn everything() -> Scope {
-        Scope {
-            wanted: vec!["*".into()],
-            allowed: None,
-        }
+        Scope { wanted: vec!["*".into()], allowed: None }
     }
 
     /// Of these, the ones that fit `patterns` (all, if there are none).
@@ -83,6 +68,16 @@ impl Scope {
             self.wanted = patterns;
         }
         self
+    }
+
+    /// The patterns that were asked for.
+    pub fn wanted(&self) -> &[Box<str>] {
+        &self.wanted
+    }
+
+    /// No rule grants anything.
+    pub fn is_nothing(&self) -> bool {
+        self.allowed.as_ref().is_some_and(Vec::is_empty)
     }
 
     pub fn includes(&self, name: &str) -> bool {
@@ -94,13 +89,7 @@ impl Scope {
 /// By name or by number. A rule that names nobody concerns nobody.
 fn concerns(rule: &AccessRule, peer: &Peer) -> bool {
     let user = rule.users.iter().any(|want| is(want, &peer.user, peer.uid));
-    let group = || {
-        rule.groups.iter().any(|want| {
-            peer.groups
-                .iter()
-                .any(|have| is(want, &have.name, have.gid))
-        })
-    };
+    let group = || rule.groups.iter().any(|want| peer.groups.iter().any(|have| is(want, &have.name, have.gid)));
     user || group()
 }
 
@@ -111,9 +100,7 @@ fn is(want: &str, name: &str, number: u32) -> bool {
 
 fn grants(rule: &AccessRule, verb: Verb) -> bool {
     let everything = !matches!(verb, Verb::Exec | Verb::Upgrade);
-    rule.verbs
-        .iter()
-        .any(|v| &**v == verb.as_str() || (everything && &**v == "*"))
+    rule.verbs.iter().any(|v| &**v == verb.as_str() || (everything && &**v == "*"))
 }
 
 /// `*` stands for any characters, also none; everything else for itself.
@@ -143,3 +130,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 pub fn is_pattern(name: &str) -> bool {
     name.contains('*')
 }
+
+#[cfg(test)]
+#[path = "access_test.rs"]
+mod tests;

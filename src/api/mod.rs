@@ -9,12 +9,19 @@
 
 pub mod access;
 pub mod audit;
+mod connections;
+mod handle;
+mod http;
 pub mod metrics;
 pub mod peer;
 pub mod public;
 pub mod reply;
 pub mod request;
+pub mod resolve;
+pub mod routes;
 pub mod server;
+#[cfg(test)]
+pub mod testing;
 pub mod types;
 
 pub use peer::Peer;

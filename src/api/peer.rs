@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+use tokio::sync::Semaphore;
 
 /// A user, as the kernel and the user database know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,21 +33,12 @@ pub struct PeerGroup {
 impl Peer {
     /// svd itself, as for requests of the public HTTP address.
     pub fn nobody() -> Peer {
-        Peer {
-            uid: u32::MAX,
-            pid: 0,
-            user: "".into(),
-            groups: Arc::new([]),
-        }
+        Peer { uid: u32::MAX, pid: 0, user: "".into(), groups: Arc::new([]) }
     }
 
     /// `airship`, or `uid 1204` without a name.
     pub fn label(&self) -> String {
-        if self.user.is_empty() {
-            format!("uid {}", self.uid)
-        } else {
-            self.user.to_string()
-        }
+        if self.user.is_empty() { format!("uid {}", self.uid) } else { self.user.to_string() }
     }
 }
 
@@ -61,17 +53,15 @@ pub struct Credentials {
 
 pub fn credentials(socket: &impl AsFd) -> io::Result<Credentials> {
     let found = getsockopt(&socket.as_fd(), sockopt::PeerCredentials)?;
-    Ok(Credentials {
-        uid: found.uid(),
-        gid: found.gid(),
-        pid: found.pid(),
-    })
+    Ok(Credentials { uid: found.uid(), gid: found.gid(), pid: found.pid() })
 }
 
 /// How long a user's groups are remembered: a new member of a group waits no longer than this.
 const REMEMBER: Duration = Duration::from_secs(30);
 /// Users remembered at once.
 const MAX_USERS: usize = 1024;
+/// Lookups at once, a thread each.
+const MAX_LOOKUPS: usize = 4;
 
 #[derive(Clone)]
 struct Known {
@@ -83,24 +73,31 @@ struct Known {
 /// Users and groups by number, from the system's database (getpwuid(3), getgrouplist(3)), remembered for a while.
 ///
 /// A lookup may ask a directory server over the network, so it never runs on the loop that supervises.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Users {
     known: Arc<Mutex<HashMap<(u32, u32), Known>>>,
+    /// A directory server that hangs must not collect threads.
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Users { known: Arc::default(), lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+    }
 }
 
 impl Users {
     pub async fn peer(&self, who: Credentials) -> Peer {
-        let peer = |user: Box<str>, groups| Peer {
-            uid: who.uid,
-            pid: who.pid,
-            user,
-            groups,
-        };
+        let peer = |user: Box<str>, groups| Peer { uid: who.uid, pid: who.pid, user, groups };
         // Root needs no rules, so neither its groups nor a lookup that could hang while the directory is down.
         if who.uid == 0 {
             return peer("root".into(), Arc::new([]));
         }
         let key = (who.uid, who.gid);
+        if let Some(found) = self.remembered(key) {
+            return peer(found.user, found.groups);
+        }
+        let _permit = self.lookups.acquire().await;
         if let Some(found) = self.remembered(key) {
             return peer(found.user, found.groups);
         }
@@ -112,10 +109,7 @@ impl Users {
 
     fn remembered(&self, key: (u32, u32)) -> Option<Known> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .get(&key)
-            .filter(|k| k.until > Instant::now())
-            .cloned()
+        known.get(&key).filter(|k| k.until > Instant::now()).cloned()
     }
 
     fn remember(&self, key: (u32, u32), user: &str, groups: &Arc<[PeerGroup]>) {
@@ -123,11 +117,7 @@ impl Users {
         if known.len() >= MAX_USERS {
             known.clear();
         }
-        let entry = Known {
-            user: user.into(),
-            groups: Arc::clone(groups),
-            until: Instant::now() + REMEMBER,
-        };
+        let entry = Known { user: user.into(), groups: Arc::clone(groups), until: Instant::now() + REMEMBER };
         known.insert(key, entry);
     }
 }
@@ -152,11 +142,7 @@ fn look_up(uid: u32, gid: u32) -> (Box<str>, Arc<[PeerGroup]>) {
         .into_iter()
         .map(|gid| PeerGroup {
             gid: gid.as_raw(),
-            name: Group::from_gid(gid)
-                .ok()
-                .flatten()
-                .map(|g| g.name.into_boxed_str())
-                .unwrap_or_default(),
+            name: Group::from_gid(gid).ok().flatten().map(|g| g.name.into_boxed_str()).unwrap_or_default(),
         })
         .collect();
     (name.into_boxed_str(), groups)

@@ -72,9 +72,7 @@ pub struct Reply {
 
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reply")
-            .field("lines", &self.lines)
-            .finish_non_exhaustive()
+        f.debug_struct("Reply").field("lines", &self.lines).finish_non_exhaustive()
     }
 }
 
@@ -85,14 +83,7 @@ impl Reply {
         audit: Option<Pending>,
     ) -> (Reply, oneshot::Receiver<Answer>) {
         let (head, answer) = oneshot::channel();
-        let reply = Reply {
-            head: Some(head),
-            lines,
-            stream: None,
-            dropped: 0,
-            counters,
-            audit,
-        };
+        let reply = Reply { head: Some(head), lines, stream: None, dropped: 0, counters, audit };
         (reply, answer)
     }
 
@@ -172,11 +163,8 @@ impl Reply {
     /// The end of a verb that acts on services. Where one of them failed, the journal and the status code (unless
     /// lines have gone out already) say so.
     pub fn actions(mut self, result: &ActionResult) {
-        let failed = result
-            .services
-            .iter()
-            .find(|s| !s.ok)
-            .map(|s| s.error.as_ref().map_or(ErrorCode::Failed, |e| e.code));
+        let failed =
+            result.services.iter().find(|s| !s.ok).map(|s| s.error.as_ref().map_or(ErrorCode::Failed, |e| e.code));
         self.end_with(failed, "result", result);
     }
 
@@ -191,11 +179,7 @@ impl Reply {
         if let Some(audit) = self.audit.take() {
             audit.write(failed.map_or(Outcome::Done, Outcome::Failed));
         }
-        let body = if self.lines || key == "error" {
-            json_line(key, value)
-        } else {
-            json(value)
-        };
+        let body = if self.lines || key == "error" { json_line(key, value) } else { json(value) };
         if let Some((_, last)) = self.stream.take() {
             let _ = last.send(body);
         } else {
@@ -219,11 +203,7 @@ impl Reply {
 
     fn whole(&mut self, status: u16, content_type: &'static str, body: Bytes) {
         if let Some(head) = self.head.take() {
-            let _ = head.send(Answer::Whole {
-                status,
-                content_type,
-                body,
-            });
+            let _ = head.send(Answer::Whole { status, content_type, body });
         }
     }
 
@@ -248,11 +228,8 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.head.is_some() || self.stream.is_some() {
-            let error = ApiError::new(
-                ErrorCode::Internal,
-                "svd dropped the request without an answer.",
-            )
-            .hint("Look at svd's own log; `svctl status` says how things stand.");
+            let error = ApiError::new(ErrorCode::Internal, "svd dropped the request without an answer.")
+                .hint("Look at svd's own log; `svctl status` says how things stand.");
             self.end::<()>(Err(&error));
         }
     }
@@ -291,10 +268,7 @@ impl ByteStream {
 
     /// Waits for room. Not for the supervising loop itself: in a task of its own.
     pub async fn send(&self, block: Bytes) -> Result<(), StreamError> {
-        self.blocks
-            .send(block)
-            .await
-            .map_err(|_| StreamError::Closed)
+        self.blocks.send(block).await.map_err(|_| StreamError::Closed)
     }
 
     /// Waits until a block fits; `false` when the client is gone.

@@ -183,10 +183,7 @@ impl Verb {
 
     /// Concerns the host, not single services: a rule grants it only where its services are `*`.
     pub fn is_of_the_host(self) -> bool {
-        matches!(
-            self,
-            Verb::Update | Verb::Shutdown | Verb::Upgrade | Verb::Version
-        )
+        matches!(self, Verb::Update | Verb::Shutdown | Verb::Upgrade | Verb::Version)
     }
 
     /// Changes nothing, and is not in the audit journal.
@@ -284,15 +281,11 @@ impl Request {
     /// For the audit journal: what was asked for beside names.
     pub(super) fn detail(&self) -> Box<str> {
         match self {
-            Request::Reload {
-                release: Some(id), ..
-            } => format!("release={id}").into(),
+            Request::Reload { release: Some(id), .. } => format!("release={id}").into(),
             Request::Scale { count, .. } => format!("count={count}").into(),
-            Request::Signal {
-                signal,
-                worker: Some(worker),
-                ..
-            } => format!("signal={} worker={worker}", signal_name(*signal)).into(),
+            Request::Signal { signal, worker: Some(worker), .. } => {
+                format!("signal={} worker={worker}", signal_name(*signal)).into()
+            }
             Request::Signal { signal, .. } => format!("signal={}", signal_name(*signal)).into(),
             Request::Undrain { .. } => "undrain".into(),
             _ => "".into(),
@@ -306,14 +299,8 @@ pub fn parse_signal(text: &str) -> Option<i32> {
         return (1..=64).contains(&number).then_some(number);
     }
     let upper = text.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") {
-        upper
-    } else {
-        format!("SIG{upper}")
-    };
-    name.parse::<nix::sys::signal::Signal>()
-        .ok()
-        .map(|s| s as i32)
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
 }
 
 /// `HUP`, or the number where there is no name.

@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// `2026-11-22T18:40:00Z`.
 pub fn rfc3339(time: SystemTime) -> Box<str> {
-    humantime::format_rfc3339_seconds(time)
-        .to_string()
-        .into_boxed_str()
+    humantime::format_rfc3339_seconds(time).to_string().into_boxed_str()
 }
 
 /// What a service is doing.
@@ -62,10 +60,7 @@ impl ServiceState {
 
     /// What `service NAME status` means by running (LSB: exit code 0, else 3).
     pub fn counts_as_running(self) -> bool {
-        matches!(
-            self,
-            ServiceState::Starting | ServiceState::Running | ServiceState::Reloading
-        )
+        matches!(self, ServiceState::Starting | ServiceState::Running | ServiceState::Reloading)
     }
 }
 
@@ -497,11 +492,7 @@ pub struct HostHealth {
 
 impl HostHealth {
     pub fn of(services: &[ServiceStatus]) -> HostHealth {
-        let mut health = HostHealth {
-            ok: true,
-            services: 0,
-            not_ok: Vec::new(),
-        };
+        let mut health = HostHealth { ok: true, services: 0, not_ok: Vec::new() };
         for service in services.iter().filter(|s| s.enabled) {
             health.services += 1;
             if !service.takes_traffic() {
@@ -623,13 +614,7 @@ pub struct ApiError {
 
 impl ApiError {
     pub fn new(code: ErrorCode, message: impl Into<Box<str>>) -> ApiError {
-        ApiError {
-            code,
-            message: message.into(),
-            hint: None,
-            details: Vec::new(),
-            last_output: Vec::new(),
-        }
+        ApiError { code, message: message.into(), hint: None, details: Vec::new(), last_output: Vec::new() }
     }
 
     pub fn hint(mut self, hint: impl Into<Box<str>>) -> ApiError {
