@@ -9,13 +9,13 @@ use super::{sockets, suggest, units};
 
 use toml::de::{DeTable, DeValue};
 
-pub(super) static SCHEMA: Schema = Schema { place: "in svd.toml", keys: &["http", "control", "access"] };
+pub(super) static SCHEMA: Schema = Schema { name: "svd.toml", keys: &["http", "control", "access"] };
 
-pub(super) static HTTP: Schema = Schema { place: "in [http]", keys: &["listen"] };
+pub(super) static HTTP: Schema = Schema { name: "[http]", keys: &["listen"] };
 
-pub(super) static CONTROL: Schema = Schema { place: "in [control]", keys: &["mode", "group", "connections_per_user"] };
+pub(super) static CONTROL: Schema = Schema { name: "[control]", keys: &["mode", "group", "connections_per_user"] };
 
-pub(super) static ACCESS: Schema = Schema { place: "in [[access]]", keys: &["users", "groups", "verbs", "services"] };
+pub(super) static ACCESS: Schema = Schema { name: "[[access]]", keys: &["users", "groups", "verbs", "services"] };
 
 /// What a rule can grant; `*` is all but the last two.
 const VERBS: [&str; 16] = [

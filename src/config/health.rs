@@ -10,7 +10,7 @@ use super::spec::{Health, HealthAction, ReadyBy};
 use super::units;
 
 pub(super) static SCHEMA: Schema = Schema {
-    place: "in [health]",
+    name: "[health]",
     keys: &["probe", "tcp", "command", "timeout", "interval", "failures", "action", "watchdog"],
 };
 

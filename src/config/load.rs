@@ -24,7 +24,8 @@ const MAX_FILE: u64 = 1 << 20;
 struct Text<'t> {
     path: String,
     service: Option<&'t str>,
-    text: &'t str,
+    /// `None`: it could not be read, which has been reported.
+    text: Option<&'t str>,
 }
 
 /// Reads `DIR/svd.toml`, if there is one, and `DIR/conf.d/*.toml` (if there is a `conf.d`). Names that begin with a dot
@@ -65,9 +66,12 @@ pub fn load(dir: &Path) -> Result<Config, Diagnostics> {
 /// # Errors
 /// Everything that is wrong in all of them.
 pub fn load_texts(daemon: Option<&str>, services: &[(&str, &str)]) -> Result<Config, Diagnostics> {
-    let daemon = daemon.map(|text| Text { path: "svd.toml".to_owned(), service: None, text });
-    let services =
-        services.iter().map(|(name, text)| Text { path: format!("conf.d/{name}.toml"), service: Some(*name), text });
+    let daemon = daemon.map(|text| Text { path: "svd.toml".to_owned(), service: None, text: Some(text) });
+    let services = services.iter().map(|(name, text)| Text {
+        path: format!("conf.d/{name}.toml"),
+        service: Some(*name),
+        text: Some(text),
+    });
     let mut texts: Vec<_> = daemon.into_iter().chain(services).collect();
     texts.sort_by_key(|text| text.service);
     assemble(&texts, Vec::new())
@@ -105,62 +109,61 @@ fn unreadable(path: &str, error: &io::Error) -> Diagnostic {
 #[derive(Default)]
 struct Reader {
     buffer: String,
-    files: Vec<(String, Option<String>, Range<usize>)>,
+    bytes: Vec<u8>,
+    files: Vec<(String, Option<String>, Option<Range<usize>>)>,
 }
 
 impl Reader {
+    /// A file that cannot be read is reported, and its name still counts: those who require it are not to blame.
     fn read(&mut self, file: &Path, path: String, service: Option<String>, errors: &mut Vec<Diagnostic>) {
-        let bytes = match read_limited(file) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                errors.push(match error.kind() {
-                    io::ErrorKind::FileTooLarge => {
-                        Diagnostic::of_file(&path, "has more than 1 MiB, and is no configuration")
-                    }
-                    _ => unreadable(&path, &error),
-                });
-                // Its name still counts, so that those who require it are not blamed.
-                self.files.push((path, service, 0..0));
-                return;
+        let start = self.buffer.len();
+        let range = match self.append(file, &path) {
+            Ok(()) => Some(start..self.buffer.len()),
+            Err(diagnostic) => {
+                errors.push(diagnostic);
+                None
             }
         };
-        let start = self.buffer.len();
-        let valid = std::str::from_utf8(&bytes);
-        self.buffer.push_str(match &valid {
-            Ok(text) => text,
-            Err(_) => "",
-        });
-        if let Err(error) = valid {
-            let text = String::from_utf8_lossy(&bytes);
+        self.files.push((path, service, range));
+    }
+
+    fn append(&mut self, file: &Path, path: &str) -> Result<(), Diagnostic> {
+        read_limited(file, &mut self.bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => Diagnostic::of_file(path, "has more than 1 MiB, and is no configuration"),
+            _ => unreadable(path, &error),
+        })?;
+        let text = std::str::from_utf8(&self.bytes).map_err(|error| {
             let at = error.valid_up_to();
             let span = Span::from(at..at + char::REPLACEMENT_CHARACTER.len_utf8());
             let problem = Problem::new(span, "this is not UTF-8").help("save the file as UTF-8");
-            errors.push(File::new(path.clone(), &text).diagnostic(problem));
-        }
-        self.files.push((path, service, start..self.buffer.len()));
+            File::new(path.to_owned(), &String::from_utf8_lossy(&self.bytes)).diagnostic(problem)
+        })?;
+        self.buffer.push_str(text);
+        Ok(())
     }
 
     fn texts(&self) -> Vec<Text<'_>> {
         let mut texts = Vec::with_capacity(self.files.len());
         for (path, service, range) in &self.files {
-            texts.push(Text { path: path.clone(), service: service.as_deref(), text: &self.buffer[range.clone()] });
+            let text = range.clone().map(|range| &self.buffer[range]);
+            texts.push(Text { path: path.clone(), service: service.as_deref(), text });
         }
         texts
     }
 }
 
-fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+/// The file's bytes, in place of those of the one before.
+fn read_limited(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
     use std::io::Read;
+    bytes.clear();
     let file = fs::File::open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
+    if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(MAX_FILE)).unwrap_or(0) + 1);
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    file.take(MAX_FILE + 1).read_to_end(bytes)?;
     match bytes.len() as u64 > MAX_FILE {
         true => Err(io::ErrorKind::FileTooLarge.into()),
-        false => Ok(bytes),
+        false => Ok(()),
     }
 }
 
@@ -171,8 +174,9 @@ fn assemble(texts: &[Text<'_>], mut errors: Vec<Diagnostic>) -> Result<Config, D
     let mut services = Vec::with_capacity(texts.len());
     let mut sources = Vec::with_capacity(texts.len());
     for text in texts {
-        let file = File::new(text.path.clone(), text.text);
-        let (table, syntax) = DeTable::parse_recoverable(text.text);
+        let Some(source) = text.text else { continue };
+        let file = File::new(text.path.clone(), source);
+        let (table, syntax) = DeTable::parse_recoverable(source);
         match text.service {
             None => {
                 let place;
@@ -182,13 +186,14 @@ fn assemble(texts: &[Text<'_>], mut errors: Vec<Diagnostic>) -> Result<Config, D
             Some(name) => {
                 bad_name(&file, name, &mut errors);
                 services.push(service::decode(&file, table.get_ref(), name));
-                sources.push(text);
+                sources.push((text.path.as_str(), source));
             }
         }
         file.add_syntax_errors(&syntax);
         file.into_diagnostics(&mut errors);
     }
-    errors.extend(relations(&services, &sources, http));
+    let names: Vec<&str> = texts.iter().filter_map(|text| text.service).collect();
+    errors.extend(relations(&services, &names, &sources, http));
     if !errors.is_empty() {
         let order: HashMap<&str, usize> = texts.iter().enumerate().map(|(i, text)| (text.path.as_str(), i)).collect();
         errors.sort_by_cached_key(|e| (order.get(&*e.file).copied(), e.position.as_ref().map(|p| (p.line, p.column))));
@@ -216,13 +221,17 @@ fn bad_name(file: &File<'_>, name: &str, errors: &mut Vec<Diagnostic>) {
 }
 
 /// What is wrong between services, with places in their texts.
-fn relations(services: &[Decoded], sources: &[&Text<'_>], http: Option<(Listen, String)>) -> Vec<Diagnostic> {
-    let names: Vec<&str> = services.iter().map(|d| &*d.service.name).collect();
-    let file = |index: usize| File::new(sources[index].path.clone(), sources[index].text);
+fn relations(
+    services: &[Decoded],
+    names: &[&str],
+    sources: &[(&str, &str)],
+    http: Option<(Listen, String)>,
+) -> Vec<Diagnostic> {
+    let file = |index: usize| File::new(sources[index].0.to_owned(), sources[index].1);
     let found = RefCell::new(Vec::new());
     Relations {
         services,
-        names: &names,
+        names,
         http,
         locate: &|index, span| file(index).locate(span),
         report: &|index, problem| found.borrow_mut().push(file(index).diagnostic(problem)),

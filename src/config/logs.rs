@@ -8,7 +8,7 @@ use super::spec::{LogFormat, Logs, Stderr};
 use super::units;
 
 pub(super) static SCHEMA: Schema =
-    Schema { place: "in [logs]", keys: &["capture", "stderr", "format", "max_size", "max_age", "keep", "compress"] };
+    Schema { name: "[logs]", keys: &["capture", "stderr", "format", "max_size", "max_age", "keep", "compress"] };
 
 const MAX_SIZE: u64 = 50_000_000;
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);

@@ -14,7 +14,7 @@ use super::{sockets, units};
 use toml::de::DeValue;
 
 pub(super) static SCHEMA: Schema =
-    Schema { place: "in probe = { … }", keys: &["path", "host", "port", "headers", "expect", "timeout"] };
+    Schema { name: "probe = { … }", keys: &["path", "host", "port", "headers", "expect", "timeout"] };
 
 /// Default limit of one probe.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);

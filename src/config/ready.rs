@@ -11,10 +11,8 @@ use super::units;
 
 use toml::de::DeValue;
 
-pub(super) static SCHEMA: Schema = Schema {
-    place: "in [ready]",
-    keys: &["timeout", "notify", "descriptor", "probe", "tcp", "command", "log", "delay"],
-};
+pub(super) static SCHEMA: Schema =
+    Schema { name: "[ready]", keys: &["timeout", "notify", "descriptor", "probe", "tcp", "command", "log", "delay"] };
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 

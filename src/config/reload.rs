@@ -6,7 +6,7 @@ use super::section::{Item, Schema, Section};
 use super::spec::Reload;
 use super::units;
 
-pub(super) static SCHEMA: Schema = Schema { place: "in [reload]", keys: &["overlap", "drain", "max_draining"] };
+pub(super) static SCHEMA: Schema = Schema { name: "[reload]", keys: &["overlap", "drain", "max_draining"] };
 
 const DRAIN: Duration = Duration::from_secs(600);
 const MAX_DRAINING: u32 = 4;

@@ -8,10 +8,10 @@ use super::spec::{Limit, Policy, Restart};
 use super::units;
 
 pub(super) static SCHEMA: Schema =
-    Schema { place: "in [restart]", keys: &["policy", "delay", "max_delay", "settled", "limit", "success"] };
+    Schema { name: "[restart]", keys: &["policy", "delay", "max_delay", "settled", "limit", "success"] };
 
 pub(super) static LIMIT: Schema =
-    Schema { place: "in limit = { … } of [restart]", keys: &["failures", "within", "then"] };
+    Schema { name: "limit = { … } of [restart]", keys: &["failures", "within", "then"] };
 
 const DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(30);

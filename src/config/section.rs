@@ -9,11 +9,24 @@ use toml::de::{DeTable, DeValue};
 use super::source::{At, File, Problem, Span};
 use super::suggest;
 
+/// The name of what no section is around.
+pub(super) const TOP: &str = "the top of the file";
+
 /// The keys of one table.
 pub(super) struct Schema {
-    /// How messages name the place: `[ready]`.
-    pub place: &'static str,
+    /// How messages and the reference name it: `[ready]`.
+    pub name: &'static str,
     pub keys: &'static [&'static str],
+}
+
+impl Schema {
+    /// Where its keys stand.
+    pub fn place(&self) -> String {
+        match self.name {
+            TOP => format!("at {TOP}, above the first [section]"),
+            name => format!("in {name}"),
+        }
+    }
 }
 
 /// One table of a file; one that the file leaves out is empty.
@@ -30,7 +43,9 @@ impl<'a> Section<'a> {
     pub fn open(file: &'a File<'a>, table: &'a DeTable<'a>, span: Span, schema: &'static Schema) -> Self {
         for key in table.keys() {
             if !schema.keys.contains(&key.get_ref().as_ref()) {
-                file.report(suggest::unknown_key(schema, key.get_ref(), key.span().into()));
+                let span = Span::from(key.span());
+                let header = span.start > 0 && file.text.as_bytes().get(span.start as usize - 1) == Some(&b'[');
+                file.report(suggest::unknown_key(schema, key.get_ref(), span, header));
             }
         }
         Section { file, schema, span, table: Some(table) }
@@ -41,7 +56,7 @@ impl<'a> Section<'a> {
     }
 
     pub fn item(&self, key: &'static str) -> Option<Item<'a>> {
-        debug_assert!(self.schema.keys.contains(&key), "{key} is not in the schema of {}", self.schema.place);
+        debug_assert!(self.schema.keys.contains(&key), "{key} is not in the schema of {}", self.schema.name);
         let value = self.table?.get(key)?;
         Some(Item::new(self.file, value))
     }

@@ -2,7 +2,7 @@
 
 use super::kind;
 use super::scope::Scope;
-use super::section::{Item, Schema, Section};
+use super::section::{self, Item, Schema, Section};
 use super::source::{At, File, Problem, Span};
 use super::spec::{Service, Template};
 use super::{health, logs, ready, reload, restart, sockets, stop, units};
@@ -10,7 +10,7 @@ use super::{health, logs, ready, reload, restart, sockets, stop, units};
 use toml::de::DeTable;
 
 pub(super) static SCHEMA: Schema = Schema {
-    place: "at the top of the file, above the first [section]",
+    name: section::TOP,
     keys: &[
         "kind",
         "root",

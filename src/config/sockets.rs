@@ -12,7 +12,7 @@ use super::units;
 use toml::de::DeValue;
 
 pub(super) static SCHEMA: Schema =
-    Schema { place: "in [sockets.NAME]", keys: &["listen", "backlog", "mode", "owner", "group"] };
+    Schema { name: "[sockets.NAME]", keys: &["listen", "backlog", "mode", "owner", "group"] };
 
 /// Default length of the accept queue; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 2048;

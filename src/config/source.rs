@@ -82,7 +82,7 @@ impl<'t> File<'t> {
             return;
         }
         let mut torn_from = None::<u32>;
-        let mut syntax = Vec::with_capacity(errors.len());
+        let mut syntax: Vec<Problem> = Vec::with_capacity(errors.len());
         for error in errors {
             let span = Span::from(error.span().unwrap_or(0..0));
             let (problem, local) = self.syntax_problem(span, error.message());
@@ -90,6 +90,8 @@ impl<'t> File<'t> {
                 let start = self.line_range(span.start as usize).start as u32;
                 torn_from = Some(torn_from.map_or(start, |t| t.min(start)));
             }
+            // Of two at one place, the later says what is wrong, and the earlier what that led to.
+            syntax.retain(|earlier| earlier.span.start != span.start);
             syntax.push(problem);
         }
         let lines: Vec<_> = syntax.iter().map(|p| self.line_range(p.span.start as usize)).collect();

@@ -8,7 +8,7 @@ use super::section::{Schema, Section};
 use super::spec::Stop;
 use super::units;
 
-pub(super) static SCHEMA: Schema = Schema { place: "in [stop]", keys: &["signal", "grace"] };
+pub(super) static SCHEMA: Schema = Schema { name: "[stop]", keys: &["signal", "grace"] };
 
 /// Time for what is in flight in a program that says nothing about itself.
 const GRACE: Duration = Duration::from_secs(30);

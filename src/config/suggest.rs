@@ -1,6 +1,6 @@
 //! What a key that does not exist was probably meant to be.
 
-use super::section::Schema;
+use super::section::{self, Schema};
 use super::source::{Problem, Span};
 use super::{daemon, health, logs, probe, ready, reload, restart, service, sockets, stop};
 
@@ -49,29 +49,41 @@ static HABITS: &[(&str, &str)] = &[
     ("workingdirectory", "the key is directory"),
 ];
 
-/// The problem of `key`, which `schema` does not have: it belongs elsewhere, is misspelt, or is another program's.
-pub(super) fn unknown_key(schema: &'static Schema, key: &str, span: Span) -> Problem {
-    let problem = Problem::new(span, format!("unknown key {key:?} {}", schema.place));
-    let family = if DAEMON_FILE.iter().any(|s| std::ptr::eq(*s, schema)) { DAEMON_FILE } else { SERVICE_FILE };
-    let elsewhere = |keys: &dyn Fn(&[&str]) -> bool| -> Vec<&str> {
-        family.iter().filter(|s| keys(s.keys)).map(|s| s.place).collect()
+/// The problem of `key`, which `schema` does not have: it belongs elsewhere, is another program's word, or is misspelt.
+/// `header`: it is written `[key]`.
+pub(super) fn unknown_key(schema: &'static Schema, key: &str, span: Span, header: bool) -> Problem {
+    let message = match header {
+        true => format!("unknown section [{key}]"),
+        false if schema.name == section::TOP => format!("unknown key {key:?}"),
+        false => format!("unknown key {key:?} in {}", schema.name),
     };
-    let places = elsewhere(&|keys| keys.contains(&key));
-    if !places.is_empty() {
-        return problem.help(format!("{key:?} belongs {}", listed(&places, "or")));
-    }
+    Problem::new(span, message).help(advice(schema, key))
+}
+
+fn advice(schema: &'static Schema, key: &str) -> String {
+    let family = if DAEMON_FILE.iter().any(|s| std::ptr::eq(*s, schema)) { DAEMON_FILE } else { SERVICE_FILE };
     let lower = key.to_ascii_lowercase().replace('-', "_");
+    if let Some(places) = places(family, key) {
+        return format!("{key:?} belongs {places}");
+    }
     if let Some((_, help)) = HABITS.iter().find(|(habit, _)| *habit == lower) {
-        return problem.help(*help);
+        return (*help).to_owned();
     }
     if let Some(word) = closest(&lower, schema.keys.iter().copied()) {
-        return problem.help(format!("did you mean {word:?}?"));
+        return format!("did you mean {word:?}?");
     }
-    if let Some(word) = closest(&lower, family.iter().flat_map(|s| s.keys.iter().copied())) {
-        let places = elsewhere(&|keys| keys.contains(&word));
-        return problem.help(format!("did you mean {word:?}? It belongs {}", listed(&places, "or")));
+    let elsewhere = closest(&lower, family.iter().flat_map(|s| s.keys.iter().copied()));
+    if let Some((word, places)) = elsewhere.and_then(|word| Some((word, places(family, word)?))) {
+        return format!("did you mean {word:?}? It belongs {places}");
     }
-    problem.help(format!("known here: {}", schema.keys.join(", ")))
+    format!("known here: {}", schema.keys.join(", "))
+}
+
+/// Where the key stands, if it is one.
+fn places(family: &[&Schema], key: &str) -> Option<String> {
+    let places: Vec<_> = family.iter().filter(|s| s.keys.contains(&key)).map(|s| s.place()).collect();
+    let places: Vec<_> = places.iter().map(String::as_str).collect();
+    (!places.is_empty()).then(|| listed(&places, "or"))
 }
 
 /// The candidate nearest to `word`, if it is near: one edit in three characters.
@@ -101,7 +113,7 @@ mod tests {
     use super::*;
 
     fn help(schema: &'static Schema, key: &str) -> String {
-        unknown_key(schema, key, Span::default()).help.unwrap_or_default()
+        unknown_key(schema, key, Span::default(), false).help.unwrap_or_default()
     }
 
     #[test]
