@@ -18,13 +18,13 @@ pub(super) static CONTROL: Schema = Schema { name: "[control]", keys: &["mode", 
 pub(super) static ACCESS: Schema = Schema { name: "[[access]]", keys: &["users", "groups", "verbs", "services"] };
 
 /// What a rule can grant; `*` is all but the last two.
-const VERBS: [&str; 16] = [
+pub(super) const VERBS: [&str; 16] = [
     "*", "status", "logs", "start", "stop", "restart", "reload", "update", "enable", "disable", "drain", "scale",
     "signal", "shutdown", "exec", "upgrade",
 ];
 
 /// They concern svd as a whole, and are granted over all services or not at all.
-const OF_THE_HOST: [&str; 3] = ["update", "shutdown", "upgrade"];
+pub(super) const OF_THE_HOST: [&str; 3] = ["update", "shutdown", "upgrade"];
 
 /// The daemon's settings, and where the public address is written.
 pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>) -> (Daemon, Option<Span>) {

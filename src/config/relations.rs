@@ -51,7 +51,7 @@ impl Relations<'_> {
     fn circles(&self) {
         let index: HashMap<&str, usize> =
             self.services.iter().enumerate().map(|(i, d)| (&*d.service.name, i)).collect();
-        let edges: Vec<Vec<(usize, Span)>> = self.services.iter().map(|decoded| edges(decoded, &index)).collect();
+        let edges: Vec<Vec<Edge>> = self.services.iter().map(|decoded| edges(decoded, &index)).collect();
         let mut search = Search { edges: &edges, state: vec![State::New; edges.len()], path: Vec::new() };
         for start in 0..edges.len() {
             search.from(start, &mut |circle| self.report_circle(circle));
@@ -59,7 +59,7 @@ impl Relations<'_> {
     }
 
     /// `circle`: each service with the place where it names the next.
-    fn report_circle(&self, circle: &[(usize, Span)]) {
+    fn report_circle(&self, circle: &[Edge]) {
         let name = |i: usize| &*self.services[i].service.name;
         // The same circle reads the same wherever the search met it: from its first name on.
         let first = (0..circle.len()).min_by_key(|&i| circle[i].0).unwrap_or(0);
@@ -114,8 +114,11 @@ fn key(listen: &Listen) -> Key<'_> {
     }
 }
 
+/// One end of a wish to wait, and where it is written.
+type Edge = (usize, Span);
+
 /// Whom a service waits for, and where it says so.
-fn edges(decoded: &Decoded, index: &HashMap<&str, usize>) -> Vec<(usize, Span)> {
+fn edges(decoded: &Decoded, index: &HashMap<&str, usize>) -> Vec<Edge> {
     let requires = decoded.service.requires.iter().zip(&decoded.requires);
     let after = decoded.service.after.iter().zip(&decoded.after);
     requires.chain(after).filter_map(|(name, span)| Some((*index.get(&**name)?, *span))).collect()
@@ -130,14 +133,14 @@ enum State {
 
 /// Depth-first, with a path of its own instead of the stack: chains may be long.
 struct Search<'e> {
-    edges: &'e [Vec<(usize, Span)>],
+    edges: &'e [Vec<Edge>],
     state: Vec<State>,
     /// Services from the start to here, each with the number of its next edge.
     path: Vec<(usize, usize)>,
 }
 
 impl Search<'_> {
-    fn from(&mut self, start: usize, found: &mut dyn FnMut(&[(usize, Span)])) {
+    fn from(&mut self, start: usize, found: &mut dyn FnMut(&[Edge])) {
         if self.state[start] != State::New {
             return;
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -88,6 +88,72 @@ fn errors_read_as_agreed() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// The part of the reference below the heading that names this table.
+fn reference<'d>(document: &'d str, schema: &section::Schema) -> &'d str {
+    let parts = document.split("\n## ");
+    let named = |part: &&str| part.lines().next().is_some_and(|h| h.replace('`', "").eq_ignore_ascii_case(schema.name));
+    parts.into_iter().find(named).unwrap_or_else(|| panic!("docs/configuration.md has no section {}", schema.name))
+}
+
+/// Keys that the rows of its tables begin with.
+fn rows(part: &str) -> Vec<&str> {
+    let mut keys: Vec<_> = part.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+#[test]
+fn the_reference_has_every_key_and_no_other() {
+    let document = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
+    for schema in suggest::SERVICE_FILE.iter().chain(suggest::DAEMON_FILE) {
+        let mut keys = schema.keys.to_vec();
+        keys.sort_unstable();
+        assert_eq!(rows(reference(&document, schema)), keys, "docs/configuration.md, {}", schema.name);
+    }
+}
+
+#[test]
+fn the_reference_has_examples_that_parse() {
+    let document = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
+    let blocks: Vec<_> = document.split("```toml\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    assert!(blocks.len() > 10);
+    for block in blocks {
+        let fragment = format!("kind = 'command'\ncommand = ['a']\n{block}");
+        let result = match block {
+            _ if block.starts_with("# svd.toml") => load_texts(Some(block), &[]),
+            _ if block.contains("kind =") => load_texts(None, &[("example", block)]),
+            _ => load_texts(None, &[("example", &fragment)]),
+        };
+        result.unwrap_or_else(|errors| panic!("{errors}\nin\n{block}"));
+    }
+}
+
+/// `timeout = 60` in some section is about another key than in the next; within one table none is written twice.
+#[test]
+fn tables_name_each_key_once() {
+    for schema in suggest::SERVICE_FILE.iter().chain(suggest::DAEMON_FILE) {
+        let mut keys = schema.keys.to_vec();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), schema.keys.len(), "{}", schema.name);
+    }
+}
+
+#[test]
+fn rules_grant_the_verbs_that_the_interface_has() {
+    use crate::api::request::Verb;
+    let mut known: Vec<_> = Verb::ALL.into_iter().filter(|v| *v != Verb::Version).map(Verb::as_str).collect();
+    known.push("*");
+    known.sort_unstable();
+    let mut ours = daemon::VERBS.to_vec();
+    ours.sort_unstable();
+    assert_eq!(ours, known);
+    for verb in daemon::OF_THE_HOST {
+        assert!(Verb::from_name(verb).is_some_and(Verb::is_of_the_host), "{verb}");
+    }
 }
 
 /// Files to begin from, and words that mean something to the decoder.
