@@ -5,6 +5,8 @@
 
 mod rows;
 
+use std::sync::Arc;
+
 use super::spec::{Config, Service};
 use rows::Row;
 
@@ -79,6 +81,15 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
         let side = if first_is_old { &mut olds } else { &mut news };
         let Some(service) = side.next().map(|(name, _)| name.clone()) else { continue };
         changes.push(if first_is_old { Change::Removed { service } } else { Change::Added { service } });
+    }
+}
+
+/// Lets `new` have the very services of `old` where they mean the same, so that an update does not keep both alive.
+pub fn keep_unchanged(old: &Config, new: &mut Config) {
+    for (name, service) in &mut new.services {
+        if let Some(known) = old.services.get(name).filter(|known| *known == service) {
+            *service = Arc::clone(known);
+        }
     }
 }
 
@@ -239,6 +250,15 @@ mod tests {
             .collect();
         assert_eq!(words, ["+a", "-b", "+d", "-e"]);
         assert_eq!(difference(&load(&[]), &load(&[])), []);
+    }
+
+    #[test]
+    fn unchanged_services_are_shared() {
+        let load = |text: &str| load_texts(None, &[("same", BASE), ("other", text)]).unwrap();
+        let (old, mut new) = (load(BASE), load("kind = 'command'\ncommand = ['b']"));
+        keep_unchanged(&old, &mut new);
+        assert!(Arc::ptr_eq(&old.services["same"], &new.services["same"]));
+        assert_eq!(difference(&old, &new).len(), 1);
     }
 
     #[test]

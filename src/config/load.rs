@@ -156,11 +156,11 @@ impl Reader {
 fn read_limited(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
     use std::io::Read;
     bytes.clear();
-    let file = fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Before it is opened: opening a pipe waits for a writer.
+    if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    file.take(MAX_FILE + 1).read_to_end(bytes)?;
+    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(bytes)?;
     match bytes.len() as u64 > MAX_FILE {
         true => Err(io::ErrorKind::FileTooLarge.into()),
         false => Ok(()),

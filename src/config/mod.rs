@@ -33,7 +33,7 @@ mod testing;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Position, counted};
-pub use diff::{Change, KeyChange, Needs, difference};
+pub use diff::{Change, KeyChange, Needs, difference, keep_unchanged};
 pub use load::{load, load_texts};
 pub use sockets::show as show_listen;
 pub use template::Placeholder;

@@ -96,8 +96,9 @@ fn port(item: &Item<'_>, scope: &Scope<'_>) -> Result<Template, Problem> {
 }
 
 fn headers(section: &Section<'_>, scope: &Scope<'_>) -> Vec<(Box<str>, Template)> {
-    let mut out = Vec::new();
-    for (name, item) in section.entries("headers") {
+    let entries = section.entries("headers");
+    let mut out = Vec::with_capacity(entries.len());
+    for (name, item) in entries {
         // RFC 9110, section 5.6.2: token.
         let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
         if name.value.is_empty() || !name.value.bytes().all(token) {

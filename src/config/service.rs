@@ -66,7 +66,8 @@ pub(super) struct Decoded {
 pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a str) -> Decoded {
     let top = Section::open(file, table, Span::default(), &SCHEMA);
     let scope = Scope::read(&top, name);
-    let (listening, sockets) = sockets::decode(&top, &scope);
+    let (mut listening, sockets) = sockets::decode(&top, &scope);
+    listening.shrink_to_fit();
     let (after, after_spans) = names(&top, "after");
     let (requires, requires_spans) = names(&top, "requires");
     let service = Service {
@@ -117,8 +118,9 @@ fn names(top: &Section<'_>, key: &'static str) -> (Vec<Box<str>>, Vec<Span>) {
 }
 
 fn environment(top: &Section<'_>, scope: &Scope<'_>) -> Vec<(Box<str>, Template)> {
-    let mut out = Vec::new();
-    for (name, item) in top.entries("environment") {
+    let entries = top.entries("environment");
+    let mut out = Vec::with_capacity(entries.len());
+    for (name, item) in entries {
         if name.value.is_empty() || name.value.contains(['=', '\0', '\n']) {
             let problem = Problem::new(name.span, format!("{:?} cannot be the name of a variable", name.value));
             item.file.report(problem.help("use letters, digits and _"));

@@ -286,6 +286,7 @@ fn unreadable_files_are_errors_like_others() {
     fs::write(conf.join("bytes.toml"), b"kind = 'command'\ncommand = ['\xff']\n").unwrap();
     fs::write(conf.join("large.toml"), "#".repeat(2 << 20)).unwrap();
     fs::write(conf.join("wrong.toml"), "kind = 'command'\ncommand = ['a']\nx = 1\nrequires = ['large']").unwrap();
+    nix::unistd::mkfifo(&conf.join("pipe.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     std::os::unix::fs::symlink("/nowhere/x", conf.join("dangling.toml")).unwrap();
     fs::write(dir.path().join("svd.toml"), "y = 1").unwrap();
     let errors = load(dir.path()).unwrap_err();
@@ -300,6 +301,7 @@ fn unreadable_files_are_errors_like_others() {
             "conf.d/dangling.toml: cannot be read: No such file or directory (os error 2)",
             "conf.d/directory.toml: cannot be read: not a regular file",
             "conf.d/large.toml: has more than 1 MiB, and is no configuration",
+            "conf.d/pipe.toml: cannot be read: not a regular file",
             "conf.d/wrong.toml: unknown key \"x\"",
         ]
     );
