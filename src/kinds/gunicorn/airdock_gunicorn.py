@@ -286,7 +286,11 @@ class Probe:
 
     def _in_pool(self, worker):
         """Where gthread runs requests: what is bound to the main thread must fail here as it would there."""
+        from concurrent.futures import wait
+
         future = worker.tpool.submit(self._ask, worker)
+        while not wait([future], timeout=0.25).done:
+            pass  # a wait without a limit would keep Python's signal handlers from running
         return future.result()
 
     def _ask(self, worker):
@@ -502,7 +506,7 @@ class ProbeWatch:
         deadline = monotonic() + self.probe.timeout
         while not self.done.acquire(timeout=0.25):
             self.worker.tmp.notify()
-            if self.worker.alive and self.worker.ppid == os.getppid():
+            if not self.told_to_stop():
                 if monotonic() >= deadline and self.verdict.acquire(False):
                     self.launcher.report.worker("failed", body="", reason="GET %s gave no answer within %g s" % (
                         self.probe.path, self.probe.timeout))
@@ -511,6 +515,14 @@ class ProbeWatch:
                 os._exit(0)
             else:
                 return
+
+    def told_to_stop(self):
+        if not self.worker.alive or self.worker.ppid != os.getppid():
+            return True
+        if self.verdict.locked():
+            # A main thread that hangs in a lock does not run the handler of TERM, but the signal is in this pipe.
+            return any(sig in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT) for sig in drain_pipe(self.worker.PIPE[0]))
+        return False
 
 
 def is_asgi(worker):
@@ -529,11 +541,15 @@ def wait_readable(fds, seconds):
 
 
 def drain_pipe(fd):
+    """Empties a pipe that never blocks; returns up to 512 bytes of what was in it."""
+    data = b""
     try:
+        data = os.read(fd, 512)
         while len(os.read(fd, 512)) == 512:
             pass
     except OSError:
         pass
+    return data
 
 
 # --- Mending how workers stop ----------------------------------------------------------------------------------------
