@@ -192,7 +192,7 @@ impl Histogram {
             0 => 0,
             b => {
                 let octave = 128u64 << ((b - 1) / 2);
-                octave + if b % 2 == 0 { octave / 2 } else { 0 }
+                octave + if b.is_multiple_of(2) { octave / 2 } else { 0 }
             }
         }
     }
@@ -251,7 +251,7 @@ pub fn read<W: Words + ?Sized>(words: &W, now_us: u64) -> Result<Snapshot, Count
     for _ in 0..FOLD_TRIES {
         let before = words.load(H_SEQUENCE);
         let snapshot = read_all(words, now_us);
-        if before % 2 == 0 && words.load(H_SEQUENCE) == before {
+        if before.is_multiple_of(2) && words.load(H_SEQUENCE) == before {
             return Ok(snapshot);
         }
     }
