@@ -371,6 +371,7 @@ class Launcher:
         self.probe = Probe(json.loads(probe)) if probe else None
         self.token = environ.pop("AIRDOCK_PROBE_TOKEN", None)
         self.inherited = "LISTEN_FDS" in environ
+        self.load_failed = False
 
     # --- configuration ---
 
@@ -497,6 +498,8 @@ class Launcher:
         return any(events & POLLIN for _, events in waiter.poll(0))
 
     def probe_application(self, worker):
+        if self.load_failed:
+            return
         if self.probe is None or is_asgi(type(worker)):
             self.report.worker("ready", probed=False)
             return
@@ -557,7 +560,8 @@ class ProbeWatch:
             return True
         if self.verdict.locked():
             # A main thread that hangs in a lock does not run the handler of TERM, but the signal is in this pipe.
-            return any(sig in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT) for sig in drain_pipe(self.worker.PIPE[0]))
+            signals = drain_pipe(self.worker.PIPE[0])
+            return any(sig in signals for sig in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT))
         return False
 
 
@@ -777,6 +781,7 @@ def main():
             try:
                 return super().load()
             except BaseException as e:
+                launcher.load_failed = True  # some worker classes go on, and answer every request with the error
                 launcher.report.worker("failed", reason="cannot load the application: " + describe(e), body="")
                 raise
 
