@@ -40,9 +40,7 @@ pub enum Program {
 pub fn main(default: Program) -> ExitCode {
     let mut args = std::env::args_os();
     let called = args.next().unwrap_or_default();
-    let name = std::path::Path::new(&called)
-        .file_name()
-        .map(|n| n.to_os_string());
+    let name = std::path::Path::new(&called).file_name().map(|n| n.to_os_string());
     let program = match name.as_deref().and_then(|n| n.to_str()) {
         Some("svd") => Program::Svd,
         Some("svctl") => Program::Svctl,

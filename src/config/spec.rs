@@ -41,11 +41,7 @@ pub struct Control {
 
 impl Default for Control {
     fn default() -> Self {
-        Control {
-            mode: None,
-            group: None,
-            connections_per_user: 64,
-        }
+        Control { mode: None, group: None, connections_per_user: 64 }
     }
 }
 
@@ -97,21 +93,9 @@ pub struct Service {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    Gunicorn {
-        app: Template,
-        python: Option<Template>,
-        workers: Workers,
-        args: Vec<Template>,
-    },
-    Jvm {
-        program: JvmProgram,
-        java: Option<Template>,
-        java_options: Vec<Template>,
-        args: Vec<Template>,
-    },
-    Command {
-        command: Vec<Template>,
-    },
+    Gunicorn { app: Template, python: Option<Template>, workers: Workers, args: Vec<Template> },
+    Jvm { program: JvmProgram, java: Option<Template>, java_options: Vec<Template>, args: Vec<Template> },
+    Command { command: Vec<Template> },
 }
 
 /// Gunicorn's own workers.
@@ -127,10 +111,7 @@ pub enum Workers {
 #[derive(Clone, Debug, PartialEq)]
 pub enum JvmProgram {
     Jar(Template),
-    Main {
-        class: Template,
-        classpath: Vec<Template>,
-    },
+    Main { class: Template, classpath: Vec<Template> },
 }
 
 /// `[sockets.NAME]`.
@@ -145,12 +126,7 @@ pub struct Socket {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     Tcp(SocketAddr),
-    Unix {
-        path: PathBuf,
-        mode: u32,
-        owner: Option<Box<str>>,
-        group: Option<Box<str>>,
-    },
+    Unix { path: PathBuf, mode: u32, owner: Option<Box<str>>, group: Option<Box<str>> },
 }
 
 /// `[ready]`: every way has the timeout.
