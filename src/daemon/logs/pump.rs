@@ -229,6 +229,7 @@ impl Engine {
         if let Some(service) = self.service(pipe.service) {
             service.closed(id, pipe.stream);
         }
+        drop(pipe); // closed by the time anybody is told
         (self.notify)(LogEvent::Drained { pipe: id });
     }
 }

