@@ -299,6 +299,7 @@ mod tests {
     use super::*;
     use std::process::Command;
 
+    #[expect(clippy::zombie_processes, reason = "reaped through its pidfd")]
     fn status_of(script: &str) -> ExitStatus {
         let child = Command::new("/bin/sh").args(["-c", script]).spawn().expect("sh");
         let pidfd = PidFd::open(child.id() as i32).expect("a pidfd");
@@ -316,6 +317,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "reaped through its pidfd")]
     fn a_reaped_process_is_never_signalled() {
         let child = Command::new("/bin/true").spawn().expect("true");
         let pidfd = PidFd::open(child.id() as i32).expect("a pidfd");
@@ -331,7 +333,7 @@ mod tests {
         // The shell starts a child, tells its pid, waits for us and reaps it.
         use std::io::{BufRead, BufReader, Write};
         let mut shell = Command::new("/bin/sh")
-            .args(["-c", "sh -c 'read x <&3; exit 42' 3<&0 & echo $!; wait; echo reaped; exec cat"])
+            .args(["-c", "exec 3<&0; sh -c 'read x <&3; exit 42' & echo $!; wait; echo reaped; exec cat"])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()

@@ -287,9 +287,28 @@ fn signal_if_descendant(own: i32, pid: i32, signal: i32) {
     close(pidfd as RawFd);
 }
 
-/// Whether the chain of parents leads to us. It is walked twice: a parent that died in between, and whose number was given
-/// away, would show as a different chain. One that is deeper than 64 is found when its upper part has gone.
+/// Whether the chain of parents leads to us. A parent that ends meanwhile (our own signal may have ended it) changes the
+/// chain, so that it is walked again.
 fn is_descendant(own: i32, pid: i32) -> bool {
+    for _ in 0..4 {
+        match walk(own, pid) {
+            Chain::Ours => return true,
+            Chain::Foreign => return false,
+            Chain::Changed => {}
+        }
+    }
+    false
+}
+
+enum Chain {
+    Ours,
+    Foreign,
+    Changed,
+}
+
+/// Walks the chain twice: a parent that ended in between, and whose number was given away, shows as a different chain. One
+/// that is deeper than 64 is found when its upper part has gone.
+fn walk(own: i32, pid: i32) -> Chain {
     let mut chain = [0_i32; 64];
     let mut depth = 0;
     let mut current = pid;
@@ -301,15 +320,19 @@ fn is_descendant(own: i32, pid: i32) -> bool {
             break;
         }
     }
-    if current != own {
-        return false;
+    match current {
+        // Somebody above it was reaped while we looked (or has no parent here, as kernel threads).
+        0 if depth > 1 => return Chain::Changed,
+        _ if current != own => return Chain::Foreign,
+        _ => {}
     }
     let mut current = pid;
-    chain.iter().take(depth).all(|parent| {
+    let same = chain.iter().take(depth).all(|parent| {
         let same = parent_of(current) == *parent;
         current = *parent;
         same
-    })
+    });
+    if same { Chain::Ours } else { Chain::Changed }
 }
 
 /// The fourth field of `/proc/PID/stat`; 0 if there is no such process.
