@@ -6,7 +6,7 @@
 
 mod daemon;
 mod diagnostic;
-mod diff;
+pub mod diff;
 mod health;
 mod kind;
 mod load;
@@ -24,7 +24,7 @@ mod source;
 pub mod spec;
 mod stop;
 mod suggest;
-mod template;
+pub mod template;
 mod units;
 
 #[cfg(test)]

@@ -282,6 +282,11 @@ pub struct Logs {
 }
 
 impl Service {
+    /// What `[ready]` and `[health]` ask.
+    pub fn checks(&self) -> impl Iterator<Item = &ReadyBy> {
+        self.ready.by.iter().chain(self.health.iter().filter_map(|h| h.by.as_ref()))
+    }
+
     /// Does a new process run beside the old one while it is replaced?
     pub fn overlaps(&self) -> bool {
         self.reload.overlap

@@ -123,10 +123,12 @@ pub enum Event {
         by: Duration,
     },
     /// The main process ended; `leftovers`: others of the worker remain, and [`Event::Empty`] will follow.
+    /// `reason`: what is known beyond the exit (the program never ran, and why).
     Exited {
         worker: WorkerId,
         exit: Exit,
         leftovers: bool,
+        reason: Option<String>,
     },
     /// Nothing of the worker is left.
     Empty {

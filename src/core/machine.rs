@@ -99,7 +99,7 @@ impl Machine {
             Event::Ready { worker } => self.handle_ready(worker),
             Event::Unfit { worker, reason } => self.handle_unfit(worker, reason),
             Event::Extend { worker, by } => self.handle_extend(worker, by),
-            Event::Exited { worker, exit, leftovers } => self.handle_exited(worker, exit, leftovers),
+            Event::Exited { worker, exit, leftovers, reason } => self.handle_exited(worker, exit, leftovers, reason),
             Event::Empty { worker } => self.handle_empty(worker),
             Event::Unhealthy { service, reason } => self.handle_unhealthy(service, reason),
             Event::Grace { service, grace } => self.handle_grace(service, grace),

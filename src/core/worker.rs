@@ -168,11 +168,14 @@ impl Machine {
         }
     }
 
-    pub(super) fn handle_exited(&mut self, id: WorkerId, exit: Exit, leftovers: bool) {
+    pub(super) fn handle_exited(&mut self, id: WorkerId, exit: Exit, leftovers: bool, reason: Option<String>) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
         worker.exit = Some(exit);
+        if !worker.leaving() {
+            worker.fault = worker.fault.take().or(reason);
+        }
         if !leftovers {
             return self.gone(id);
         }

@@ -281,7 +281,7 @@ impl World {
         } else {
             self.end(worker);
         }
-        self.feed(Event::Exited { worker, exit, leftovers: others });
+        self.feed(Event::Exited { worker, exit, leftovers: others, reason: None });
     }
 
     fn end(&mut self, worker: WorkerId) {

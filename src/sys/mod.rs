@@ -46,3 +46,19 @@ pub fn io_text(error: &std::io::Error) -> String {
         None => error.to_string(),
     }
 }
+
+/// Microseconds of `CLOCK_MONOTONIC`: the clock that gunicorn's workers put beside their counts.
+pub fn monotonic_micros() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |t| t.tv_sec() as u64 * 1_000_000 + t.tv_nsec() as u64 / 1_000)
+}
+
+/// Takes over a descriptor that this program was started with, as a copy that children do not inherit. `None` if it is
+/// not open. To be called once a number, before anything else may have opened it.
+pub fn take_inherited(fd: std::os::fd::RawFd) -> Option<std::os::fd::OwnedFd> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    // SAFETY: fcntl tells whether it is open; a pipe or file of our starter's, nobody else in this program uses it.
+    let open = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+    // SAFETY: it is open, and by the contract above it has no other owner.
+    open.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -51,6 +51,13 @@ impl Poll {
         })
     }
 
+    /// A copy of the epoll set's descriptor for tokio, which tells when something in the set is ready.
+    pub fn for_tokio(&self) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+        let copy = self.as_fd().try_clone_to_owned()?;
+        // SAFETY: an OwnedFd keeps its descriptor open and the same until it is dropped.
+        Ok(unsafe { tokio::io::unix::AsyncFd::register(copy) }?)
+    }
+
     pub fn add(&self, fd: impl AsFd, interest: Interest, token: u64) -> Result<(), Errno> {
         self.epoll.add(fd, EpollEvent::new(interest.flags(), token))
     }

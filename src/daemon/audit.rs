@@ -1,0 +1,56 @@
+//! The audit journal: a JSON line for each change that was asked for, by whom, and what came of it (I9).
+
+use super::paths::Paths;
+use crate::api::audit::{AuditRecord, AuditSink};
+use crate::api::types::rfc3339;
+use serde_json::json;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+/// Records that wait for the disk.
+const WAITING: usize = 4096;
+/// The file is renamed to `audit.log.1` at this size.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// A sink that never blocks: a thread of its own writes.
+pub fn sink(paths: &Paths) -> AuditSink {
+    let path = paths.audit_file();
+    let (records, waiting) = sync_channel::<String>(WAITING);
+    let thread = std::thread::Builder::new().name("svd-audit".into()).stack_size(128 * 1024);
+    if let Err(e) = thread.spawn(move || write_all(&path, &waiting)) {
+        tracing::warn!("the audit journal cannot be written: {e}");
+    }
+    Arc::new(move |record| send(&records, record))
+}
+
+fn send(records: &SyncSender<String>, record: &AuditRecord) {
+    let line = json!({
+        "id": record.id, "time": rfc3339(record.time), "uid": record.uid, "user": record.user, "pid": record.pid,
+        "verb": record.verb, "services": record.services, "detail": record.detail,
+        "outcome": record.outcome.as_str(),
+    });
+    match records.try_send(format!("{line}\n")) {
+        Ok(()) => {}
+        Err(TrySendError::Full(_)) => tracing::warn!("the audit journal's disk hangs: a record is lost: {line}"),
+        Err(TrySendError::Disconnected(_)) => tracing::warn!("not in the audit journal: {line}"),
+    }
+}
+
+fn write_all(path: &PathBuf, waiting: &Receiver<String>) {
+    while let Ok(line) = waiting.recv() {
+        if let Err(e) = append(path, &line) {
+            tracing::warn!("cannot write {}: {}; not in the journal: {line}", path.display(), crate::sys::io_text(&e));
+        }
+    }
+}
+
+fn append(path: &PathBuf, line: &str) -> std::io::Result<()> {
+    if std::fs::metadata(path).is_ok_and(|m| m.len() >= MAX_BYTES) {
+        std::fs::rename(path, path.with_extension("log.1"))?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)?.write_all(line.as_bytes())
+}

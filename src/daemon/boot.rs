@@ -1,0 +1,232 @@
+//! From nothing to a running svd, and its end.
+
+use super::args::Args;
+use super::background::Report;
+use super::host::{Host, Inputs, MESSAGES, Start};
+use super::launch::{Surroundings, login_of};
+use super::logs::{LogThread, Options};
+use super::paths::Paths;
+use super::store::Store;
+use super::{audit, token, update};
+use crate::api::public;
+use crate::api::reply::Counters;
+use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
+use crate::config::spec::{Config, Daemon};
+use crate::config::{self, diff};
+use crate::sys::cgroup::Tree;
+use crate::sys::kernel::Features;
+use crate::sys::lock::Lock;
+use crate::sys::poll::{Interest, Poll, Signals};
+use crate::sys::socket::{self, UnixOptions};
+use crate::sys::spawn::OpenFiles;
+use crate::sys::user::{self, Account};
+use crate::sys::worker::Containment;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+/// Calls that wait for the loop.
+const CALLS: usize = 256;
+/// Threads for what may block; more work waits.
+const POOL: usize = 8;
+const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Runs svd until it is told to end.
+///
+/// # Errors
+/// A sentence: why it cannot start.
+pub fn run(args: &Args, report: &mut Report) -> Result<(), String> {
+    // First of all: threads inherit the mask.
+    let signals = Signals::block().map_err(|e| format!("cannot block signals: {}", e.desc()))?;
+    let features = Features::detect();
+    if let Some(why) = features.fatal() {
+        return Err(why);
+    }
+    let paths = args.paths();
+    let config = config::load(&paths.config).map_err(|errors| format!("the configuration has errors:\n{errors}"))?;
+    paths.create()?;
+    let lock = Lock::acquire(&paths.pid_file()).map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(POOL)
+        .thread_keep_alive(POOL_IDLE)
+        .build()
+        .map_err(|e| format!("cannot start: {e}"))?;
+    let local = LocalSet::new();
+    let result = runtime.block_on(local.run_until(serve(paths.clone(), config, features, signals, report)));
+    // A hung disk must not keep svd from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    let _ = std::fs::remove_file(paths.socket());
+    drop(lock);
+    let _ = std::fs::remove_file(paths.pid_file());
+    result
+}
+
+async fn serve(
+    paths: Paths,
+    config: Config,
+    features: Features,
+    signals: Signals,
+    report: &mut Report,
+) -> Result<(), String> {
+    crate::sys::process::set_child_subreaper().map_err(|e| format!("cannot become a sub-reaper: {}", e.desc()))?;
+    write_launcher(&paths)?;
+    let (store, trouble) = Store::open(&paths);
+    let mut limitations: Vec<Box<str>> = features.lacking().into_iter().map(Into::into).collect();
+    let containment = contain(&paths, &mut limitations);
+    let (log_events, logs_in) = mpsc::unbounded_channel();
+    let notify = Box::new(move |event| {
+        // Only while svd ends is nobody there to hear it.
+        let _ = log_events.send(event);
+    });
+    let options = Options { log_dir: paths.log.clone(), notify, lower_priority: None };
+    let log_thread = LogThread::start(options).map_err(|e| format!("cannot start the log thread: {e}"))?;
+    let open_files = OpenFiles::raise().map_err(|e| format!("cannot raise the limit of open files: {}", e.desc()))?;
+    let around = Surroundings {
+        host: host_name(),
+        paths: paths.clone(),
+        open_files: open_files.for_children(),
+        oom_score_adj: crate::sys::spawn::fresh_oom_score(),
+        umask: 0o022,
+    };
+    let poll = Poll::new(64).map_err(|e| format!("cannot make an epoll set: {}", e.desc()))?;
+    poll.add(&signals, Interest::Read, token::SIGNALS).map_err(|e| format!("cannot watch signals: {}", e.desc()))?;
+    let counters: Arc<Counters> = Arc::default();
+    let (messages, messages_in) = mpsc::channel(MESSAGES);
+    let (calls, calls_in) = mpsc::channel(CALLS);
+    let machine = crate::core::Machine::new(0, 0);
+    let directory = SharedDirectory::new(update::directory(&machine, &config.daemon));
+    let context = ServerContext {
+        calls,
+        directory: directory.clone(),
+        audit: audit::sink(&paths),
+        counters: Arc::clone(&counters),
+        limits: Limits::default(),
+    };
+    listen(&paths, &config.daemon, &context).await?;
+    let own = Account::own().map_err(|e| e.to_string())?;
+    let start = Start {
+        poll,
+        signals,
+        containment,
+        around,
+        own: login_of(&own),
+        logs: log_thread.handle(),
+        store,
+        daemon: Daemon::default(),
+        directory,
+        limitations,
+        counters,
+        messages,
+    };
+    let mut host = Host::new(start);
+    if let Some(trouble) = trouble {
+        host.warn(None, &trouble);
+    }
+    let changes = diff::difference(&Config::default(), &config);
+    host.apply(config, &changes, None);
+    host.daemon_ready();
+    report.up();
+    let inputs = Inputs { calls: calls_in, messages: messages_in, logs: logs_in };
+    let result = host.run(inputs).await.map_err(|e| format!("svd cannot go on: {}", crate::sys::io_text(&e)));
+    notify_manager("STOPPING=1");
+    if let Err(why) = host.store.save() {
+        tracing::warn!("{why}");
+    }
+    if let Containment::Cgroup(tree) = &host.containment {
+        // Best effort: an empty one is taken again.
+        let _ = tree.remove();
+    }
+    drop(host);
+    log_thread.shutdown();
+    result
+}
+
+impl Host {
+    /// Everything is set up: whoever started svd may know.
+    fn daemon_ready(&mut self) {
+        let count = self.units.len();
+        self.info(None, &format!("up, with {}", config::counted(count, "service")));
+        notify_manager("READY=1");
+    }
+}
+
+/// Tells systemd, where it listens (`sd_notify(3)`).
+fn notify_manager(text: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Ok(socket) = UnixDatagram::unbound() else { return };
+    let bytes = std::os::unix::ffi::OsStrExt::as_bytes(&*path);
+    let sent = match bytes.strip_prefix(b"@") {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt;
+            std::os::unix::net::SocketAddr::from_abstract_name(name)
+                .and_then(|address| socket.send_to_addr(text.as_bytes(), &address))
+        }
+        None => socket.send_to(text.as_bytes(), &path),
+    };
+    if let Err(e) = sent {
+        tracing::warn!("cannot tell the service manager {text}: {e}");
+    }
+}
+
+fn contain(paths: &Paths, limitations: &mut Vec<Box<str>>) -> Containment {
+    match Tree::create(&paths.id()) {
+        Ok(tree) => {
+            sweep(&tree, limitations);
+            Containment::Cgroup(tree)
+        }
+        Err(why) => {
+            limitations.push(format!("no cgroups ({why}): each worker has a small stub process above it").into());
+            Containment::Stub
+        }
+    }
+}
+
+/// What an svd that was killed has left. It is not adopted yet, and must not run a second time beside it.
+fn sweep(tree: &Arc<Tree>, limitations: &mut Vec<Box<str>>) {
+    let Ok(groups) = tree.groups() else { return };
+    for group in groups {
+        if group.is_populated().unwrap_or(false) {
+            let text = format!("{} was left by an svd that was killed; it is ended and started anew", group.name());
+            tracing::warn!("{text}");
+            limitations.push(text.into());
+            // Best effort: what cannot be killed is in uninterruptible sleep.
+            let _ = group.kill();
+        }
+        let _ = group.remove();
+    }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|_| "localhost".to_owned())
+}
+
+fn write_launcher(paths: &Paths) -> Result<(), String> {
+    let path = paths.launcher();
+    let text = crate::kinds::gunicorn::LAUNCHER.as_bytes();
+    crate::sys::durable::write_fast(&path, text, 0o644)
+        .map_err(|e| format!("cannot write {}: {}", path.display(), crate::sys::io_text(&e)))
+}
+
+async fn listen(paths: &Paths, daemon: &Daemon, context: &ServerContext) -> Result<(), String> {
+    let root = nix::unistd::geteuid().is_root();
+    let group = daemon.control.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
+    // Where everybody may connect, the access rules decide; a plain user's svd is that user's alone.
+    let mode = daemon.control.mode.unwrap_or(if root { 0o666 } else { 0o600 });
+    let options = UnixOptions { mode, owner: None, group, backlog: 1024 };
+    let socket = socket::listen_unix(&paths.socket(), options).map_err(|e| e.to_string())?;
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    let failed = |e: std::io::Error| format!("cannot listen on {}: {e}", paths.socket().display());
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+    tokio::task::spawn_local(server::serve(listener, context.clone()));
+    if let Some(address) = daemon.http {
+        let failed = |e: std::io::Error| {
+            format!("cannot listen on {address} ([http] listen in svd.toml): {}", crate::sys::io_text(&e))
+        };
+        let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+        tokio::task::spawn_local(public::serve(listener, context.clone()));
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Commands that svd runs for a while: probes by command, as the service's user, in its environment.
+
+use super::host::Host;
+use super::launch::{self, Own};
+use super::token;
+use crate::core::GenerationId;
+use crate::sys::process::ExitStatus;
+use crate::sys::spawn::{c_path, c_string, resolve_program};
+use crate::sys::worker::{Worker, WorkerEvent};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Commands that run at once; further ones fail and are tried again by their probe.
+const MOST: usize = 64;
+
+/// A command to run, and who wants to know how it ended.
+pub struct Check {
+    pub generation: GenerationId,
+    pub slot: u32,
+    pub argv: Vec<String>,
+    pub limit: Duration,
+    pub done: oneshot::Sender<Result<(), String>>,
+}
+
+pub struct Running {
+    pub worker: Worker,
+    what: String,
+    limit: Duration,
+    done: Option<oneshot::Sender<Result<(), String>>>,
+    /// Kills it when it is late; ends with it.
+    _late: super::unit::Task,
+}
+
+impl Host {
+    pub fn start_check(&mut self, check: Check) {
+        if self.checks.len() >= MOST {
+            let _ = check.done.send(Err(format!("{MOST} commands of svd's run already")));
+            return;
+        }
+        match self.spawn_check(&check) {
+            Ok(worker) => self.watch_check(check, worker),
+            Err(why) => {
+                let _ = check.done.send(Err(why));
+            }
+        }
+    }
+
+    fn spawn_check(&mut self, check: &Check) -> Result<Worker, String> {
+        let made = self.generations.get(&check.generation).ok_or("its generation is gone")?;
+        let own = Own { slot: check.slot, scaled: None, output: None, notify: None, ready: None };
+        let mut prepared = launch::prepare(made, &self.around, &own)?;
+        // As a worker's, but for the program and the descriptors.
+        prepared.descriptors.clear();
+        (prepared.listen_pid, prepared.watchdog_pid) = (false, false);
+        let handed_over = [&b"LISTEN_"[..], b"AIRDOCK_GATE", b"AIRDOCK_REPORT", b"AIRDOCK_COUNTERS", b"WATCHDOG_"];
+        prepared.environment.retain(|v| !handed_over.iter().any(|name| v.as_bytes().starts_with(name)));
+        let variable = |v: &std::ffi::CString| Some(v.to_str().ok()?.strip_prefix("PATH=")?.to_owned());
+        let path = prepared.environment.iter().find_map(variable).unwrap_or_default();
+        let directory = std::path::PathBuf::from(prepared.directory.to_string_lossy().into_owned());
+        let program = resolve_program(check.argv[0].as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?;
+        prepared.program = c_path(&program).ok_or("the program's path has a NUL byte")?;
+        let argv = check.argv.iter().map(|a| c_string(a).ok_or("an argument has a NUL byte"));
+        prepared.argv = argv.collect::<Result<_, _>>()?;
+        let name = format!("check.{}", self.last_check + 1);
+        Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())
+    }
+
+    fn watch_check(&mut self, check: Check, worker: Worker) {
+        self.last_check += 1;
+        let number = self.last_check;
+        if let Some((fd, interest)) = worker.watch()
+            && let Err(e) = self.poll.add(fd, interest, token::of_check(number))
+        {
+            let _ = check.done.send(Err(format!("cannot watch the command: {}", e.desc())));
+            return;
+        }
+        let (messages, limit) = (self.messages.clone(), check.limit);
+        let late = tokio::task::spawn_local(async move {
+            tokio::time::sleep(limit).await;
+            let _ = messages.send(super::host::Message::CheckLate(number)).await;
+        });
+        let what = check.argv.join(" ");
+        let running = Running { worker, what, limit, done: Some(check.done), _late: super::unit::Task(late) };
+        self.checks.insert(number, running);
+    }
+
+    pub fn end_late_check(&mut self, number: u64) {
+        let Some(running) = self.checks.get_mut(&number) else { return };
+        // Best effort: what cannot be killed is waited for.
+        let _ = running.worker.kill_tree();
+        if let Some(done) = running.done.take() {
+            let limit = humantime::format_duration(running.limit);
+            let _ = done.send(Err(format!("{} took longer than {limit}", running.what)));
+        }
+    }
+
+    pub fn handle_check(&mut self, number: u64) {
+        loop {
+            let Some(running) = self.checks.get_mut(&number) else { return };
+            match running.worker.handle_ready() {
+                Ok(Some(WorkerEvent::Exited { status, leftovers })) => {
+                    let result = match status {
+                        ExitStatus::Code(0) => Ok(()),
+                        status => Err(format!("{} {status}", running.what)),
+                    };
+                    if let Some(done) = running.done.take() {
+                        let _ = done.send(result);
+                    }
+                    if !leftovers {
+                        self.checks.remove(&number);
+                        return;
+                    }
+                    // A check has no business to leave anything behind.
+                    let _ = running.worker.kill_tree();
+                    if let Some((fd, interest)) = running.worker.watch() {
+                        let token = token::of_check(number);
+                        let _ = self.poll.modify(fd, interest, token).or_else(|_| self.poll.add(fd, interest, token));
+                    }
+                }
+                Ok(Some(WorkerEvent::Empty)) | Err(_) => {
+                    self.checks.remove(&number);
+                    return;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+            }
+        }
+    }
+}

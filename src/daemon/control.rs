@@ -1,0 +1,330 @@
+//! Requests of the control socket, carried out. They are allowed and their names are resolved when they come here.
+
+use super::host::Host;
+use crate::api::request::Name;
+use crate::api::types::{
+    ActionResult, ApiError, ErrorCode, PidEntry, PidList, ServiceResult, StatusList, Version, rfc3339,
+};
+use crate::api::{Call, Reply, Request};
+use crate::core::{Command, Event, Failure, OpId, ServiceId};
+use std::time::SystemTime;
+
+/// Bytes of a failed generation's output that its error quotes.
+const QUOTED: usize = 4096;
+/// Lines of it.
+pub const QUOTED_LINES: usize = 20;
+
+/// A call whose services are not all done.
+pub struct Pending {
+    pub reply: Reply,
+    left: usize,
+    results: Vec<ServiceResult>,
+    /// Set for an update, which answers in a form of its own.
+    pub update: Option<crate::api::types::UpdateResult>,
+}
+
+/// One service's part of a call.
+pub struct Op {
+    pub call: u64,
+    pub service: ServiceId,
+    name: Name,
+    done: &'static str,
+    failure: Option<Failure>,
+}
+
+impl Host {
+    pub fn handle_call(&mut self, call: Call) {
+        let Call { request, reply, .. } = call;
+        match request {
+            Request::Status { services, full: false } => {
+                let services = services.iter().filter_map(|n| self.row(n)).collect();
+                reply.ok(&StatusList { services });
+            }
+            Request::Status { services, full: true } => self.answer_full(&services, reply),
+            Request::Service { name } => self.answer_service(name, reply),
+            Request::Start { services } => self.each(services, reply, "running", |_, _| Command::Start),
+            Request::Stop { services } => self.each(services, reply, "stopped", |_, _| Command::Stop),
+            Request::Restart { services } => self.each(services, reply, "restarted", |_, _| Command::Restart),
+            Request::Reload { services, release } => self
+                .each(services, reply, "reloaded", |_, _| Command::Reload { release: release.clone(), force: false }),
+            Request::Enable { services } => self.enable(&services, true, reply),
+            Request::Disable { services } => self.enable(&services, false, reply),
+            Request::Drain { services } => self.drain(&services, true, reply),
+            Request::Undrain { services } => self.drain(&services, false, reply),
+            Request::Scale { services, count } => self.scale(services, count, reply),
+            Request::Signal { services, signal, worker } => self.signal(&services, signal, worker, reply),
+            Request::Pid { services } => reply.ok(&self.pids(&services)),
+            Request::Logs(request) => self.answer_logs(request, reply),
+            Request::Events(request) => {
+                let stream = reply.stream(None);
+                self.follow_events(request, stream);
+            }
+            Request::Update { dry_run } => self.update(dry_run, reply),
+            Request::Version => reply.ok(&self.version()),
+            Request::Shutdown => {
+                self.info(None, "told to end: everything is stopped in order");
+                self.tell(Event::Shutdown);
+                reply.ok(&ActionResult::default());
+            }
+            Request::PublicHealth { name } => self.answer_health(name, reply),
+            Request::Metrics => self.answer_metrics(reply),
+        }
+    }
+
+    fn version(&self) -> Version {
+        Version {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            since: rfc3339(self.since),
+            since_seconds: SystemTime::now().duration_since(self.since).unwrap_or_default().as_secs(),
+            services: self.units.len() as u64,
+            limitations: self.limitations.clone(),
+        }
+    }
+
+    /// Gives each service a command; the call is answered when all are done.
+    fn each(
+        &mut self,
+        services: Vec<Name>,
+        reply: Reply,
+        done: &'static str,
+        command: impl Fn(&Host, ServiceId) -> Command,
+    ) {
+        let call = self.begin_call(reply);
+        for name in services {
+            let Some(service) = self.machine.named(&name).map(|s| s.id) else {
+                self.add_result(call, ServiceResult::failed(&name, unknown(&name)));
+                continue;
+            };
+            let command = command(self, service);
+            let op = self.begin_op(call, service, &name, done);
+            self.tell(Event::Command { op: Some(op), service, command });
+        }
+        self.finish_call(call);
+    }
+
+    pub fn begin_call(&mut self, reply: Reply) -> u64 {
+        self.last_call += 1;
+        // One more than there are services, until all have been given their command.
+        let pending = Pending { reply, left: 1, results: Vec::new(), update: None };
+        self.calls.insert(self.last_call, pending);
+        self.last_call
+    }
+
+    pub fn begin_op(&mut self, call: u64, service: ServiceId, name: &str, done: &'static str) -> OpId {
+        self.last_op += 1;
+        let op = OpId(self.last_op);
+        self.ops.insert(op, Op { call, service, name: name.into(), done, failure: None });
+        if let Some(pending) = self.calls.get_mut(&call) {
+            pending.left += 1;
+        }
+        op
+    }
+
+    pub fn add_result(&mut self, call: u64, result: ServiceResult) {
+        if let Some(pending) = self.calls.get_mut(&call) {
+            pending.results.push(result);
+        }
+    }
+
+    /// One part of a call is done; the last one answers.
+    pub fn finish_call(&mut self, call: u64) {
+        let Some(pending) = self.calls.get_mut(&call) else { return };
+        pending.left -= 1;
+        if pending.left > 0 {
+            return;
+        }
+        let Some(mut pending) = self.calls.remove(&call) else { return };
+        pending.results.sort_by(|a, b| a.service.cmp(&b.service));
+        match pending.update {
+            Some(mut update) => {
+                update.services = pending.results;
+                pending.reply.ok(&update);
+            }
+            None => pending.reply.actions(&ActionResult { services: pending.results }),
+        }
+    }
+
+    /// The core has answered an operation.
+    pub fn handle_done(&mut self, id: OpId, result: Result<(), Failure>) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        match result {
+            Ok(()) => {
+                let (call, name, done, service) = (op.call, op.name.clone(), op.done, op.service);
+                self.ops.remove(&id);
+                let mut result = ServiceResult::done(&name, true, done);
+                result.state = self.state_of(service);
+                let committed = self.machine.service(service).and_then(|s| s.committed()).map(|g| g.id);
+                result.generation = committed.map(|g| g.number);
+                result.release = committed.and_then(|g| self.generations.get(&g)?.plan.places.id.clone());
+                self.add_result(call, result);
+                self.finish_call(call);
+            }
+            Err(failure) => {
+                let (service, generation) = (op.service, failure.generation);
+                op.failure = Some(failure);
+                self.explain(id, service, generation);
+            }
+        }
+    }
+
+    /// Fetches the last output of the generation that failed, then finishes the operation.
+    fn explain(&mut self, op: OpId, service: ServiceId, generation: Option<u64>) {
+        let unit = self.units.get(&service);
+        let tail = unit.filter(|_| generation.is_some()).map(|u| self.logs.tail(u.name.clone(), generation, QUOTED));
+        let Some(Ok(tail)) = tail else { return self.handle_explained(op, Vec::new()) };
+        let messages = self.messages.clone();
+        tokio::task::spawn_local(async move {
+            let bytes = tail.await.unwrap_or_default();
+            let lines = last_lines(&bytes);
+            let _ = messages.send(super::host::Message::Explained { op, lines }).await;
+        });
+    }
+
+    pub fn handle_explained(&mut self, id: OpId, lines: Vec<Box<str>>) {
+        let Some(op) = self.ops.remove(&id) else { return };
+        let Some(failure) = op.failure else { return };
+        let code =
+            if failure.reason.starts_with("it is not running") { ErrorCode::NotRunning } else { ErrorCode::Failed };
+        let mut error = ApiError::new(code, format!("{}: {}.", op.name, failure.reason)).last_output(lines);
+        if failure.generation.is_some() {
+            error = error.hint(format!("`svctl logs {}` has all of its output.", op.name));
+        }
+        let mut result = ServiceResult::failed(&op.name, error);
+        result.state = self.state_of(op.service);
+        self.add_result(op.call, result);
+        self.finish_call(op.call);
+    }
+
+    fn enable(&mut self, services: &[Name], enabled: bool, reply: Reply) {
+        let mut result = ActionResult::default();
+        let word = if enabled { "enabled" } else { "disabled" };
+        for name in services {
+            let Some(id) = self.machine.named(name).map(|s| s.id) else {
+                result.services.push(ServiceResult::failed(name, unknown(name)));
+                continue;
+            };
+            let Some(unit) = self.units.get_mut(&id) else { continue };
+            let changed = self.store.set_enabled(name, unit.spec.autostart, enabled);
+            unit.enabled = enabled;
+            result.services.push(ServiceResult::done(name, changed, word));
+        }
+        // Durable before it is said (I5); a small file, and rare.
+        match self.store.save() {
+            Ok(()) => reply.actions(&result),
+            Err(why) => {
+                reply.error(ApiError::new(ErrorCode::Failed, format!("It would not survive a restart: {why}.")))
+            }
+        }
+    }
+
+    fn drain(&mut self, services: &[Name], drained: bool, reply: Reply) {
+        let mut result = ActionResult::default();
+        let word = if drained { "drained: its health answers 503" } else { "back in the load balancer" };
+        for name in services {
+            let id = self.machine.named(name).map(|s| s.id);
+            match id.and_then(|id| self.units.get_mut(&id)) {
+                Some(unit) => {
+                    let changed = std::mem::replace(&mut unit.drained, drained) != drained;
+                    result.services.push(ServiceResult::done(name, changed, word));
+                }
+                None => result.services.push(ServiceResult::failed(name, unknown(name))),
+            }
+        }
+        reply.actions(&result);
+    }
+
+    fn scale(&mut self, services: Vec<Name>, count: u32, reply: Reply) {
+        let is_gunicorn = |host: &Host, name: &str| {
+            let unit = host.machine.named(name).and_then(|s| host.units.get(&s.id));
+            unit.is_some_and(|u| crate::kinds::gunicorn::is_gunicorn(&u.spec))
+        };
+        let is_jvm = |host: &Host, name: &str| {
+            let unit = host.machine.named(name).and_then(|s| host.units.get(&s.id));
+            unit.is_some_and(|u| matches!(u.spec.kind, crate::config::spec::Kind::Jvm { .. }))
+        };
+        let call = self.begin_call(reply);
+        for name in services {
+            let Some(service) = self.machine.named(&name).map(|s| s.id) else {
+                self.add_result(call, ServiceResult::failed(&name, unknown(&name)));
+                continue;
+            };
+            if is_gunicorn(self, &name) {
+                let result = match self.scale_gunicorn(service, count) {
+                    Ok(before) => ServiceResult::done(&name, before != count, format!("{before} → {count} workers")),
+                    Err(why) => {
+                        ServiceResult::failed(&name, ApiError::new(ErrorCode::Failed, format!("{name}: {why}.")))
+                    }
+                };
+                self.add_result(call, result);
+            } else if is_jvm(self, &name) {
+                let why = format!("{name} is a JVM, of which one runs at a time; its threads are its own matter.");
+                self.add_result(call, ServiceResult::failed(&name, ApiError::new(ErrorCode::BadRequest, why)));
+            } else {
+                let op = self.begin_op(call, service, &name, "scaled");
+                self.tell(Event::Command { op: Some(op), service, command: Command::Scale(count) });
+            }
+        }
+        self.finish_call(call);
+    }
+
+    fn signal(&mut self, services: &[Name], signal: i32, worker: Option<u32>, reply: Reply) {
+        let mut result = ActionResult::default();
+        for name in services {
+            let sent = self.signal_service(name, signal, worker);
+            result.services.push(match sent {
+                Ok(0) => {
+                    let why = format!("{name} has no such process running.");
+                    ServiceResult::failed(name, ApiError::new(ErrorCode::NotRunning, why))
+                }
+                Ok(_) => ServiceResult::done(name, true, "signalled"),
+                Err(error) => ServiceResult::failed(name, error),
+            });
+        }
+        reply.actions(&result);
+    }
+
+    fn signal_service(&mut self, name: &str, signal: i32, worker: Option<u32>) -> Result<usize, ApiError> {
+        let service = self.machine.named(name).ok_or_else(|| unknown(name))?;
+        let serving = service.committed().or_else(|| service.candidate()).map(|g| g.id);
+        let mut sent = 0;
+        for process in self.workers.values_mut() {
+            if Some(process.generation) != serving || worker.is_some_and(|w| w != process.slot) {
+                continue;
+            }
+            match process.worker.signal(signal) {
+                Ok(true) => sent += 1,
+                Ok(false) => {}
+                Err(e) => {
+                    let why = format!("{name} cannot be signalled: {}.", e.desc());
+                    return Err(ApiError::new(ErrorCode::Failed, why));
+                }
+            }
+        }
+        Ok(sent)
+    }
+
+    fn pids(&self, services: &[Name]) -> PidList {
+        let of = |name: &Name| {
+            let serving = self.machine.named(name).and_then(|s| s.committed().or_else(|| s.candidate())).map(|g| g.id);
+            let mine = self.workers.values().filter(|p| Some(p.generation) == serving);
+            let mut pids: Vec<(u32, u32)> =
+                mine.filter_map(|p| Some((p.slot, u32::try_from(p.main_pid.or(p.worker.pid())?).ok()?))).collect();
+            pids.sort_unstable();
+            PidEntry { service: name.clone(), pids: pids.into_iter().map(|(_, pid)| pid).collect() }
+        };
+        PidList { services: services.iter().map(of).collect() }
+    }
+}
+
+pub fn unknown(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::UnknownService, format!("There is no service {name}."))
+        .hint("`svctl status` lists them; after adding a file, `svctl update`.")
+}
+
+/// The last lines, as text; what is not UTF-8 is replaced.
+pub fn last_lines(bytes: &[u8]) -> Vec<Box<str>> {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(QUOTED_LINES)..].iter().map(|l| (*l).into()).collect()
+}

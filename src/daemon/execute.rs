@@ -1,0 +1,213 @@
+//! What the core decides, done.
+
+use super::host::{Host, Message, in_pool};
+use super::launch;
+use super::unit::{Generation, Gunicorn, Plan};
+use crate::core::{Action, Event, GenerationId, ServiceId, Source};
+use crate::kinds::counters;
+use crate::sys::socket;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+impl Host {
+    pub fn execute(&mut self, action: Action) {
+        match action {
+            Action::Prepare { generation, source } => self.prepare(generation, source),
+            Action::Spawn { worker, generation, slot, .. } => {
+                let result = self.spawn(worker, generation, slot);
+                self.tell(Event::Spawned { worker, result });
+            }
+            Action::Signal { worker, signal } => self.signal_worker(worker, signal),
+            Action::SignalTree { worker, signal } => {
+                if let Some(process) = self.workers.get_mut(&worker)
+                    && let Err(e) = process.worker.signal_tree(signal)
+                {
+                    let text = format!("cannot signal what is left of {}: {e}", process.description);
+                    self.warn(None, &text);
+                }
+            }
+            Action::KillTree { worker } => {
+                if let Some(process) = self.workers.get_mut(&worker)
+                    && let Err(e) = process.worker.kill_tree()
+                {
+                    let text = format!("cannot kill {}: {e}", process.description);
+                    self.warn(None, &text);
+                }
+            }
+            Action::Commit { generation } => self.commit(generation),
+            Action::Drain { generation, limit } => {
+                if let Some(gunicorn) = self.generations.get_mut(&generation).and_then(|g| g.gunicorn.as_mut()) {
+                    let (at, seconds) = crate::kinds::counters::drain_word(limit);
+                    gunicorn.counters.store(at, seconds);
+                }
+            }
+            Action::Discard { generation } => {
+                if let Some(gone) = self.generations.remove(&generation)
+                    && let Some(gunicorn) = &gone.gunicorn
+                {
+                    let _ = self.poll.delete(&gunicorn.report);
+                }
+            }
+            Action::CloseSockets { service } => self.close_sockets(service),
+            Action::Forget { service } => self.forget(service),
+            Action::Note { service, op, level, text } => self.handle_note(service, op, level, &text),
+            Action::Done { op, result } => self.handle_done(op, result),
+            Action::Exit => self.finished = true,
+        }
+    }
+
+    /// Resolves what the generation needs; what may hang is the pool's.
+    fn prepare(&mut self, id: GenerationId, source: Source) {
+        let Some(unit) = self.units.get(&id.service) else {
+            return self.tell(Event::Prepared { generation: id, result: Err("it is not configured any more".into()) });
+        };
+        self.store.began(&unit.name, id.number);
+        let release = match source {
+            Source::Again { of } => match &unit.kept {
+                Some((number, plan)) if *number == of => {
+                    let plan = Rc::clone(plan);
+                    return self.handle_planned(id, Ok(plan));
+                }
+                _ => None,
+            },
+            Source::Fresh { release } => release,
+        };
+        let spec = Arc::clone(&unit.spec);
+        let quick = spec.root.is_none() && spec.user.is_none() && spec.group.is_none();
+        if quick && spec.environment_files.is_empty() && release.is_none() {
+            let plan = launch::plan(&spec, None, &self.own, &[]).map(Rc::new);
+            return self.handle_planned(id, plan);
+        }
+        let beside = if spec.reload.overlap { self.processes_of(id.service) } else { Vec::new() };
+        let own = self.own.clone();
+        let messages = self.messages.clone();
+        tokio::task::spawn_local(async move {
+            let plan = in_pool(move || launch::plan(&spec, release.as_deref(), &own, &beside)).await;
+            let _ = messages.send(Message::Planned { generation: id, plan }).await;
+        });
+    }
+
+    /// Pids of the committed generation, for its memory.
+    fn processes_of(&self, service: ServiceId) -> Vec<i32> {
+        let committed = self.machine.service(service).and_then(|s| s.committed()).map(|g| g.id);
+        let mine = self.workers.values().filter(|p| Some(p.generation) == committed);
+        mine.flat_map(|p| p.worker.processes()).collect()
+    }
+
+    pub fn handle_planned(&mut self, id: GenerationId, plan: Result<Rc<Plan>, String>) {
+        let result = plan.and_then(|plan| self.make_generation(id, plan));
+        self.tell(Event::Prepared { generation: id, result });
+    }
+
+    fn make_generation(&mut self, id: GenerationId, plan: Rc<Plan>) -> Result<(), String> {
+        let Some(unit) = self.units.get_mut(&id.service) else { return Err("it is not configured any more".into()) };
+        if unit.sockets.is_empty() {
+            unit.sockets = super::sockets::open(&plan.spec)?;
+        }
+        let sockets = unit.sockets.clone();
+        let name = Arc::clone(&unit.name);
+        let port = if crate::kinds::wants_port(&plan.spec) { Some(self.free_port()?) } else { None };
+        let gunicorn = if crate::kinds::gunicorn::is_gunicorn(&plan.spec) { Some(self.share(id)?) } else { None };
+        let began = SystemTime::now();
+        if plan.spec.logs.capture {
+            let release = plan.places.id.as_deref().map(Into::into);
+            // Best effort: a log thread that is stuck must not stop a start.
+            let _ = self.logs.begin_generation(name, id.number, release, began);
+        }
+        self.generations.insert(id, Generation { id, plan, sockets, port, gunicorn });
+        Ok(())
+    }
+
+    /// What svd shares with a gunicorn generation: gate, report, counters.
+    fn share(&mut self, id: GenerationId) -> Result<Gunicorn, String> {
+        let text = |what: &str, e: Errno| format!("cannot make the {what}: {}", e.desc());
+        let gate = socket::Gate::new().map_err(|e| text("gate", e))?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (report, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(|e| text("report socket", e))?;
+        let words = counters::SIZE_BYTES / 8;
+        let shared = socket::SharedWords::new(c"airdock-counters", words).map_err(|e| text("shared counters", e))?;
+        for (at, value) in counters::initial_words() {
+            shared.store(at, value);
+        }
+        self.poll
+            .add(&report, crate::sys::poll::Interest::Read, super::token::of_generation(id))
+            .map_err(|e| text("report socket", e))?;
+        let clone = |fd: std::io::Result<OwnedFd>, what| {
+            fd.map(Arc::new).map_err(|e| format!("cannot share the {what}: {}", crate::sys::io_text(&e)))
+        };
+        let inherited = [
+            ("AIRDOCK_GATE", clone(gate.descriptor(), "gate")?),
+            ("AIRDOCK_REPORT", Arc::new(theirs)),
+            ("AIRDOCK_COUNTERS", clone(shared.as_fd().try_clone_to_owned(), "counters")?),
+        ];
+        Ok(Gunicorn {
+            gate,
+            report,
+            counters: shared,
+            inherited,
+            token: format!("{:016x}", fastrand::u64(..)).into(),
+            workers: 0,
+            timeout: 0.0,
+            booted: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            target: None,
+        })
+    }
+
+    fn free_port(&mut self) -> Result<u16, String> {
+        // One given out a moment ago is not bound yet: the kernel would give it again.
+        for _ in 0..64 {
+            let port =
+                socket::free_port().map_err(|e| format!("no private port is free: {}", crate::sys::io_text(&e)))?;
+            if !self.ports.contains(&port) {
+                self.ports.push_back(port);
+                if self.ports.len() > 256 {
+                    self.ports.pop_front();
+                }
+                return Ok(port);
+            }
+        }
+        Err("no private port is free on 127.0.0.1".to_owned())
+    }
+
+    fn commit(&mut self, id: GenerationId) {
+        let Some(generation) = self.generations.get(&id) else { return };
+        let plan = Rc::clone(&generation.plan);
+        if let Some(gunicorn) = &generation.gunicorn
+            && let Err(e) = gunicorn.gate.open()
+        {
+            let text = format!("cannot open the gate: {}", e.desc());
+            self.warn(Some(id.service), &text);
+        }
+        if let Some(unit) = self.units.get_mut(&id.service) {
+            unit.kept = Some((id.number, plan));
+        }
+        self.begin_health(id);
+        self.save_soon();
+    }
+
+    fn close_sockets(&mut self, service: ServiceId) {
+        let Some(unit) = self.units.get_mut(&service) else { return };
+        unit.health.task = None;
+        unit.sockets.clear();
+        for socket in &unit.spec.sockets {
+            if let crate::config::spec::Listen::Unix { path, .. } = &socket.listen {
+                // Best effort: one that stays is found stale at the next start.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    fn forget(&mut self, service: ServiceId) {
+        if let Some(unit) = self.units.remove(&service) {
+            // Best effort, as above.
+            let _ = self.logs.remove(unit.name);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What gunicorn's masters and workers report, and `svctl scale` for them.
+
+use super::host::Host;
+use super::unit::Need;
+use crate::core::{Event, GenerationId, WorkerId};
+use crate::kinds::gunicorn::report::{self, MESSAGE_MAX, Report, WorkerState};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// Beyond its `graceful_timeout`, for the master to notice and end.
+const GRACE_MORE: Duration = Duration::from_secs(5);
+
+impl Host {
+    pub fn handle_report(&mut self, id: GenerationId) {
+        let mut buffer = vec![0_u8; MESSAGE_MAX];
+        loop {
+            let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
+            match recv(gunicorn.report.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                // All ends of the generation's are closed.
+                Ok(0) => {
+                    let _ = self.poll.delete(&gunicorn.report);
+                    return;
+                }
+                Ok(length) => match report::parse(&buffer[..length]) {
+                    Ok(report) => self.reported(id, report),
+                    // An application wrote to a descriptor that it found; nothing of ours.
+                    Err(text) => tracing::debug!("{text}"),
+                },
+                Err(Errno::EAGAIN | Errno::EINTR) => return,
+                Err(e) => {
+                    let _ = self.poll.delete(&gunicorn.report);
+                    let text = format!("gunicorn's reports cannot be read any more: {}", e.desc());
+                    return self.warn(Some(id.service), &text);
+                }
+            }
+        }
+    }
+
+    fn reported(&mut self, id: GenerationId, report: Report) {
+        let Some(made) = self.generations.get_mut(&id) else { return };
+        let grace_is_ours = made.plan.spec.stop.grace.is_none();
+        let Some(gunicorn) = made.gunicorn.as_mut() else { return };
+        match report {
+            Report::Boot { graceful_timeout, workers, timeout, .. } => {
+                (gunicorn.workers, gunicorn.timeout) = (workers, timeout);
+                if grace_is_ours && graceful_timeout.is_finite() && graceful_timeout >= 0.0 {
+                    let grace = Duration::from_secs_f64(graceful_timeout.min(86_400.0)) + GRACE_MORE;
+                    self.tell(Event::Grace { service: id.service, grace });
+                }
+                self.gunicorn_ready(id);
+            }
+            Report::Worker { pid, state, reason } => match state {
+                WorkerState::Booted => {
+                    gunicorn.booted.insert(pid);
+                    self.scale_on(id);
+                }
+                WorkerState::Ready => {
+                    gunicorn.booted.insert(pid);
+                    gunicorn.ready.insert(pid);
+                    self.gunicorn_ready(id);
+                }
+                WorkerState::Failed => {
+                    let reason = reason.unwrap_or_else(|| "failed its probe".to_owned());
+                    if let Some(worker) = self.worker_of(id)
+                        && self.workers.get(&worker).is_some_and(|p| !p.ready)
+                    {
+                        self.tell(Event::Unfit { worker, reason });
+                    } else {
+                        self.warn(Some(id.service), &format!("a recycled worker ({pid}) failed its probe: {reason}"));
+                    }
+                }
+            },
+            Report::Exit { pid, open } => {
+                gunicorn.booted.remove(&pid);
+                gunicorn.ready.remove(&pid);
+                if open > 0 {
+                    let text = format!("gunicorn worker {pid} died with {open} requests open");
+                    self.warn(Some(id.service), &text);
+                }
+                self.scale_on(id);
+            }
+        }
+    }
+
+    /// The master of a generation.
+    fn worker_of(&self, id: GenerationId) -> Option<WorkerId> {
+        self.workers.iter().rev().find(|(_, p)| p.generation == id).map(|(id, _)| *id)
+    }
+
+    /// Ready when as many workers as the master wants have passed their probe.
+    fn gunicorn_ready(&mut self, id: GenerationId) {
+        let Some(gunicorn) = self.generations.get(&id).and_then(|g| g.gunicorn.as_ref()) else { return };
+        let enough = gunicorn.workers > 0 && gunicorn.ready.len() >= gunicorn.workers as usize;
+        if let (true, Some(worker)) = (enough, self.worker_of(id)) {
+            self.satisfied(worker, Need::Gunicorn);
+        }
+    }
+
+    /// A new master begins with nobody booted.
+    pub fn gunicorn_begins(&mut self, id: GenerationId) {
+        if let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) {
+            gunicorn.booted.clear();
+            gunicorn.ready.clear();
+            gunicorn.workers = 0;
+        }
+    }
+
+    /// Scales the committed generation; the next ones start with that number.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn scale_gunicorn(&mut self, service: crate::core::ServiceId, count: u32) -> Result<u32, String> {
+        let unit = self.units.get_mut(&service).ok_or("it is not configured any more")?;
+        unit.scaled = Some(count);
+        let committed = self.machine.service(service).and_then(|s| s.committed()).map(|g| g.id);
+        let Some(id) = committed else { return Ok(0) };
+        let gunicorn = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()).ok_or("it is not gunicorn")?;
+        let before = gunicorn.target.unwrap_or(gunicorn.workers);
+        gunicorn.target = Some(count);
+        self.scale_on(id);
+        Ok(before)
+    }
+
+    /// One TTIN or TTOU for each worker that has booted or left: several at once coalesce.
+    fn scale_on(&mut self, id: GenerationId) {
+        let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
+        let Some(target) = gunicorn.target else { return };
+        let booted = gunicorn.booted.len() as u32;
+        if booted != gunicorn.workers {
+            // The last step is still under way.
+            return;
+        }
+        let signal = match gunicorn.workers.cmp(&target) {
+            std::cmp::Ordering::Less => {
+                gunicorn.workers += 1;
+                libc::SIGTTIN
+            }
+            std::cmp::Ordering::Greater => {
+                gunicorn.workers -= 1;
+                libc::SIGTTOU
+            }
+            std::cmp::Ordering::Equal => {
+                gunicorn.target = None;
+                let text = format!("gunicorn has {target} workers");
+                return self.info(Some(id.service), &text);
+            }
+        };
+        if let Some(worker) = self.worker_of(id) {
+            self.signal_worker(worker, signal);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The supervising loop: one task that owns the core and everything that is open, and executes what the core decides.
+//!
+//! Whatever may block runs elsewhere and comes back as a [`Message`]: probes are tasks, files and look-ups are the
+//! pool's, log bytes are the log thread's.
+
+use super::control::Pending;
+use super::events::Events;
+use super::launch::Surroundings;
+use super::logs::{LogEvent, LogHandle};
+use super::store::Store;
+use super::unit::{Generation, Need, Plan, Process, Units};
+use crate::api::server::SharedDirectory;
+use crate::api::{Call, Reply};
+use crate::config::spec::{Config, Daemon};
+use crate::core::{Event, GenerationId, Machine, OpId, ServiceId, Time, WorkerId};
+use crate::kinds::environment::Login;
+use crate::sys::poll::{Poll, Ready, Signals};
+use crate::sys::spawn::Spawner;
+use crate::sys::worker::Containment;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::mpsc;
+
+/// Messages of tasks and the pool that wait for the loop; senders wait when it is full.
+pub const MESSAGES: usize = 1024;
+
+/// What comes back from tasks, the pool and the log thread.
+pub enum Message {
+    Planned {
+        generation: GenerationId,
+        plan: Result<Plan, String>,
+    },
+    /// A probe of readiness passed.
+    Passed {
+        worker: WorkerId,
+        need: Need,
+    },
+    Health {
+        service: ServiceId,
+        generation: u64,
+        result: Result<(), String>,
+    },
+    /// A configuration was read, for an update.
+    Loaded {
+        config: Result<Config, crate::config::Diagnostics>,
+        dry_run: bool,
+        reply: Reply,
+    },
+    /// The last output of a generation, for the result of an operation.
+    Explained {
+        op: OpId,
+        lines: Vec<Box<str>>,
+    },
+    Check(super::checks::Check),
+    /// The limit of a check has passed.
+    CheckLate(u64),
+    Saved(Result<(), String>),
+}
+
+/// Everything. The files of this folder each add the methods of one matter.
+pub struct Host {
+    pub machine: Machine,
+    began: Instant,
+    pub since: SystemTime,
+    pub units: Units,
+    pub generations: BTreeMap<GenerationId, Generation>,
+    pub workers: BTreeMap<WorkerId, Process>,
+    pub poll: Poll,
+    pub signals: Signals,
+    pub spawner: Spawner,
+    pub containment: Containment,
+    pub around: Surroundings,
+    pub own: Login,
+    pub logs: LogHandle,
+    pub store: Store,
+    pub events: Events,
+    pub daemon: Daemon,
+    pub directory: SharedDirectory,
+    pub limitations: Vec<Box<str>>,
+    pub counters: std::sync::Arc<crate::api::reply::Counters>,
+    pub messages: mpsc::Sender<Message>,
+    pub calls: BTreeMap<u64, Pending>,
+    pub ops: BTreeMap<OpId, super::control::Op>,
+    pub last_call: u64,
+    pub last_op: u64,
+    pub last_service: u32,
+    /// Events for the core that came up while it was being obeyed.
+    pub inbox: VecDeque<Event>,
+    /// Delays of readiness and watchdogs.
+    pub alarms: BTreeSet<(Time, WorkerId, Alarm)>,
+    pub checks: BTreeMap<u64, super::checks::Running>,
+    pub last_check: u64,
+    /// Private ports given out lately.
+    pub ports: VecDeque<u16>,
+    /// When the state file is written, if it is to be.
+    pub save_at: Option<Instant>,
+    pub finished: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    Delay,
+    Watchdog,
+}
+
+/// What `main` has prepared.
+pub struct Start {
+    pub poll: Poll,
+    pub signals: Signals,
+    pub containment: Containment,
+    pub around: Surroundings,
+    pub own: Login,
+    pub logs: LogHandle,
+    pub store: Store,
+    pub daemon: Daemon,
+    pub directory: SharedDirectory,
+    pub limitations: Vec<Box<str>>,
+    pub counters: std::sync::Arc<crate::api::reply::Counters>,
+    pub messages: mpsc::Sender<Message>,
+}
+
+/// What the loop waits for, beside its own descriptors.
+pub struct Inputs {
+    pub calls: mpsc::Receiver<Call>,
+    pub messages: mpsc::Receiver<Message>,
+    /// At most one a pipe and a watch: bounded by what the loop itself opens.
+    pub logs: mpsc::UnboundedReceiver<LogEvent>,
+}
+
+impl Host {
+    pub fn new(start: Start) -> Host {
+        let began = Instant::now();
+        Host {
+            machine: Machine::new(fastrand::u64(..), start.store.last_worker()),
+            began,
+            since: SystemTime::now(),
+            units: Units::new(),
+            generations: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            poll: start.poll,
+            signals: start.signals,
+            spawner: Spawner::new(),
+            containment: start.containment,
+            around: start.around,
+            own: start.own,
+            logs: start.logs,
+            store: start.store,
+            events: Events::default(),
+            daemon: start.daemon,
+            directory: start.directory,
+            limitations: start.limitations,
+            counters: start.counters,
+            messages: start.messages,
+            calls: BTreeMap::new(),
+            ops: BTreeMap::new(),
+            last_call: 0,
+            last_op: 0,
+            last_service: 0,
+            inbox: VecDeque::new(),
+            alarms: BTreeSet::new(),
+            checks: BTreeMap::new(),
+            last_check: 0,
+            ports: VecDeque::new(),
+            save_at: None,
+            finished: false,
+        }
+    }
+
+    /// Monotonic; `CLOCK_MONOTONIC` as `Instant` has it.
+    pub fn now(&self) -> Time {
+        Time(u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Runs until everything is stopped after a shutdown.
+    ///
+    /// # Errors
+    /// The kernel refuses to poll.
+    pub async fn run(&mut self, mut inputs: Inputs) -> std::io::Result<()> {
+        let epoll = self.poll.for_tokio()?;
+        let mut ready = Vec::with_capacity(64);
+        while !self.finished {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                guard = epoll.readable() => {
+                    let mut guard = guard?;
+                    self.poll_descriptors(&mut ready)?;
+                    if ready.is_empty() {
+                        guard.clear_ready();
+                    }
+                }
+                Some(message) = inputs.messages.recv() => self.handle_message(message),
+                Some(event) = inputs.logs.recv() => self.handle_log_event(event),
+                Some(call) = inputs.calls.recv() => self.handle_call(call),
+                () = sleep_until(deadline), if deadline.is_some() => self.handle_deadline(),
+            }
+            self.deliver();
+        }
+        Ok(())
+    }
+
+    fn poll_descriptors(&mut self, ready: &mut Vec<Ready>) -> std::io::Result<()> {
+        ready.clear();
+        self.poll.wait(Some(0), ready)?;
+        for ready in ready.iter() {
+            self.handle_descriptor(ready.token);
+            self.deliver();
+        }
+        Ok(())
+    }
+
+    /// Feeds the core until nothing is left to tell it.
+    pub fn deliver(&mut self) {
+        while let Some(event) = self.inbox.pop_front() {
+            let actions = self.machine.handle(self.now(), event);
+            for action in actions {
+                self.execute(action);
+            }
+        }
+    }
+
+    pub fn tell(&mut self, event: Event) {
+        self.inbox.push_back(event);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let core = self.machine.next_timeout();
+        let alarm = self.alarms.first().map(|(at, ..)| *at);
+        let first = match (core, alarm) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let first = first.map(|at| self.began + Duration::from_nanos(at.0));
+        match (first, self.save_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn handle_deadline(&mut self) {
+        let now = self.now();
+        while let Some((at, worker, alarm)) = self.alarms.first().copied() {
+            if at > now {
+                break;
+            }
+            self.alarms.pop_first();
+            self.handle_alarm(worker, alarm);
+        }
+        if self.machine.next_timeout().is_some_and(|at| at <= now) {
+            self.tell(Event::Tick);
+        }
+        if self.save_at.is_some_and(|at| at <= Instant::now()) {
+            self.save_soon_over();
+        }
+    }
+
+    fn handle_message(&mut self, message: Message) {
+        match message {
+            Message::Planned { generation, plan } => self.handle_planned(generation, plan.map(Rc::new)),
+            Message::Passed { worker, need } => self.satisfied(worker, need),
+            Message::Health { service, generation, result } => self.handle_health(service, generation, result),
+            Message::Loaded { config, dry_run, reply } => self.handle_loaded(config, dry_run, reply),
+            Message::Explained { op, lines } => self.handle_explained(op, lines),
+            Message::Check(check) => self.start_check(check),
+            Message::CheckLate(number) => self.end_late_check(number),
+            Message::Saved(Err(text)) => self.warn(None, &text),
+            Message::Saved(Ok(())) => {}
+        }
+    }
+
+    /// Writes what must survive a moment later, together with what else changes until then.
+    pub fn save_soon(&mut self) {
+        if self.store.dirty && self.save_at.is_none() {
+            self.save_at = Some(Instant::now() + Duration::from_millis(500));
+        }
+    }
+
+    fn save_soon_over(&mut self) {
+        self.save_at = None;
+        let (path, text) = self.store.snapshot();
+        let messages = self.messages.clone();
+        tokio::task::spawn_local(async move {
+            let write = move || {
+                let why = |e: std::io::Error| format!("cannot write {}: {}", path.display(), crate::sys::io_text(&e));
+                crate::sys::durable::write(&path, &text, 0o600).map_err(why)
+            };
+            let result = in_pool(write).await;
+            let _ = messages.send(Message::Saved(result)).await;
+        });
+    }
+}
+
+/// Runs what may block in the pool.
+pub async fn in_pool<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(format!("svd's own task failed: {e}")))
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

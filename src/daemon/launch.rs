@@ -1,0 +1,244 @@
+//! From a generation to a process: the plan, resolved once, and what each spawn is prepared with.
+
+use super::paths::Paths;
+use super::unit::{Generation, Plan, RunAs};
+use crate::config::spec::{Service, Stderr};
+use crate::kinds::environment::{self, Login};
+use crate::kinds::{self, Context, FIRST_SOCKET, gunicorn};
+use crate::sys::spawn::{Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
+use crate::sys::user::{self, Account};
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Resolves what a generation keeps. Reads directories, files and the user database, any of which may hang: for the
+/// pool. `old`: pids of what runs now and would have to fit beside it.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Login, old: &[i32]) -> Result<Plan, String> {
+    room_for_two(old)?;
+    let places = kinds::resolve(spec.root.as_deref(), release)?;
+    let run_as = run_as(spec, own)?;
+    let mut variables = Vec::new();
+    for template in &spec.environment_files {
+        // Only what is known without a worker; the rest has no meaning in a file's name.
+        let context = Context {
+            spec,
+            places: &places,
+            host: "",
+            generation: 0,
+            worker: 0,
+            port: None,
+            workers: None,
+            launcher: Path::new(""),
+        };
+        let text = context.expand(template)?;
+        let (path, optional) = match text.strip_prefix('-') {
+            Some(path) => (path, true),
+            None => (&*text, false),
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => variables.extend(environment::parse_file(&text).map_err(|e| format!("{path}: {e}"))?),
+            Err(e) if optional && e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => {
+                let why = crate::sys::io_text(&e);
+                return Err(format!("cannot read the environment file {path}: {why}; a leading - allows its absence"));
+            }
+        }
+    }
+    Ok(Plan { spec: Arc::clone(spec), places, run_as, variables })
+}
+
+/// A reload that overlaps needs memory for two.
+fn room_for_two(old: &[i32]) -> Result<(), String> {
+    if old.is_empty() {
+        return Ok(());
+    }
+    let used = crate::sys::process::pss_of(old);
+    let Some(free) = memory_available() else { return Ok(()) };
+    if used <= free {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes >> 20;
+    Err(format!(
+        "there is no room for a second generation: the running one uses {} MiB and {} MiB are available; free memory, \
+         or set [reload] overlap = false to stop the old one first",
+        mib(used),
+        mib(free)
+    ))
+}
+
+fn memory_available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn run_as(spec: &Service, own: &Login) -> Result<RunAs, String> {
+    let group = spec.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
+    let Some(name) = &spec.user else {
+        if group.is_none() {
+            return Ok(RunAs { ids: None, login: own.clone() });
+        }
+        let account = Account::own().map_err(|e| e.to_string())?;
+        let ids = account.ids(group).map_err(|e| e.to_string())?;
+        return Ok(RunAs { ids: Some(ids), login: own.clone() });
+    };
+    let account = Account::find(name).map_err(|e| e.to_string())?;
+    let ids = account.ids(group).map_err(|e| e.to_string())?;
+    Ok(RunAs { ids: Some(ids), login: login_of(&account) })
+}
+
+pub fn login_of(account: &Account) -> Login {
+    Login {
+        name: account.name.clone(),
+        home: account.home.to_string_lossy().into_owned(),
+        shell: account.shell.to_string_lossy().into_owned(),
+    }
+}
+
+/// What stays the same for all spawns of this svd.
+pub struct Surroundings {
+    pub host: String,
+    pub paths: Paths,
+    pub open_files: Limit,
+    pub oom_score_adj: Option<i32>,
+    pub umask: u32,
+}
+
+/// What one spawn has of its own.
+pub struct Own<'a> {
+    pub slot: u32,
+    /// Gunicorn's workers by `svctl scale`.
+    pub scaled: Option<u32>,
+    /// FIFOs for stdout and stderr; none: /dev/null. The same one twice: joined.
+    pub output: Option<(&'a Path, &'a Path)>,
+    pub notify: Option<&'a Path>,
+    pub ready: Option<Arc<std::os::fd::OwnedFd>>,
+}
+
+/// Everything that a worker is spawned with.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) -> Result<Prepared, String> {
+    let plan = &generation.plan;
+    let launcher = around.paths.launcher();
+    let context = Context {
+        spec: &plan.spec,
+        places: &plan.places,
+        host: &around.host,
+        generation: generation.id.number,
+        worker: own.slot,
+        port: generation.port,
+        workers: own.scaled,
+        launcher: &launcher,
+    };
+    let line = kinds::command_line(&context)?;
+    let directory = directory(&context)?;
+    let (extra, wires) = handed_over(generation, &context, line.socket_on_stdin, own)?;
+    let text = directory.to_str().ok_or("the directory's path is not UTF-8")?;
+    let variables = environment::variables(&context, &plan.run_as.login, text, &plan.variables, extra)?;
+    let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
+    let name = line.argv.first().ok_or("the command is empty")?;
+    let program = resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?;
+    let mut prepared = Prepared::new(
+        c_path(&program).ok_or("the program's path has a NUL byte")?,
+        line.argv.iter().map(|a| text_for_kernel(a)).collect::<Result<_, _>>()?,
+    );
+    prepared.environment =
+        variables.iter().map(|(n, v)| text_for_kernel(&format!("{n}={v}"))).collect::<Result<_, _>>()?;
+    prepared.directory = c_path(&directory).ok_or("the directory's path has a NUL byte")?;
+    prepared.ids.clone_from(&plan.run_as.ids);
+    prepared.umask = plan.spec.umask.unwrap_or(around.umask);
+    prepared.nice = plan.spec.nice;
+    prepared.limits = vec![around.open_files];
+    prepared.oom_score_adj = around.oom_score_adj;
+    prepared.descriptors = wires;
+    prepared.listen_pid = !plan.spec.sockets.is_empty() && !line.socket_on_stdin;
+    prepared.watchdog_pid = watchdog(&plan.spec).is_some();
+    Ok(prepared)
+}
+
+fn text_for_kernel(text: &str) -> Result<CString, String> {
+    c_string(text).ok_or_else(|| format!("{text:?} has a NUL byte"))
+}
+
+fn directory(context: &Context<'_>) -> Result<PathBuf, String> {
+    match (&context.spec.directory, &context.places.release) {
+        (Some(template), _) => Ok(PathBuf::from(context.expand(template)?)),
+        (None, Some(release)) => Ok(release.clone()),
+        (None, None) => Ok(PathBuf::from("/")),
+    }
+}
+
+/// Does the service talk to a notify socket?
+pub fn notifies(spec: &Service) -> bool {
+    watchdog(spec).is_some() || spec.ready.by.contains(&crate::config::spec::ReadyBy::Notify)
+}
+
+pub fn watchdog(spec: &Service) -> Option<std::time::Duration> {
+    spec.health.as_ref().and_then(|h| h.watchdog)
+}
+
+type HandedOver = (Vec<(String, String)>, Vec<Wire>);
+
+/// Descriptors, and the variables that tell of them.
+fn handed_over(
+    generation: &Generation,
+    context: &Context<'_>,
+    socket_on_stdin: bool,
+    own: &Own<'_>,
+) -> Result<HandedOver, String> {
+    let mut wires = Vec::with_capacity(8);
+    let mut variables = Vec::new();
+    let mut say = |name: &str, value: String| variables.push((name.to_owned(), value));
+    if let Some((stdout, stderr)) = own.output {
+        for (path, target) in [(stdout, 1), (stderr, 2)] {
+            // Read-write: the worker holds both ends itself, so that it gets no SIGPIPE while svd is away.
+            let path = c_path(path).ok_or("the run directory's path has a NUL byte")?;
+            wires.push(Wire { source: Source::Path { path, flags: libc::O_RDWR }, target });
+        }
+    }
+    if socket_on_stdin {
+        wires.extend(generation.sockets.first().map(|s| Wire { source: Source::Fd(Arc::clone(s)), target: 0 }));
+    } else if !generation.sockets.is_empty() {
+        for (target, socket) in (FIRST_SOCKET..).zip(&generation.sockets) {
+            wires.push(Wire { source: Source::Fd(Arc::clone(socket)), target });
+        }
+        let names: Vec<&str> = context.spec.sockets.iter().map(|s| &*s.name).collect();
+        say("LISTEN_FDS", generation.sockets.len().to_string());
+        say("LISTEN_FDNAMES", names.join(":"));
+    }
+    if let Some(port) = generation.port {
+        say("AIRDOCK_PORT", port.to_string());
+    }
+    if let Some(ready) = &own.ready {
+        say("AIRDOCK_READY_FD", context.ready_number().to_string());
+        wires.push(Wire { source: Source::Fd(Arc::clone(ready)), target: context.ready_number() });
+    }
+    if let Some(path) = own.notify {
+        say("NOTIFY_SOCKET", path.display().to_string());
+    }
+    if let Some(interval) = watchdog(context.spec) {
+        say("WATCHDOG_USEC", interval.as_micros().to_string());
+    }
+    if let Some(gunicorn) = &generation.gunicorn {
+        let first = context.first_own();
+        for (target, (name, source)) in (first..).zip(&gunicorn.inherited) {
+            wires.push(Wire { source: Source::Fd(Arc::clone(source)), target });
+            say(name, target.to_string());
+        }
+        say("AIRDOCK_PROBE_TOKEN", gunicorn.token.to_string());
+        if let Some(probe) = gunicorn::probe_inside(context)? {
+            say("AIRDOCK_PROBE", probe);
+        }
+    }
+    Ok((variables, wires))
+}
+
+/// Are stdout and stderr one pipe?
+pub fn joined(spec: &Service) -> bool {
+    spec.logs.stderr == Stderr::Join
+}

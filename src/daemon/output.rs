@@ -1,0 +1,98 @@
+//! `svctl logs`: reading the files of a service, and following them.
+
+use super::control::unknown;
+use super::host::Host;
+use super::launch;
+use super::logs::{Follow, LogReader, Start, Stream, Wake};
+use crate::api::request::LogsRequest;
+use crate::api::types::{ApiError, ErrorCode};
+use crate::api::{ByteStream, Reply};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Lines that are shown where nobody says how many.
+const LINES: u64 = 10;
+const BLOCK: usize = 32 * 1024;
+
+impl Host {
+    pub fn answer_logs(&self, request: LogsRequest, reply: Reply) {
+        let unit = self.machine.named(&request.name).and_then(|s| self.units.get(&s.id));
+        let Some(unit) = unit else { return reply.error(unknown(&request.name)) };
+        let name = &unit.spec.name;
+        if !unit.spec.logs.capture {
+            let why = format!("The output of {name} is not kept ([logs] capture = false).");
+            return reply.error(ApiError::new(ErrorCode::BadRequest, why));
+        }
+        let joined = launch::joined(&unit.spec);
+        if joined && request.stderr {
+            let why = format!("The stderr of {name} is in one file with its stdout.");
+            let hint = "Leave --stderr out, or set [logs] stderr = \"apart\" in its file.";
+            return reply.error(ApiError::new(ErrorCode::BadRequest, why).hint(hint));
+        }
+        let stream = match (joined, request.stderr) {
+            (true, _) => Stream::Joined,
+            (false, true) => Stream::Stderr,
+            (false, false) => Stream::Stdout,
+        };
+        let subscription = if request.follow { self.logs.subscribe(Arc::clone(&unit.name), stream).ok() } else { None };
+        let dir = self.around.paths.log.join(&**name);
+        let start = match (request.since, request.lines) {
+            (Some(since), _) => Start::Since(since),
+            (None, Some(lines)) => Start::Lines(lines),
+            (None, None) => Start::Lines(LINES),
+        };
+        tokio::task::spawn_local(async move {
+            let open = move || LogReader::open(&dir, stream, start).map_err(|e| crate::sys::io_text(&e));
+            let reader = match super::host::in_pool(open).await {
+                Ok(reader) => reader,
+                Err(why) => {
+                    return reply.error(ApiError::new(ErrorCode::Failed, format!("The log cannot be read: {why}.")));
+                }
+            };
+            let out = reply.stream(None);
+            match subscription {
+                Some(subscription) => follow(Follow::new(subscription, reader), &out).await,
+                None => copy(reader.to_the_end_only(), &out).await,
+            }
+        });
+    }
+}
+
+async fn copy(mut reader: LogReader, out: &ByteStream) {
+    loop {
+        let step = move || {
+            let mut buffer = vec![0_u8; BLOCK];
+            let n = reader.read(&mut buffer).map_err(|e| crate::sys::io_text(&e))?;
+            buffer.truncate(n);
+            Ok((reader, buffer))
+        };
+        let Ok((back, buffer)) = super::host::in_pool(step).await else { return };
+        reader = back;
+        if buffer.is_empty() || out.send(Bytes::from(buffer)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn follow(mut reader: Follow, out: &ByteStream) {
+    loop {
+        let step = move || {
+            let mut buffer = vec![0_u8; BLOCK];
+            let n = reader.read(&mut buffer).map_err(|e| crate::sys::io_text(&e))?;
+            buffer.truncate(n);
+            Ok((reader, buffer))
+        };
+        let Ok((back, buffer)) = super::host::in_pool(step).await else { return };
+        reader = back;
+        if !buffer.is_empty() {
+            if out.send(Bytes::from(buffer)).await.is_err() {
+                return;
+            }
+            continue;
+        }
+        tokio::select! {
+            wake = reader.changed() => if wake == Wake::Closed { return },
+            () = out.closed() => return,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The directories of one svd, and the files that it makes in them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// `svd.toml` and `conf.d`.
+    pub config: PathBuf,
+    /// Gone at boot, like the processes.
+    pub run: PathBuf,
+    /// Survives the boot.
+    pub state: PathBuf,
+    pub log: PathBuf,
+}
+
+impl Paths {
+    /// Makes the directories that are missing.
+    ///
+    /// # Errors
+    /// A sentence: which one, and why.
+    pub fn create(&self) -> Result<(), String> {
+        for dir in [&self.run, &self.state, &self.log, &self.pipes(), &self.notify()] {
+            fs::create_dir_all(dir).map_err(|e| {
+                let why = crate::sys::io_text(&e);
+                format!("cannot make the directory {}: {why}", dir.display())
+            })?;
+        }
+        // A service's user must reach its pipes and its notify socket, but not list what else is there.
+        for dir in [&self.run, &self.pipes(), &self.notify()] {
+            let mode = if dir == &self.run { 0o755 } else { 0o711 };
+            fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+                .map_err(|e| format!("cannot set the mode of {}: {}", dir.display(), crate::sys::io_text(&e)))?;
+        }
+        Ok(())
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("svd.sock")
+    }
+
+    /// The lock, which serves as the pid file.
+    pub fn pid_file(&self) -> PathBuf {
+        self.run.join("svd.pid")
+    }
+
+    pub fn pipes(&self) -> PathBuf {
+        self.run.join("pipes")
+    }
+
+    pub fn notify(&self) -> PathBuf {
+        self.run.join("notify")
+    }
+
+    pub fn launcher(&self) -> PathBuf {
+        self.run.join(crate::kinds::gunicorn::LAUNCHER_NAME)
+    }
+
+    pub fn services_file(&self) -> PathBuf {
+        self.state.join("services.json")
+    }
+
+    pub fn audit_file(&self) -> PathBuf {
+        self.state.join("audit.log")
+    }
+
+    /// svd's own messages when it runs as a daemon.
+    pub fn own_log(&self) -> PathBuf {
+        self.log.join("svd.log")
+    }
+
+    /// Names this svd's cgroups: the run directory, so that two of them do not meet.
+    pub fn id(&self) -> String {
+        let text = self.run.to_string_lossy();
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325; // FNV-1a: short, and stable across builds
+        for byte in text.bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        format!("{hash:016x}")
+    }
+}
+
+/// `path`, from the working directory on where it is relative.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,189 @@
+//! Probes: one HTTP request, one TCP connection, one command; each with a limit of its own.
+
+use super::checks::Check;
+use super::host::Message;
+use crate::config::spec::{Expect, HttpProbe, Listen, ReadyBy};
+use crate::core::GenerationId;
+use crate::kinds::Context;
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+/// Of TCP and command probes of readiness, which have no key for it.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A probe with everything filled in.
+#[derive(Clone, Debug)]
+pub struct Target {
+    kind: Asked,
+    pub limit: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Asked {
+    Http { address: Address, path: String, headers: Vec<(String, String)>, expect: Expect },
+    Tcp(Address),
+    Command { argv: Vec<String>, generation: GenerationId, slot: u32 },
+}
+
+#[derive(Clone, Debug)]
+enum Address {
+    Tcp(SocketAddr),
+    Name(String),
+    Unix(PathBuf),
+}
+
+/// # Errors
+/// A sentence: a placeholder without a value, or nothing to ask.
+pub fn target(
+    context: &Context<'_>,
+    by: &ReadyBy,
+    token: Option<Box<str>>,
+    generation: GenerationId,
+    slot: u32,
+) -> Result<Target, String> {
+    let (kind, limit) = match by {
+        ReadyBy::Http(probe) => (http(context, probe, token)?, probe.timeout),
+        ReadyBy::Tcp(address) => {
+            let text = context.expand(address)?;
+            let address = text.parse().map_or(Address::Name(text), Address::Tcp);
+            (Asked::Tcp(address), LIMIT)
+        }
+        ReadyBy::Command(command) => {
+            let argv = context.expand_all(command)?;
+            (Asked::Command { argv, generation, slot }, LIMIT)
+        }
+        _ => return Err("it is no probe".to_owned()),
+    };
+    Ok(Target { kind, limit })
+}
+
+fn http(context: &Context<'_>, probe: &HttpProbe, token: Option<Box<str>>) -> Result<Asked, String> {
+    let address = match &probe.port {
+        Some(port) => {
+            let text = context.expand(port)?;
+            let port = text.parse().map_err(|_| format!("{text:?} is no port"))?;
+            Address::Tcp((Ipv4Addr::LOCALHOST, port).into())
+        }
+        None => public(context)?,
+    };
+    let host = probe.host.as_ref().map_or_else(|| Ok("localhost".to_owned()), |h| context.expand(h))?;
+    let mut headers = vec![
+        ("host".to_owned(), host),
+        ("user-agent".to_owned(), "svd".to_owned()),
+        ("connection".to_owned(), "close".to_owned()),
+    ];
+    for (name, value) in &probe.headers {
+        headers.push((name.to_string(), context.expand(value)?));
+    }
+    if let Some(token) = token {
+        headers.push(("x-airdock-probe".to_owned(), token.into()));
+    }
+    Ok(Asked::Http { address, path: context.expand(&probe.path)?, headers, expect: probe.expect.clone() })
+}
+
+/// The service's first socket, as a client on this host reaches it.
+fn public(context: &Context<'_>) -> Result<Address, String> {
+    let socket = context.spec.sockets.first().ok_or("the probe needs a socket or a port")?;
+    Ok(match &socket.listen {
+        Listen::Unix { path, .. } => Address::Unix(path.clone()),
+        Listen::Tcp(address) if address.ip().is_unspecified() => {
+            let ip = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            Address::Tcp(SocketAddr::new(ip, address.port()))
+        }
+        Listen::Tcp(address) => Address::Tcp(*address),
+    })
+}
+
+/// One try.
+///
+/// # Errors
+/// What was asked and what came instead of the expected.
+pub async fn run(target: &Target, messages: &mpsc::Sender<Message>) -> Result<(), String> {
+    let limit = target.limit;
+    let late = || format!("{} took longer than {}", target.what(), humantime::format_duration(limit));
+    match &target.kind {
+        Asked::Http { address, path, headers, expect } => {
+            let ask = ask(address, path, headers, expect);
+            tokio::time::timeout(limit, ask).await.unwrap_or_else(|_| Err(late()))
+        }
+        Asked::Tcp(address) => {
+            let connect = async { connect(address).await.map(drop) };
+            tokio::time::timeout(limit, connect).await.unwrap_or_else(|_| Err(late()))
+        }
+        Asked::Command { argv, generation, slot } => {
+            let (done, result) = oneshot::channel();
+            let check = Check { generation: *generation, slot: *slot, argv: argv.clone(), limit, done };
+            if messages.send(Message::Check(check)).await.is_err() {
+                return Err("svd is about to end".to_owned());
+            }
+            result.await.unwrap_or_else(|_| Err("svd is about to end".to_owned()))
+        }
+    }
+}
+
+impl Target {
+    fn what(&self) -> String {
+        match &self.kind {
+            Asked::Http { path, .. } => format!("GET {path}"),
+            Asked::Tcp(address) => format!("connecting to {}", address.text()),
+            Asked::Command { argv, .. } => argv.join(" "),
+        }
+    }
+}
+
+impl Address {
+    fn text(&self) -> String {
+        match self {
+            Address::Tcp(address) => address.to_string(),
+            Address::Name(name) => name.clone(),
+            Address::Unix(path) => path.display().to_string(),
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+async fn connect(address: &Address) -> Result<Box<dyn Stream>, String> {
+    let failed = |e: std::io::Error| format!("cannot connect to {}: {}", address.text(), crate::sys::io_text(&e));
+    Ok(match address {
+        Address::Tcp(to) => Box::new(TcpStream::connect(to).await.map_err(failed)?),
+        Address::Name(to) => Box::new(TcpStream::connect(to).await.map_err(failed)?),
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),
+    })
+}
+
+async fn ask(address: &Address, path: &str, headers: &[(String, String)], expect: &Expect) -> Result<(), String> {
+    let stream = connect(address).await?;
+    let uri: Uri = path.parse().map_err(|e| format!("{path:?} is no path: {e}"))?;
+    let mut request = Request::get(uri);
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|e| format!("the probe's headers are wrong: {e}"))?;
+    let what = |e: hyper::Error| format!("GET {path}: {e}");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(what)?;
+    let connection = async {
+        // Its failure is the request's, too.
+        let _ = connection.await;
+        std::future::pending::<()>().await;
+    };
+    let response = tokio::select! {
+        response = sender.send_request(request) => response.map_err(what)?,
+        () = connection => return Err(format!("GET {path}: the connection ended")),
+    };
+    let status = response.status();
+    let good = match expect {
+        Expect::Success => (200..400).contains(&status.as_u16()),
+        Expect::OneOf(codes) => codes.contains(&status.as_u16()),
+    };
+    if good { Ok(()) } else { Err(format!("GET {path} answered {status}")) }
+}

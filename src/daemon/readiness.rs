@@ -1,0 +1,188 @@
+//! When a worker is ready: each way of `[ready]`, and what a kind knows by itself. The deadline is the core's.
+
+use super::host::{Alarm, Host};
+use super::probe::{self, Target};
+use super::token;
+use super::unit::{Need, Task};
+use crate::config::spec::{Kind, ReadyBy, Service};
+use crate::core::{Event, GenerationId, WorkerId};
+use crate::kinds::{Context, gunicorn};
+use crate::sys::poll::Interest;
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A worker of a kind that tells nothing counts as ready when it has stayed up that long (or `settled`, if shorter).
+const UNTOLD: Duration = Duration::from_secs(1);
+/// Between two tries of a probe.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Host {
+    pub fn begin_readiness(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get(&id) else { return };
+        let (generation, slot) = (process.generation, process.slot);
+        let Some(made) = self.generations.get(&generation) else { return };
+        let spec = Arc::clone(&made.plan.spec);
+        let mut needs: Vec<Need> = (0..).zip(&spec.ready.by).map(|(n, by)| need_of(n, by, &spec)).collect();
+        if gunicorn::is_gunicorn(&spec) {
+            needs.push(Need::Gunicorn);
+            self.gunicorn_begins(generation);
+        }
+        let mut delay = spec.ready.by.iter().find_map(|by| match by {
+            ReadyBy::Delay(delay) => Some(*delay),
+            _ => None,
+        });
+        if needs.is_empty() {
+            delay = Some(UNTOLD.min(spec.restart.settled));
+            needs.push(Need::Delay);
+        }
+        if let Some(process) = self.workers.get_mut(&id) {
+            process.needs = needs.iter().copied().collect();
+        }
+        self.begin_watchdog(id, &spec);
+        if let Some(delay) = delay {
+            self.begin_delay(id, delay);
+        }
+        for (n, by) in (0..).zip(&spec.ready.by) {
+            match by {
+                ReadyBy::Log(text) => self.begin_log_watch(id, generation, slot, text),
+                ReadyBy::Descriptor => self.begin_descriptor(id),
+                ReadyBy::Http(_) | ReadyBy::Tcp(_) | ReadyBy::Command(_) if need_of(n, by, &spec) == Need::Probe(n) => {
+                    self.begin_probe(id, generation, slot, n, by);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn begin_delay(&mut self, id: WorkerId, delay: Duration) {
+        if delay.is_zero() {
+            return self.satisfied(id, Need::Delay);
+        }
+        let at = self.now() + delay;
+        self.alarms.insert((at, id, Alarm::Delay));
+    }
+
+    fn begin_log_watch(&mut self, id: WorkerId, generation: GenerationId, slot: u32, text: &str) {
+        let Some(unit) = self.units.get(&generation.service) else { return };
+        let watch = self.logs.watch(Arc::clone(&unit.name), generation.number, Some(slot), text.as_bytes());
+        match (watch, self.workers.get_mut(&id)) {
+            (Ok(watch), Some(process)) => process.watch = Some(watch),
+            (Err(e), _) => {
+                let reason = format!("cannot be watched for its log line: {e}");
+                self.tell(Event::Unfit { worker: id, reason });
+            }
+            (Ok(_), None) => {}
+        }
+    }
+
+    fn begin_descriptor(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get_mut(&id) else { return };
+        // The child has its own copy; ours would hide the end of file.
+        let prepared = std::rc::Rc::make_mut(&mut process.prepared);
+        prepared.descriptors.retain(|w| w.target < 3 || !matches!(&w.source, crate::sys::spawn::Source::Fd(_)));
+        let Some(fd) = &process.ready_fd else { return };
+        if let Err(e) = self.poll.add(fd, Interest::Read, token::of_ready(id)) {
+            let reason = format!("cannot be watched for its readiness: {}", e.desc());
+            self.tell(Event::Unfit { worker: id, reason });
+        }
+    }
+
+    /// A line on the readiness descriptor, or its end after at least a byte (s6, and JVMs by /proc/self/fd).
+    pub fn handle_ready_descriptor(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get_mut(&id) else { return };
+        let Some(fd) = &mut process.ready_fd else { return };
+        let mut buffer = [0_u8; 256];
+        match fd.read(&mut buffer) {
+            Ok(0) => {
+                let _ = self.poll.delete(&*fd);
+                process.ready_fd = None;
+                if !process.ready {
+                    let reason = "closed its readiness descriptor without a word".to_owned();
+                    self.tell(Event::Unfit { worker: id, reason });
+                }
+            }
+            Ok(_) => {
+                let _ = self.poll.delete(&*fd);
+                process.ready_fd = None;
+                self.satisfied(id, Need::Descriptor);
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => {
+                let _ = self.poll.delete(&*fd);
+                process.ready_fd = None;
+            }
+        }
+    }
+
+    fn begin_probe(&mut self, id: WorkerId, generation: GenerationId, slot: u32, n: usize, by: &ReadyBy) {
+        let target = match self.target(generation, slot, by) {
+            Ok(target) => target,
+            Err(reason) => return self.tell(Event::Unfit { worker: id, reason }),
+        };
+        let messages = self.messages.clone();
+        let task = tokio::task::spawn_local(async move {
+            while probe::run(&target, &messages).await.is_err() {
+                tokio::time::sleep(PAUSE).await;
+            }
+            let _ = messages.send(super::host::Message::Passed { worker: id, need: Need::Probe(n) }).await;
+        });
+        if let Some(process) = self.workers.get_mut(&id) {
+            process.probes.push(Task(task));
+        }
+    }
+
+    /// What a probe of `[ready]` or `[health]` asks, for a worker of this generation.
+    ///
+    /// # Errors
+    /// A placeholder without a value.
+    pub fn target(&self, id: GenerationId, slot: u32, by: &ReadyBy) -> Result<Target, String> {
+        let made = self.generations.get(&id).ok_or("its generation is gone")?;
+        let launcher = self.around.paths.launcher();
+        let context = Context {
+            spec: &made.plan.spec,
+            places: &made.plan.places,
+            host: &self.around.host,
+            generation: id.number,
+            worker: slot,
+            port: made.port,
+            workers: None,
+            launcher: &launcher,
+        };
+        let token = made.gunicorn.as_ref().map(|g| g.token.clone());
+        probe::target(&context, by, token, id, slot)
+    }
+
+    fn begin_watchdog(&mut self, id: WorkerId, spec: &Service) {
+        let Some(interval) = super::launch::watchdog(spec) else { return };
+        let at = self.now() + interval;
+        self.set_watchdog(id, at);
+    }
+
+    pub fn set_watchdog(&mut self, id: WorkerId, at: crate::core::Time) {
+        let Some(process) = self.workers.get_mut(&id) else { return };
+        if let Some(old) = process.watchdog.replace(at) {
+            self.alarms.remove(&(old, id, Alarm::Watchdog));
+        }
+        self.alarms.insert((at, id, Alarm::Watchdog));
+    }
+
+    pub fn watchdog_due(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get_mut(&id) else { return };
+        process.watchdog = None;
+        let reason = "did not send WATCHDOG=1 in time".to_owned();
+        self.tell(Event::Unfit { worker: id, reason });
+    }
+}
+
+fn need_of(n: usize, by: &ReadyBy, spec: &Service) -> Need {
+    match by {
+        ReadyBy::Notify => Need::Notify,
+        ReadyBy::Descriptor => Need::Descriptor,
+        ReadyBy::Log(_) => Need::Log,
+        ReadyBy::Delay(_) => Need::Delay,
+        // Made by each gunicorn worker of itself.
+        by if gunicorn::answers_inside(spec, by) && matches!(spec.kind, Kind::Gunicorn { .. }) => Need::Gunicorn,
+        _ => Need::Probe(n),
+    }
+}

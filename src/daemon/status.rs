@@ -1,0 +1,273 @@
+//! What is shown of services: the core's view and the daemon's, put together.
+
+use super::control::{last_lines, unknown};
+use super::host::Host;
+use super::unit::Generation;
+use crate::api::Reply;
+use crate::api::request::Name;
+use crate::api::types::{
+    Desired, FullStatusList, GenerationRole, GenerationStatus, HealthStatus, HostHealth, Latency, MetricsSnapshot,
+    ServiceHealth, ServiceState, ServiceStatus, StatusRow, SvdMetric, Traffic, WorkerState, WorkerStatus, rfc3339,
+};
+use crate::core::{self, Phase, Role, Service, ServiceId, SlotState, State};
+use crate::kinds;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+impl Host {
+    pub fn state_of(&self, id: ServiceId) -> Option<ServiceState> {
+        self.machine.service(id).map(|s| word(s.state(self.machine.workers())))
+    }
+
+    /// A line of the table.
+    pub fn row(&self, name: &str) -> Option<StatusRow> {
+        let service = self.machine.named(name)?;
+        let unit = self.units.get(&service.id)?;
+        let shown = service.committed().or_else(|| service.candidate());
+        let release = shown.and_then(|g| self.generations.get(&g.id)?.plan.places.id.clone());
+        Some(StatusRow {
+            name: service.name.clone(),
+            state: word(service.state(self.machine.workers())),
+            release,
+            generation: shown.map(|g| g.id.number),
+            pid: shown.and_then(|g| self.first_pid(g)),
+            since_seconds: self.now().since(service.since).as_secs(),
+            restarts: shown.map_or(0, |g| g.slots.iter().map(|s| s.restarts).sum()),
+            enabled: unit.enabled,
+            draining: unit.drained,
+            reason: service.reason().map(Into::into),
+        })
+    }
+
+    fn first_pid(&self, generation: &core::Generation) -> Option<u32> {
+        generation.slots.iter().find_map(|slot| match slot.state {
+            SlotState::Filled(worker) => self.pid_of(worker),
+            _ => None,
+        })
+    }
+
+    fn pid_of(&self, worker: core::WorkerId) -> Option<u32> {
+        let process = self.workers.get(&worker)?;
+        u32::try_from(process.main_pid.or(process.worker.pid())?).ok()
+    }
+
+    /// Everything about a service.
+    pub fn status(&self, name: &str) -> Option<ServiceStatus> {
+        let service = self.machine.named(name)?;
+        let unit = self.units.get(&service.id)?;
+        let row = self.row(name)?;
+        let generations: Vec<GenerationStatus> =
+            service.generations.iter().map(|g| self.generation_status(g)).collect();
+        let shown = service.committed().or_else(|| service.candidate()).map(|g| g.id.number);
+        let workers = generations.iter().find(|g| Some(g.number) == shown).map(|g| g.workers.clone());
+        let traffic = generations.iter().find(|g| Some(g.number) == shown).and_then(|g| g.traffic);
+        let health = unit.health.state.map(|state| HealthStatus {
+            state,
+            last_check: unit.health.last.map(rfc3339),
+            failures: unit.health.failures,
+            message: unit.health.message.clone(),
+        });
+        let since = self.ago(service.since);
+        Some(ServiceStatus {
+            name: row.name,
+            kind: kinds::kind_word(&unit.spec.kind).into(),
+            state: row.state,
+            desired: if service.wanted { Desired::Up } else { Desired::Down },
+            enabled: row.enabled,
+            release: row.release,
+            generation: row.generation,
+            since: rfc3339(since.0),
+            since_seconds: since.1,
+            pid: row.pid,
+            workers: workers.unwrap_or_default(),
+            generations,
+            restarts: row.restarts,
+            reason: row.reason,
+            next_attempt_seconds: self.next_attempt(service),
+            last_output: Vec::new(),
+            health,
+            draining: row.draining,
+            listen: unit.spec.sockets.iter().map(|s| super::sockets::text(&s.listen).into()).collect(),
+            traffic,
+            memory_bytes: None,
+        })
+    }
+
+    fn next_attempt(&self, service: &Service) -> Option<f64> {
+        let slots = service.committed().or_else(|| service.candidate()).into_iter().flat_map(|g| &g.slots);
+        let at = match service.phase {
+            Phase::Failed { until, .. } => until,
+            _ => slots
+                .filter_map(|s| match s.state {
+                    SlotState::Backoff(at) => Some(at),
+                    SlotState::Failed(at) => at,
+                    _ => None,
+                })
+                .min(),
+        };
+        at.map(|at| at.since(self.now()).as_secs_f64())
+    }
+
+    fn ago(&self, at: core::Time) -> (SystemTime, u64) {
+        let passed = self.now().since(at);
+        (SystemTime::now().checked_sub(passed).unwrap_or(SystemTime::UNIX_EPOCH), passed.as_secs())
+    }
+
+    fn generation_status(&self, generation: &core::Generation) -> GenerationStatus {
+        let made = self.generations.get(&generation.id);
+        let since = self.ago(generation.since);
+        let slots = (0..).zip(&generation.slots);
+        GenerationStatus {
+            number: generation.id.number,
+            release: made.and_then(|g| g.plan.places.id.clone()),
+            role: match generation.role {
+                Role::Candidate => GenerationRole::Candidate,
+                Role::Committed => GenerationRole::Committed,
+                Role::Draining => GenerationRole::Draining,
+            },
+            since: rfc3339(since.0),
+            since_seconds: since.1,
+            workers: slots.map(|(index, slot)| self.worker_status(generation, index, slot)).collect(),
+            traffic: made.and_then(traffic),
+        }
+    }
+
+    fn worker_status(&self, generation: &core::Generation, index: u32, slot: &core::Slot) -> WorkerStatus {
+        let filled = match slot.state {
+            SlotState::Filled(worker) => self.machine.worker(worker),
+            _ => None,
+        };
+        let since = self.ago(filled.map_or(generation.since, |w| w.started));
+        WorkerStatus {
+            index,
+            state: match (&slot.state, filled.map(|w| w.state)) {
+                (SlotState::Backoff(_) | SlotState::Failed(_), _) => WorkerState::Backoff,
+                (_, Some(core::WorkerState::Ready)) => WorkerState::Running,
+                (_, Some(core::WorkerState::Spawning | core::WorkerState::Booting { .. })) => WorkerState::Starting,
+                (_, Some(_)) => WorkerState::Stopping,
+                (_, None) => WorkerState::Ended,
+            },
+            pid: filled.and_then(|w| self.pid_of(w.id)),
+            since: rfc3339(since.0),
+            since_seconds: since.1,
+            restarts: slot.restarts,
+            status_text: filled.and_then(|w| self.workers.get(&w.id)?.status.clone()),
+            last_exit: slot.last_exit.map(|exit| exit.to_string().into()),
+        }
+    }
+
+    pub fn answer_full(&self, names: &[Name], reply: Reply) {
+        let services = names.iter().filter_map(|n| self.status(n)).collect();
+        reply.ok(&FullStatusList { services });
+    }
+
+    /// One service; with its last output where that explains its state.
+    pub fn answer_service(&self, name: Name, reply: Reply) {
+        let Some(mut status) = self.status(&name) else { return reply.error(unknown(&name)) };
+        let troubled = matches!(status.state, ServiceState::Failed | ServiceState::Backoff);
+        let unit = self.machine.named(&name).and_then(|s| self.units.get(&s.id));
+        let pids = self.worker_pids(&name);
+        let tail = unit.filter(|_| troubled).and_then(|u| self.logs.tail(u.name.clone(), None, 4096).ok());
+        let messages = self.messages.clone();
+        tokio::task::spawn_local(async move {
+            if let Some(tail) = tail {
+                status.last_output = last_lines(&tail.await.unwrap_or_default());
+            }
+            let memory = super::host::in_pool(move || Ok(crate::sys::process::pss_of(&pids))).await;
+            status.memory_bytes = memory.ok().filter(|bytes| *bytes > 0);
+            drop(messages);
+            reply.ok(&status);
+        });
+    }
+
+    fn worker_pids(&self, name: &str) -> Vec<i32> {
+        let shown = self.machine.named(name).and_then(|s| s.committed()).map(|g| g.id);
+        self.workers.values().filter(|p| Some(p.generation) == shown).flat_map(|p| p.worker.processes()).collect()
+    }
+
+    pub fn answer_health(&self, name: Option<Name>, reply: Reply) {
+        match name {
+            None => {
+                let all: Vec<ServiceStatus> = self.all_statuses();
+                let health = HostHealth::of(&all);
+                reply.health(health.ok, &health);
+            }
+            Some(name) => match self.status(&name) {
+                Some(status) => {
+                    let health = ServiceHealth::of(&status);
+                    reply.health(health.ok, &health);
+                }
+                None => reply.error(unknown(&name)),
+            },
+        }
+    }
+
+    fn all_statuses(&self) -> Vec<ServiceStatus> {
+        let mut names: Vec<&str> = self.machine.services().map(|s| &*s.name).collect();
+        names.sort_unstable();
+        names.into_iter().filter_map(|n| self.status(n)).collect()
+    }
+
+    pub fn answer_metrics(&self, reply: Reply) {
+        let load = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed) as f64;
+        let metric = |name, help, counter, value| SvdMetric { name, help, counter, value };
+        let up = SystemTime::now().duration_since(self.since).unwrap_or_default().as_secs_f64();
+        let c = &self.counters;
+        let svd = vec![
+            metric("uptime_seconds", "How long svd runs.", false, up),
+            metric("services", "Services that are configured.", false, self.units.len() as f64),
+            metric("processes", "Workers of which something runs.", false, self.workers.len() as f64),
+            metric("connections_total", "Connections taken.", true, load(&c.connections)),
+            metric(
+                "connections_refused_total",
+                "Connections turned away at a limit.",
+                true,
+                load(&c.connections_refused),
+            ),
+            metric("requests_total", "Requests.", true, load(&c.requests)),
+            metric("requests_refused_total", "Requests that were not allowed.", true, load(&c.requests_refused)),
+            metric(
+                "progress_dropped_total",
+                "Progress lines left out for slow clients.",
+                true,
+                load(&c.progress_dropped),
+            ),
+            metric("streams_cut_total", "Streams ended because the client did not read.", true, load(&c.streams_cut)),
+        ];
+        reply.metrics(&MetricsSnapshot { services: self.all_statuses(), svd });
+    }
+}
+
+fn word(state: State) -> ServiceState {
+    match state {
+        State::Stopped => ServiceState::Stopped,
+        State::Waiting => ServiceState::Waiting,
+        State::Starting => ServiceState::Starting,
+        State::Running => ServiceState::Running,
+        State::Reloading => ServiceState::Reloading,
+        State::Stopping => ServiceState::Stopping,
+        State::Backoff => ServiceState::Backoff,
+        State::Failed => ServiceState::Failed,
+        State::Exited => ServiceState::Exited,
+    }
+}
+
+/// What gunicorn's workers have counted.
+fn traffic(generation: &Generation) -> Option<Traffic> {
+    let gunicorn = generation.gunicorn.as_ref()?;
+    let now = crate::sys::monotonic_micros();
+    let counted = kinds::counters::read(&gunicorn.counters, now).ok()?;
+    let milliseconds = |q: f64| counted.recent.latency.quantile(q).map(|d: Duration| d.as_secs_f64() * 1e3);
+    let latency_ms = match (milliseconds(0.5), milliseconds(0.9), milliseconds(0.99)) {
+        (Some(p50), Some(p90), Some(p99)) => Some(Latency { p50, p90, p99 }),
+        _ => None,
+    };
+    let limit = Duration::from_secs_f64(gunicorn.timeout.clamp(0.0, 86_400.0));
+    Some(Traffic {
+        requests: counted.totals.finished,
+        errors_5xx: counted.totals.errors,
+        overdue: if limit.is_zero() { 0 } else { counted.overdue(now, limit) },
+        died_open: counted.totals.died_open,
+        latency_ms,
+    })
+}

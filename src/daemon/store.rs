@@ -1,0 +1,148 @@
+//! What must survive svd's end: which services are disabled, and the numbers of their last generations.
+
+use super::paths::Paths;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+const VERSION: u32 = 1;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    /// `svctl disable`: not started with svd.
+    disabled: BTreeSet<Box<str>>,
+    /// `svctl enable`, against the file's `autostart = false`.
+    enabled: BTreeSet<Box<str>>,
+    generations: BTreeMap<Box<str>, u64>,
+    last_worker: u64,
+}
+
+/// In memory; written by [`Store::save`].
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    content: Content,
+    pub dirty: bool,
+}
+
+impl Store {
+    /// Reads the file. One that cannot be read is set aside under a telling name; the sentence says so.
+    pub fn open(paths: &Paths) -> (Store, Option<String>) {
+        let path = paths.services_file();
+        let mut trouble = None;
+        let content = match std::fs::read(&path) {
+            Ok(bytes) => match serde_json::from_slice::<Content>(&bytes) {
+                Ok(content) if content.version <= VERSION => content,
+                Ok(content) => {
+                    trouble = Some(set_aside(&path, &format!("it is of version {}", content.version)));
+                    Content::default()
+                }
+                Err(e) => {
+                    trouble = Some(set_aside(&path, &e.to_string()));
+                    Content::default()
+                }
+            },
+            Err(e) if e.kind() == ErrorKind::NotFound => Content::default(),
+            Err(e) => {
+                trouble = Some(format!("cannot read {}: {}", path.display(), crate::sys::io_text(&e)));
+                Content::default()
+            }
+        };
+        (Store { path, content, dirty: false }, trouble)
+    }
+
+    pub fn enabled(&self, name: &str, autostart: bool) -> bool {
+        if autostart { !self.content.disabled.contains(name) } else { self.content.enabled.contains(name) }
+    }
+
+    /// True if this changes anything. Durable after [`Store::save`].
+    pub fn set_enabled(&mut self, name: &str, autostart: bool, enabled: bool) -> bool {
+        if self.enabled(name, autostart) == enabled {
+            return false;
+        }
+        let (list, listed) =
+            if autostart { (&mut self.content.disabled, !enabled) } else { (&mut self.content.enabled, enabled) };
+        if listed {
+            list.insert(name.into())
+        } else {
+            list.remove(name)
+        };
+        self.dirty = true;
+        true
+    }
+
+    pub fn last_generation(&self, name: &str) -> u64 {
+        self.content.generations.get(name).copied().unwrap_or(0)
+    }
+
+    pub fn last_worker(&self) -> u64 {
+        self.content.last_worker
+    }
+
+    pub fn began(&mut self, name: &str, generation: u64) {
+        self.content.generations.insert(name.into(), generation);
+        self.dirty = true;
+    }
+
+    pub fn spawned(&mut self, worker: u64) {
+        self.content.last_worker = worker;
+        self.dirty = true;
+    }
+
+    /// What [`Store::save`] would write, for a thread that may block.
+    pub fn snapshot(&mut self) -> (PathBuf, Vec<u8>) {
+        self.dirty = false;
+        self.content.version = VERSION;
+        let text = serde_json::to_vec_pretty(&self.content).unwrap_or_default();
+        (self.path.clone(), text)
+    }
+
+    /// Writes the file, durably.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn save(&mut self) -> Result<(), String> {
+        let (path, text) = self.snapshot();
+        crate::sys::durable::write(&path, &text, 0o600).map_err(|e| {
+            self.dirty = true;
+            format!("cannot write {}: {}", path.display(), crate::sys::io_text(&e))
+        })
+    }
+}
+
+fn set_aside(path: &std::path::Path, why: &str) -> String {
+    let aside = path.with_extension("json.unreadable");
+    match std::fs::rename(path, &aside) {
+        Ok(()) => format!("{} cannot be read ({why}); it is kept as {}", path.display(), aside.display()),
+        Err(e) => format!("{} cannot be read ({why}) nor moved: {}", path.display(), crate::sys::io_text(&e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembers_across_a_restart_and_sets_garbage_aside() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let at = dir.path().to_owned();
+        let paths = Paths { config: at.clone(), run: at.clone(), state: at.clone(), log: at };
+        let (mut store, trouble) = Store::open(&paths);
+        assert_eq!(trouble, None);
+        assert!(store.set_enabled("web", true, false));
+        assert!(!store.set_enabled("web", true, false));
+        assert!(store.set_enabled("batch", false, true));
+        store.began("web", 7);
+        store.save().expect("saved");
+        let (store, trouble) = Store::open(&paths);
+        assert_eq!(trouble, None);
+        assert!(!store.enabled("web", true) && store.enabled("other", true) && store.enabled("batch", false));
+        assert_eq!((store.last_generation("web"), store.last_generation("other")), (7, 0));
+        std::fs::write(paths.services_file(), "{").expect("write");
+        let (store, trouble) = Store::open(&paths);
+        assert!(trouble.is_some_and(|t| t.contains("unreadable")));
+        assert_eq!(store.last_generation("web"), 0);
+    }
+}

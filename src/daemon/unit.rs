@@ -1,0 +1,145 @@
+//! The daemon's side of a service, a generation and a worker: what the core decides about, held open.
+
+use crate::api::types::HealthState;
+use crate::config::spec::Service;
+use crate::core::{GenerationId, Time};
+use crate::daemon::logs::{PipeId, WatchId};
+use crate::kinds::{Places, environment::Login};
+use crate::sys::socket::{Gate, NotifySocket, SharedWords};
+use crate::sys::spawn::Ids;
+use crate::sys::worker::Worker;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::task::JoinHandle;
+
+/// A configured service.
+pub struct Unit {
+    pub spec: Arc<Service>,
+    pub name: Arc<str>,
+    /// Open from the first start to the stop, in the order of the file.
+    pub sockets: Vec<Arc<OwnedFd>>,
+    pub enabled: bool,
+    /// Out of the load balancer.
+    pub drained: bool,
+    /// Gunicorn's workers by `svctl scale`.
+    pub scaled: Option<u32>,
+    pub health: Health,
+    /// What the last committed generation had, for [`crate::core::Source::Again`].
+    pub kept: Option<(u64, Rc<Plan>)>,
+}
+
+#[derive(Default)]
+pub struct Health {
+    pub state: Option<HealthState>,
+    pub last: Option<SystemTime>,
+    pub failures: u32,
+    pub message: Option<Box<str>>,
+    pub task: Option<Task>,
+}
+
+/// Everything that a generation keeps from its beginning: the configuration and the real directories.
+#[derive(Debug)]
+pub struct Plan {
+    pub spec: Arc<Service>,
+    pub places: Places,
+    pub run_as: RunAs,
+    /// From the environment files.
+    pub variables: Vec<(String, String)>,
+}
+
+/// Whom workers run as.
+#[derive(Clone, Debug)]
+pub struct RunAs {
+    /// `None`: svd's own user.
+    pub ids: Option<Ids>,
+    pub login: Login,
+}
+
+pub struct Generation {
+    pub id: GenerationId,
+    pub plan: Rc<Plan>,
+    pub sockets: Vec<Arc<OwnedFd>>,
+    /// The private port of `{port}`.
+    pub port: Option<u16>,
+    pub gunicorn: Option<Gunicorn>,
+}
+
+/// What svd shares with a gunicorn generation.
+pub struct Gunicorn {
+    pub gate: Gate,
+    /// Our end of the report socket.
+    pub report: OwnedFd,
+    pub counters: SharedWords,
+    /// What the generation inherits: gate, report, counters, by the names of their variables.
+    pub inherited: [(&'static str, Arc<OwnedFd>); 3],
+    /// Marks svd's own probes, which do not count.
+    pub token: Box<str>,
+    /// By the master's report; 0: not yet.
+    pub workers: u32,
+    /// Seconds, of `overdue`.
+    pub timeout: f64,
+    pub booted: BTreeSet<i32>,
+    pub ready: BTreeSet<i32>,
+    /// Where `svctl scale` wants it; one signal for each step.
+    pub target: Option<u32>,
+}
+
+pub struct Process {
+    pub worker: Worker,
+    pub generation: GenerationId,
+    pub slot: u32,
+    pub pipes: Vec<PipeId>,
+    /// What readiness still waits for; empty: ready.
+    pub needs: BTreeSet<Need>,
+    pub ready: bool,
+    pub notify: Option<NotifySocket>,
+    pub ready_fd: Option<File>,
+    pub watch: Option<WatchId>,
+    pub probes: Vec<Task>,
+    /// By `STATUS=`.
+    pub status: Option<Box<str>>,
+    /// By `MAINPID=`.
+    pub main_pid: Option<i32>,
+    /// When the next `WATCHDOG=1` must have come.
+    pub watchdog: Option<Time>,
+    pub description: Rc<str>,
+    /// For messages about a step before exec.
+    pub prepared: Rc<crate::sys::spawn::Prepared>,
+}
+
+/// One thing that readiness waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    Gunicorn,
+    Notify,
+    Descriptor,
+    /// The probe of that number in the file's list.
+    Probe(usize),
+    Log,
+    Delay,
+}
+
+/// A task that ends when it is dropped.
+pub struct Task(pub JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub type Units = BTreeMap<crate::core::ServiceId, Unit>;
+
+impl crate::kinds::counters::Words for SharedWords {
+    fn count(&self) -> usize {
+        SharedWords::count(self)
+    }
+
+    fn load(&self, index: usize) -> u64 {
+        SharedWords::load(self, index).unwrap_or(0)
+    }
+}

@@ -1,0 +1,202 @@
+//! A new configuration, applied to what differs (SIGHUP, `svctl update`). With any error nothing changes (I8).
+
+use super::host::{Host, Message};
+use super::unit::{Health, Unit};
+use crate::api::Reply;
+use crate::api::access::Access;
+use crate::api::server::Directory;
+use crate::api::types::{ApiError, Change as Shown, ChangeAction, ErrorCode, UpdateResult};
+use crate::config::diff::{self, Change, Needs};
+use crate::config::spec::{Config, Service};
+use crate::config::{self, Diagnostics};
+use crate::core::{self, Event, OpId, Policy, ServiceId, Setup};
+use std::rc::Rc;
+use std::sync::Arc;
+
+impl Host {
+    /// Reads the configuration in the pool; [`Host::handle_loaded`] goes on.
+    pub fn update(&mut self, dry_run: bool, reply: Reply) {
+        let dir = self.around.paths.config.clone();
+        let messages = self.messages.clone();
+        tokio::task::spawn_local(async move {
+            let Ok(config) = tokio::task::spawn_blocking(move || config::load(&dir)).await else { return };
+            let _ = messages.send(Message::Loaded { config, dry_run, reply }).await;
+        });
+    }
+
+    fn configuration(&self) -> Config {
+        let services = self.units.values().map(|u| (u.spec.name.clone(), Arc::clone(&u.spec))).collect();
+        Config { daemon: self.daemon.clone(), services }
+    }
+
+    pub fn handle_loaded(&mut self, config: Result<Config, Diagnostics>, dry_run: bool, reply: Reply) {
+        let new = match config {
+            Ok(new) => new,
+            Err(errors) => {
+                let count = config::counted(errors.0.len(), "error");
+                self.warn(None, &format!("the configuration has {count}; nothing is changed:\n{errors}"));
+                let details = errors.0.iter().map(|e| e.to_string().into()).collect();
+                let error = ApiError::new(
+                    ErrorCode::BadConfiguration,
+                    format!("The configuration has {count}; nothing was changed."),
+                )
+                .hint("Mend them; `svctl check` shows them without svd.")
+                .details(details);
+                return reply.error(error);
+            }
+        };
+        let changes = diff::difference(&self.configuration(), &new);
+        let shown: Vec<Shown> = changes.iter().filter_map(show).collect();
+        let mut result = UpdateResult {
+            changed: !changes.is_empty(),
+            dry_run,
+            changes: shown,
+            services: Vec::new(),
+            notes: Vec::new(),
+        };
+        if new.daemon.http != self.daemon.http {
+            result.notes.push("[http] listen takes effect when svd is started anew.".into());
+        }
+        if dry_run || changes.is_empty() {
+            return reply.ok(&result);
+        }
+        let call = self.begin_call(reply);
+        if let Some(pending) = self.calls.get_mut(&call) {
+            pending.update = Some(result);
+        }
+        self.apply(new, &changes, Some(call));
+        self.finish_call(call);
+    }
+
+    /// Applies a configuration that is valid as a whole.
+    pub fn apply(&mut self, new: Config, changes: &[Change], call: Option<u64>) {
+        let (mut add, mut change, mut remove) = (Vec::new(), Vec::new(), Vec::new());
+        for one in changes {
+            match one {
+                Change::Daemon { .. } => self.daemon = new.daemon.clone(),
+                Change::Added { service } => {
+                    if let Some(spec) = new.services.get(service) {
+                        add.push(self.add(spec, call));
+                    }
+                }
+                Change::Removed { service } => {
+                    if let Some(id) = self.machine.named(service).map(|s| s.id) {
+                        remove.push((id, self.op(call, id, service, "removed")));
+                    }
+                }
+                Change::Changed { service, needs, .. } => {
+                    if let (Some(id), Some(spec)) =
+                        (self.machine.named(service).map(|s| s.id), new.services.get(service))
+                    {
+                        let op = self.op(call, id, service, "updated");
+                        change.push(self.change(id, spec, *needs, op));
+                    }
+                }
+            }
+        }
+        self.tell(Event::Configure { add, change, remove });
+        self.publish_directory();
+    }
+
+    fn op(&mut self, call: Option<u64>, id: ServiceId, name: &str, done: &'static str) -> Option<OpId> {
+        call.map(|call| self.begin_op(call, id, name, done))
+    }
+
+    fn add(&mut self, spec: &Arc<Service>, call: Option<u64>) -> Setup {
+        self.last_service += 1;
+        let service = ServiceId(self.last_service);
+        let name: Arc<str> = (*spec.name).into();
+        let enabled = self.store.enabled(&name, spec.autostart);
+        let unit = Unit {
+            spec: Arc::clone(spec),
+            name: Arc::clone(&name),
+            sockets: Vec::new(),
+            enabled,
+            drained: false,
+            scaled: None,
+            health: Health::default(),
+            kept: None,
+        };
+        self.configure_logs(&unit);
+        self.units.insert(service, unit);
+        let op = if enabled { self.op(call, service, &name, "started") } else { None };
+        Setup {
+            service,
+            name: spec.name.clone(),
+            policy: Rc::new(Policy::new(spec)),
+            start: enabled,
+            last_generation: self.store.last_generation(&name),
+            op,
+        }
+    }
+
+    fn configure_logs(&mut self, unit: &Unit) {
+        if unit.spec.logs.capture
+            && let Err(e) = self.logs.configure(Arc::clone(&unit.name), unit.spec.logs.clone())
+        {
+            self.warn(None, &format!("the logs of {} cannot be set up: {e}", unit.name));
+        }
+    }
+
+    fn change(
+        &mut self,
+        id: ServiceId,
+        spec: &Arc<Service>,
+        needs: Needs,
+        op: Option<OpId>,
+    ) -> (ServiceId, Rc<Policy>, core::Change, Option<OpId>) {
+        if let Some(unit) = self.units.get_mut(&id) {
+            let logs = unit.spec.logs != spec.logs;
+            let health = unit.spec.health != spec.health;
+            unit.spec = Arc::clone(spec);
+            unit.enabled = self.store.enabled(&spec.name, spec.autostart);
+            if logs && spec.logs.capture {
+                // Best effort: the log thread says itself when it is stuck.
+                let _ = self.logs.configure(Arc::clone(&unit.name), spec.logs.clone());
+            }
+            let committed = self.machine.service(id).and_then(|s| s.committed()).map(|g| g.id);
+            if let (true, Some(committed)) = (health, committed) {
+                self.begin_health(committed);
+            }
+        }
+        let change = match needs {
+            Needs::Nothing | Needs::Live => core::Change::Live,
+            Needs::Scale | Needs::Reload => core::Change::Reload,
+            Needs::Restart => core::Change::Restart,
+        };
+        (id, Rc::new(Policy::new(spec)), change, op)
+    }
+
+    /// Tells the server which services there are, and who may what.
+    pub fn publish_directory(&mut self) {
+        self.deliver();
+        self.directory.replace(directory(&self.machine, &self.daemon));
+    }
+}
+
+pub fn directory(machine: &core::Machine, daemon: &crate::config::spec::Daemon) -> Directory {
+    let mut names: Vec<Box<str>> = machine.services().map(|s| s.name.clone()).collect();
+    names.sort_unstable();
+    Directory {
+        names: names.into(),
+        access: Access { owner: nix::unistd::geteuid().as_raw(), rules: daemon.access.clone().into() },
+        connections_per_user: daemon.control.connections_per_user,
+    }
+}
+
+fn show(change: &Change) -> Option<Shown> {
+    let (service, action, keys) = match change {
+        Change::Added { service } => (service.clone(), ChangeAction::Add, Vec::new()),
+        Change::Removed { service } => (service.clone(), ChangeAction::Remove, Vec::new()),
+        Change::Changed { service, keys, needs } => {
+            let action = match needs {
+                Needs::Nothing | Needs::Live => ChangeAction::Adjust,
+                Needs::Scale | Needs::Reload => ChangeAction::Reload,
+                Needs::Restart => ChangeAction::Restart,
+            };
+            (service.clone(), action, keys.iter().map(|k| k.key.as_str().into()).collect())
+        }
+        Change::Daemon { .. } => return None,
+    };
+    Some(Shown { service, action, keys })
+}

@@ -1,0 +1,330 @@
+//! Workers: spawned, watched, signalled, ended.
+
+use super::host::{Alarm, Host};
+use super::launch::{self, Own};
+use super::logs::{Attach, Stream};
+use super::token::{self, Token};
+use super::unit::{Need, Process};
+use crate::core::{Event, Exit, GenerationId, WorkerId};
+use crate::sys::poll::Interest;
+use crate::sys::process::{self, ExitStatus};
+use crate::sys::worker::{Worker, WorkerEvent};
+use crate::sys::{fifo, socket};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Room in a log pipe: what a service may write while svd is away.
+const PIPE_BYTES: usize = 1 << 20;
+
+impl Host {
+    /// Spawns a worker and sees to its output and readiness.
+    ///
+    /// # Errors
+    /// A sentence: the step that failed, on what, why.
+    pub fn spawn(&mut self, id: WorkerId, generation: GenerationId, slot: u32) -> Result<(), String> {
+        let output = self.make_pipes(id, generation, slot)?;
+        let notify = self.make_notify(id, generation)?;
+        let (ready_ours, ready_theirs) = self.make_ready(generation)?;
+        let unit = self.units.get(&generation.service);
+        let made = self.generations.get(&generation).ok_or("its generation is gone")?;
+        let own = Own {
+            slot,
+            scaled: unit.and_then(|u| u.scaled),
+            output: output.as_ref().map(|o| (&*o.stdout.0, &*o.stderr.as_ref().unwrap_or(&o.stdout).0)),
+            notify: notify.as_ref().map(|(path, _)| &**path),
+            ready: ready_theirs,
+        };
+        let prepared = launch::prepare(made, &self.around, &own)?;
+        let name = unit.map(|u| Arc::clone(&u.name)).unwrap_or_default();
+        let group = format!("{name}.{}.{slot}.{}", generation.number, id.0);
+        let mut worker =
+            Worker::start(&self.spawner, &prepared, &self.containment, &group).map_err(|e| e.to_string())?;
+        if let Some((fd, interest)) = worker.watch()
+            && let Err(e) = self.poll.add(fd, interest, token::of_worker(id))
+        {
+            let _ = worker.kill_tree();
+            return Err(format!("cannot watch the new process: {}", e.desc()));
+        }
+        let pipes = self.attach(&name, generation, slot, output);
+        let process = Process {
+            worker,
+            generation,
+            slot,
+            pipes,
+            needs: BTreeSet::new(),
+            ready: false,
+            notify: notify.map(|(_, socket)| socket),
+            ready_fd: ready_ours,
+            watch: None,
+            probes: Vec::new(),
+            status: None,
+            main_pid: None,
+            watchdog: None,
+            description: format!("{name} (generation {}, worker {slot})", generation.number).into(),
+            prepared: Rc::new(prepared),
+        };
+        self.workers.insert(id, process);
+        self.store.spawned(id.0);
+        self.begin_readiness(id);
+        Ok(())
+    }
+
+    fn make_pipes(&self, id: WorkerId, generation: GenerationId, slot: u32) -> Result<Option<Pipes>, String> {
+        let made = self.generations.get(&generation).ok_or("its generation is gone")?;
+        let spec = &made.plan.spec;
+        if !spec.logs.capture {
+            return Ok(None);
+        }
+        let owner = made.plan.run_as.ids.as_ref().map(|ids| (ids.uid, ids.gid));
+        let pipe = |stream: &str| -> Result<(PathBuf, OwnedFd), String> {
+            let path = self.around.paths.pipes().join(format!("{}.{slot}.{}.{stream}", spec.name, id.0));
+            let failed =
+                |e: std::io::Error| format!("cannot make the log pipe {}: {}", path.display(), crate::sys::io_text(&e));
+            fifo::create(&path, owner).map_err(failed)?;
+            let reader = fifo::open_reader(&path).map_err(failed)?;
+            fifo::grow(&reader, PIPE_BYTES);
+            Ok((path, reader.into()))
+        };
+        let joined = launch::joined(spec);
+        let stdout = pipe(if joined { "output" } else { "stdout" })?;
+        let stderr = if joined { None } else { Some(pipe("stderr")?) };
+        Ok(Some(Pipes { stdout, stderr }))
+    }
+
+    fn attach(
+        &mut self,
+        name: &Arc<str>,
+        generation: GenerationId,
+        slot: u32,
+        output: Option<Pipes>,
+    ) -> Vec<super::logs::PipeId> {
+        let Some(output) = output else { return Vec::new() };
+        let joined = output.stderr.is_none();
+        let mut pipes = Vec::with_capacity(1);
+        let first = if joined { Stream::Joined } else { Stream::Stdout };
+        let both = [(first, Some(output.stdout)), (Stream::Stderr, output.stderr)];
+        for (stream, (_, reader)) in both.into_iter().filter_map(|(s, pipe)| pipe.map(|p| (s, p))) {
+            let service = Arc::clone(name);
+            let origin = Attach { service, generation: generation.number, worker: slot, stream };
+            match self.logs.attach(origin, reader) {
+                Ok(pipe) => pipes.push(pipe),
+                Err(e) => {
+                    let text = format!("the output of generation {} cannot be kept: {e}", generation.number);
+                    self.warn(Some(generation.service), &text);
+                }
+            }
+        }
+        pipes
+    }
+
+    fn make_notify(
+        &self,
+        id: WorkerId,
+        generation: GenerationId,
+    ) -> Result<Option<(PathBuf, socket::NotifySocket)>, String> {
+        let made = self.generations.get(&generation).ok_or("its generation is gone")?;
+        if !launch::notifies(&made.plan.spec) {
+            return Ok(None);
+        }
+        let path = self.around.paths.notify().join(id.0.to_string());
+        let failed = |e: std::io::Error| {
+            format!("cannot make the notify socket {}: {}", path.display(), crate::sys::io_text(&e))
+        };
+        // Its path cannot be guessed at by listing, and only the service's own processes are heard.
+        let socket = socket::NotifySocket::bind(&path, 0o666).map_err(|e| e.to_string())?;
+        self.poll.add(&socket, Interest::Read, token::of_notify(id)).map_err(|e| failed(e.into()))?;
+        Ok(Some((path, socket)))
+    }
+
+    /// The readiness descriptor: our end, theirs.
+    fn make_ready(&self, generation: GenerationId) -> Result<(Option<File>, Option<Arc<OwnedFd>>), String> {
+        let made = self.generations.get(&generation).ok_or("its generation is gone")?;
+        if !made.plan.spec.ready.by.contains(&crate::config::spec::ReadyBy::Descriptor) {
+            return Ok((None, None));
+        }
+        let (ours, theirs) = fifo::pipe().map_err(|e| format!("cannot make a pipe: {}", crate::sys::io_text(&e)))?;
+        Ok((Some(File::from(ours)), Some(Arc::new(theirs))))
+    }
+
+    pub fn signal_worker(&mut self, id: WorkerId, signal: i32) {
+        let Some(process) = self.workers.get_mut(&id) else { return };
+        if let Err(e) = process.worker.signal(signal) {
+            let text = format!("cannot send signal {signal} to {}: {}", process.description, e.desc());
+            self.warn(None, &text);
+        }
+    }
+
+    /// Something of the epoll set is ready.
+    pub fn handle_descriptor(&mut self, token: u64) {
+        match token::parse(token) {
+            Some(Token::Signals) => self.handle_signals(),
+            Some(Token::Worker(id)) => self.handle_worker(id),
+            Some(Token::Notify(id)) => self.handle_notify(id),
+            Some(Token::Ready(id)) => self.handle_ready_descriptor(id),
+            Some(Token::Report(id)) => self.handle_report(id),
+            Some(Token::Check(number)) => self.handle_check(number),
+            None => {}
+        }
+    }
+
+    fn handle_worker(&mut self, id: WorkerId) {
+        loop {
+            let Some(process) = self.workers.get_mut(&id) else { return };
+            match process.worker.handle_ready() {
+                Ok(Some(event)) => self.worker_event(id, event),
+                Ok(None) => break,
+                Err(e) => {
+                    let text = format!("cannot learn about {}: {}", process.description, crate::sys::io_text(&e));
+                    self.warn(None, &text);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn worker_event(&mut self, id: WorkerId, event: WorkerEvent) {
+        match event {
+            WorkerEvent::Started(_) => {}
+            WorkerEvent::StubLost => {
+                self.rewatch(id);
+                let text = "its stub was killed: processes that leave the worker are not found any more";
+                let service = self.workers.get(&id).map(|p| p.generation.service);
+                self.warn(service, text);
+            }
+            WorkerEvent::Exited { status, leftovers } => {
+                self.ended(id, status, leftovers);
+                if leftovers {
+                    self.rewatch(id);
+                } else {
+                    self.release(id);
+                }
+            }
+            WorkerEvent::Empty => {
+                self.tell(Event::Empty { worker: id });
+                self.release(id);
+            }
+        }
+    }
+
+    /// What to wait for has changed.
+    fn rewatch(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get(&id) else { return };
+        let Some((fd, interest)) = process.worker.watch() else { return };
+        let token = token::of_worker(id);
+        if self.poll.modify(fd, interest, token).is_err()
+            && let Err(e) = self.poll.add(fd, interest, token)
+        {
+            let text = format!("cannot watch what is left of {}: {}", process.description, e.desc());
+            self.warn(None, &text);
+        }
+    }
+
+    fn ended(&mut self, id: WorkerId, status: ExitStatus, leftovers: bool) {
+        let Some(process) = self.workers.get_mut(&id) else { return };
+        process.probes.clear();
+        process.needs.clear();
+        // It never ran: the step that failed says more than an exit code.
+        let failure = process.worker.exec_failure().filter(|_| status == ExitStatus::Code(127));
+        let reason = failure.map(|failure| failure.describe(&process.prepared));
+        self.tell(Event::Exited { worker: id, exit: exit_of(status), leftovers, reason });
+    }
+
+    /// Nothing of a worker is left: closes what was open for it.
+    fn release(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.remove(&id) else { return };
+        self.alarms.retain(|(_, worker, _)| *worker != id);
+        for pipe in &process.pipes {
+            // Best effort: the log thread closes it at its end of file as well.
+            let _ = self.logs.detach(*pipe);
+        }
+        for wire in &process.prepared.descriptors {
+            if let crate::sys::spawn::Source::Path { path, .. } = &wire.source {
+                // What is in it is read through the descriptor that the log thread has.
+                let _ = std::fs::remove_file(std::path::Path::new(&*path.to_string_lossy()));
+            }
+        }
+        if process.notify.is_some() {
+            let _ = std::fs::remove_file(self.around.paths.notify().join(id.0.to_string()));
+        }
+    }
+
+    fn handle_signals(&mut self) {
+        while let Ok(Some((received, _))) = self.signals.next() {
+            use crate::sys::poll::Received;
+            match received {
+                Received::Terminate | Received::Interrupt | Received::Quit => {
+                    self.info(None, "told to end: everything is stopped in order");
+                    self.tell(Event::Shutdown);
+                }
+                Received::Hangup => self.update(false, crate::api::Reply::to_nobody()),
+                Received::User1 => {}
+                Received::User2 => {
+                    // A full queue means that the log thread hangs; it says so itself.
+                    let _ = self.logs.reopen();
+                }
+                Received::Child => self.reap_orphans(),
+                Received::Pipe => {}
+            }
+        }
+    }
+
+    /// Reaps what nobody tracks: orphans that came to svd, the sub-reaper. What is tracked is left to its pidfd.
+    fn reap_orphans(&mut self) {
+        while let Some(pid) = process::peek_any() {
+            let tracked = self.workers.iter().find(|(_, p)| p.worker.child_pid() == pid).map(|(id, _)| *id);
+            if let Some(id) = tracked {
+                self.handle_worker(id);
+                self.deliver();
+                if process::peek_any() == Some(pid) {
+                    return;
+                }
+                continue;
+            }
+            let check = self.checks.iter().find(|(_, c)| c.worker.child_pid() == pid).map(|(n, _)| *n);
+            if let Some(number) = check {
+                self.handle_check(number);
+                if process::peek_any() == Some(pid) {
+                    return;
+                }
+                continue;
+            }
+            if process::reap(pid).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Told by a probe, a message, a descriptor: one thing less to wait for.
+    pub fn satisfied(&mut self, id: WorkerId, need: Need) {
+        let Some(process) = self.workers.get_mut(&id) else { return };
+        if process.needs.remove(&need) && process.needs.is_empty() && !process.ready {
+            process.ready = true;
+            process.probes.clear();
+            self.tell(Event::Ready { worker: id });
+        }
+    }
+
+    pub fn handle_alarm(&mut self, id: WorkerId, alarm: Alarm) {
+        match alarm {
+            Alarm::Delay => self.satisfied(id, Need::Delay),
+            Alarm::Watchdog => self.watchdog_due(id),
+        }
+    }
+}
+
+struct Pipes {
+    stdout: (PathBuf, OwnedFd),
+    stderr: Option<(PathBuf, OwnedFd)>,
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    match status {
+        ExitStatus::Code(code) => Exit::Code(code),
+        ExitStatus::Signal { signal, .. } => Exit::Signal(signal),
+        ExitStatus::Unknown => Exit::Unknown,
+    }
+}
