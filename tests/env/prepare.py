@@ -77,7 +77,7 @@ def prepare_jar(where, name):
     # A manifest's line has at most 72 bytes; a continued one begins with a space.
     manifest = "Main-Class: %s\n" % main
     if jars:
-        manifest += "Class-Path:" + "".join("\n  %s" % jar.as_uri() for jar in jars) + "\n"
+        manifest += "Class-Path: ." + "".join("\n  %s" % jar.as_uri() for jar in jars) + "\n"
     (where / "manifest").write_text(manifest)
     run(["jar", "cfm", str(where / "app.jar"), str(where / "manifest"), "-C", str(classes), "."], java)
     stamp.write_text(wanted)
