@@ -42,14 +42,14 @@ impl Handler {
     pub async fn handle(&self, request: HttpRequest<Incoming>, peer: Peer, place: Rc<Place>) -> Response<Blocks> {
         let work = place.work();
         Counters::add(&self.context.counters.requests);
-        let method = request.method().as_str().to_string();
+        let path = request.uri().path().to_string();
         let mut response = match self.answer(request, peer).await {
             Ok(response) => response,
             Err(error) => {
                 let mut response = respond_error(&error);
-                if error.code == ErrorCode::MethodNotAllowed {
-                    let other = if method == "GET" { "POST" } else { "GET" };
-                    let value = HeaderValue::from_static(other);
+                if error.code == ErrorCode::MethodNotAllowed
+                    && let Ok(value) = HeaderValue::from_str(&routes::allowed(&path))
+                {
                     response.headers_mut().insert(ALLOW, value);
                 }
                 response

@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod client;
 mod connections;
 mod handle;
 mod http;

@@ -119,6 +119,13 @@ pub fn find(method: &str, path: &str) -> Result<Found, ApiError> {
         .hint(format!("Use {}.", other.join(" or "))))
 }
 
+/// Methods that `path` understands, for the `Allow` header.
+pub fn allowed(path: &str) -> String {
+    let fits = |r: &&Route| capture(r.path, path).is_some();
+    let methods: Vec<&str> = ROUTES.iter().filter(fits).map(|r| r.method).collect();
+    methods.join(", ")
+}
+
 /// `Some(Some(text))`: fits, with a placeholder.
 fn capture<'a>(pattern: &str, path: &'a str) -> Option<Option<&'a str>> {
     let Some((before, rest)) = pattern.split_once('{') else {
