@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Prepares the Python servers that the tests run, and prints the directory that holds them.
+"""Prepares the servers that the tests run, and prints the directory that holds them.
 
     tests/env/prepare.py [ENV...]       all of them by default; quick when nothing is to be done
 
-Each ENV becomes a virtual environment DIR/ENV, where DIR is $AIRDOCK_TEST_ENV or target/test-env. Packages come from
-the index that pip is configured for. Exit codes: 0 prepared; 2 no such environment; 3 not prepared, with the reason
+Each gunicorn-VERSION becomes a virtual environment DIR/ENV, where DIR is $AIRDOCK_TEST_ENV or target/test-env, with
+packages from the index that pip is configured for. `jdk` becomes DIR/jdk/app.jar; `tomcat` becomes DIR/tomcat/app.jar,
+whose manifest names Debian's Tomcat. Exit codes: 0 prepared; 2 no such environment; 3 not prepared, with the reason
 (tests then say that they are skipped, and why).
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -23,6 +25,16 @@ ENVIRONMENTS = {
     "gunicorn-20.1.0": ["gunicorn==20.1.0", "setuptools<82", *APPS],
 }
 STAMP = "airdock-requirements.txt"
+
+JAVA_APPS = Path(__file__).resolve().parents[1] / "apps" / "jvm"
+DEBIAN_JARS = Path("/usr/share/java")
+JARS = {
+    "jdk": ("InheritedServer", []),
+    "tomcat": ("TomcatServer", ["tomcat10-%s.jar" % part for part in (
+        "annotations-api", "api", "catalina", "coyote", "el-api", "jaspic-api", "jni", "jsp-api", "juli",
+        "servlet-api", "util", "util-scan")]),
+}
+SOURCES = {"jdk": ["InheritedServer.java"], "tomcat": ["SharedSocketDrain.java", "TomcatServer.java"]}
 
 
 def directory():
@@ -44,6 +56,33 @@ def prepare(where, requirements):
     stamp.write_text(wanted)
 
 
+def prepare_jar(where, name):
+    main, libraries = JARS[name]
+    sources = [JAVA_APPS / source for source in SOURCES[name]]
+    jars = [DEBIAN_JARS / library for library in libraries]
+    wanted = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    stamp = where / STAMP
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    missing = [str(jar) for jar in jars if not jar.exists()]
+    if missing:
+        print("cannot build %s without %s (on Debian: apt install libtomcat10-java)" % (name, missing[0]), file=sys.stderr)
+        sys.exit(3)
+    print("preparing %s" % where, file=sys.stderr)
+    shutil.rmtree(where, ignore_errors=True)
+    classes = where / "classes"
+    classes.mkdir(parents=True)
+    java = "build the Java test servers (on Debian: apt install default-jdk-headless)"
+    run(["javac", "-d", str(classes), "-cp", os.pathsep.join(map(str, jars)) or ".", *map(str, sources)], java)
+    # A manifest's line has at most 72 bytes; a continued one begins with a space.
+    manifest = "Main-Class: %s\n" % main
+    if jars:
+        manifest += "Class-Path: ." + "".join("\n  %s" % jar.as_uri() for jar in jars) + "\n"
+    (where / "manifest").write_text(manifest)
+    run(["jar", "cfm", str(where / "app.jar"), str(where / "manifest"), "-C", str(classes), "."], java)
+    stamp.write_text(wanted)
+
+
 def run(command, purpose):
     try:
         done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
@@ -56,17 +95,21 @@ def run(command, purpose):
 
 
 def main():
-    names = sys.argv[1:] or list(ENVIRONMENTS)
+    known = [*ENVIRONMENTS, *JARS]
+    names = sys.argv[1:] or known
     for name in names:
-        if name not in ENVIRONMENTS:
-            print("no environment %s; there are %s" % (name, ", ".join(ENVIRONMENTS)), file=sys.stderr)
+        if name not in known:
+            print("no environment %s; there are %s" % (name, ", ".join(known)), file=sys.stderr)
             sys.exit(2)
     base = directory()
     base.mkdir(parents=True, exist_ok=True)
     with open(base / "lock", "w") as lock:  # tests of one run may ask at the same time
         fcntl.flock(lock, fcntl.LOCK_EX)
         for name in names:
-            prepare(base / name, ENVIRONMENTS[name])
+            if name in JARS:
+                prepare_jar(base / name, name)
+            else:
+                prepare(base / name, ENVIRONMENTS[name])
     print(base)
 
 
