@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Text with placeholders (`{release}/app.jar`), kept as written; its placeholders are known to be valid.
@@ -16,8 +17,8 @@ pub struct Template(pub Box<str>);
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Config {
     pub daemon: Daemon,
-    /// By name, which is the file's name without `.toml`.
-    pub services: BTreeMap<Box<str>, Service>,
+    /// By name, which is the file's name without `.toml`. Shared: a generation keeps the one it was started with.
+    pub services: BTreeMap<Box<str>, Arc<Service>>,
 }
 
 /// `svd.toml`.
@@ -41,11 +42,7 @@ pub struct Control {
 
 impl Default for Control {
     fn default() -> Self {
-        Control {
-            mode: None,
-            group: None,
-            connections_per_user: 64,
-        }
+        Control { mode: None, group: None, connections_per_user: 64 }
     }
 }
 
@@ -97,21 +94,9 @@ pub struct Service {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    Gunicorn {
-        app: Template,
-        python: Option<Template>,
-        workers: Workers,
-        args: Vec<Template>,
-    },
-    Jvm {
-        program: JvmProgram,
-        java: Option<Template>,
-        java_options: Vec<Template>,
-        args: Vec<Template>,
-    },
-    Command {
-        command: Vec<Template>,
-    },
+    Gunicorn { app: Template, python: Option<Template>, workers: Workers, args: Vec<Template> },
+    Jvm { program: JvmProgram, java: Option<Template>, java_options: Vec<Template>, args: Vec<Template> },
+    Command { command: Vec<Template> },
 }
 
 /// Gunicorn's own workers.
@@ -127,10 +112,7 @@ pub enum Workers {
 #[derive(Clone, Debug, PartialEq)]
 pub enum JvmProgram {
     Jar(Template),
-    Main {
-        class: Template,
-        classpath: Vec<Template>,
-    },
+    Main { class: Template, classpath: Vec<Template> },
 }
 
 /// `[sockets.NAME]`.
@@ -145,12 +127,7 @@ pub struct Socket {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     Tcp(SocketAddr),
-    Unix {
-        path: PathBuf,
-        mode: u32,
-        owner: Option<Box<str>>,
-        group: Option<Box<str>>,
-    },
+    Unix { path: PathBuf, mode: u32, owner: Option<Box<str>>, group: Option<Box<str>> },
 }
 
 /// `[ready]`: every way has the timeout.
@@ -205,6 +182,8 @@ pub enum Expect {
 pub struct Health {
     /// [`ReadyBy::Http`], [`ReadyBy::Tcp`] or [`ReadyBy::Command`] only; none when only the watchdog is on.
     pub by: Option<ReadyBy>,
+    /// How long a TCP or command check may take; an HTTP probe has a limit of its own. Default 5 s.
+    pub timeout: Duration,
     pub interval: Duration,
     /// Consecutive failures before the action.
     pub failures: u32,
