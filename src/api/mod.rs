@@ -1,1 +1,42 @@
-//! See the code map in the crate's documentation.
+//! How programs talk to svd: HTTP/1.1 with JSON over a UNIX socket, and a read-only HTTP address for load balancers
+//! and Prometheus.
+//!
+//! The way of a request: [`server`] accepts, [`peer`] says who asks, [`request`] turns HTTP into a typed [`Request`],
+//! names are resolved and [`access`] decides, [`audit`] writes it down, and the daemon gets a [`Call`] whose
+//! [`Reply`] it answers. The daemon therefore sees only requests that are well-formed and allowed.
+//!
+//! May use `config` (access rules); may not use `core`, `daemon` or `sys`.
+
+pub mod access;
+pub mod audit;
+pub mod client;
+mod connections;
+mod handle;
+mod http;
+pub mod metrics;
+pub mod peer;
+pub mod public;
+pub mod reply;
+pub mod request;
+pub mod resolve;
+pub mod routes;
+pub mod server;
+#[cfg(test)]
+pub mod testing;
+pub mod types;
+
+pub use peer::Peer;
+pub use reply::{ByteStream, Reply};
+pub use request::{Request, Verb};
+pub use types::{ApiError, ErrorCode};
+
+/// One request on its way to the daemon, which answers through `reply`.
+///
+/// It is allowed, its names are resolved and exist (they may vanish before the daemon looks: then the result of that
+/// service is [`ErrorCode::UnknownService`]). A client that goes away does not stop what it has asked for.
+#[derive(Debug)]
+pub struct Call {
+    pub peer: Peer,
+    pub request: Request,
+    pub reply: Reply,
+}

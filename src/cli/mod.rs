@@ -1,4 +1,89 @@
-//! See the code map in the crate's documentation.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! `svctl`: arguments ([`args`]), one file per verb or close family, rendering ([`render`], pure) and exit codes
+//! ([`exit`]). Talks to svd through [`crate::api::client`] alone.
+//!
+//! Data goes to stdout, progress and messages to stderr; nothing ever asks a question.
+
+mod act;
+pub mod args;
+pub mod check;
+mod context;
+pub mod demo;
+mod events;
+mod exit;
+mod host;
+mod logs;
+mod manual;
+mod pid;
+pub mod render;
+mod status;
+pub mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use context::Context;
+use exit::{CliError, Exit};
+
+/// Entry point of `svctl`.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing fails when nobody reads, which is no reason to complain.
+            let _ = error.print();
+            return match error.exit_code() {
+                0 => Exit::Ok.into(),
+                _ => Exit::Usage.into(),
+            };
+        }
+    };
+    match cli.command {
+        Command::Check(args) => {
+            let checked = check::check_dir(&args.dir, cli.json);
+            print!("{}", checked.text);
+            return if checked.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        Command::Demo(args) => return demo::run(cli.json, args.seconds),
+        _ => {}
+    }
+    let context = Context::new(cli.socket, cli.json);
+    let done = run(&context, cli.command);
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => context.report(&error).into(),
+    }
 }
+
+fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
+    match command {
+        Command::Status(args) => status::status(context, &args),
+        Command::IsActive(args) => status::is_active(context, &args),
+        Command::Start(args) => act::simple(context, "start", &args.names),
+        Command::Stop(args) => act::simple(context, "stop", &args.names),
+        Command::Restart(args) => act::simple(context, "restart", &args.names),
+        Command::Enable(args) => act::simple(context, "enable", &args.names),
+        Command::Disable(args) => act::simple(context, "disable", &args.names),
+        Command::Drain(args) => act::simple(context, "drain", &args.names),
+        Command::Undrain(args) => act::simple(context, "undrain", &args.names),
+        Command::Reload(args) => act::reload(context, &args),
+        Command::Scale(args) => act::scale(context, &args),
+        Command::Signal(args) => act::signal(context, &args),
+        Command::Update(args) => host::update(context, &args),
+        Command::Shutdown => host::shutdown(context),
+        Command::Version => host::version(context),
+        Command::Exec(args) => host::exec(context, &args),
+        Command::Pid(args) => pid::pid(context, &args.names),
+        Command::Logs(args) => logs::logs(context, &args),
+        Command::Events(args) => events::events(context, &args),
+        Command::Completions(args) => manual::completions(args.shell),
+        Command::Man => manual::man(),
+        // Taken before a context was made: they need no svd.
+        Command::Check(_) | Command::Demo(_) => Ok(Exit::Ok),
+    }
+}
+
+#[cfg(test)]
+#[path = "cli_test.rs"]
+mod tests;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Text with placeholders (`{release}/app.jar`), kept as written; its placeholders are known to be valid.
@@ -16,8 +17,8 @@ pub struct Template(pub Box<str>);
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Config {
     pub daemon: Daemon,
-    /// By name, which is the file's name without `.toml`.
-    pub services: BTreeMap<Box<str>, Service>,
+    /// By name, which is the file's name without `.toml`. Shared: a generation keeps the one it was started with.
+    pub services: BTreeMap<Box<str>, Arc<Service>>,
 }
 
 /// `svd.toml`.
@@ -181,6 +182,8 @@ pub enum Expect {
 pub struct Health {
     /// [`ReadyBy::Http`], [`ReadyBy::Tcp`] or [`ReadyBy::Command`] only; none when only the watchdog is on.
     pub by: Option<ReadyBy>,
+    /// How long a TCP or command check may take; an HTTP probe has a limit of its own. Default 5 s.
+    pub timeout: Duration,
     pub interval: Duration,
     /// Consecutive failures before the action.
     pub failures: u32,

@@ -1,1 +1,45 @@
-//! See the code map in the crate's documentation.
+//! PURE decisions: what to start, commit, signal, stop and retry. [`Machine::handle`] takes an event and the time and
+//! returns actions; [`Machine::next_timeout`] says when it wants to be called again. No clock, no file, no process, no
+//! hash order; the only chance is a seeded generator for jitter.
+//!
+//! # The contract
+//!
+//! A **service** is wanted up or down ([`Command::Start`], [`Command::Stop`], configuration). It owns **generations**:
+//! at most one *candidate* (booting, answering nobody where it can be gated), at most one *committed* (it serves), and
+//! a bounded number of *draining* ones. A generation has **slots** (one, or `instances`); a slot holds at most one
+//! **worker**; a worker is one spawned process with whatever it forked, and its number is never used twice (I3).
+//!
+//! * **Who decides**: commands and configuration change what is wanted; exits and readiness change what is. Every
+//!   event ends in the same place: a pass over the touched services that moves them towards what is wanted.
+//! * **Commit**: when every slot of the candidate is ready. Only then is the old generation told to drain (I2). A
+//!   candidate that exits, times out or is told to be unready before is taken back; the old generation never notices.
+//! * **A first start** has no old generation: its candidate retries with backoff instead of being taken back.
+//! * **Stop** interrupts everything. A newer reload supersedes one in progress. Start during a stop starts afterwards.
+//! * **Leftovers**: when a worker's main process ends and others of it remain, they get the stop signal, the rest of
+//!   the grace time, then the kill (I4). Where old and new may run side by side the replacement does not wait.
+//! * **Failed**: too many failures within a window. Visible, sockets closed, tried again later or by `start`.
+//!
+//! What the machine may not do: read a clock, touch a process, decide by the order of a hash, or keep a timer that
+//! nothing will clear (I7).
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod event;
+mod generation;
+mod machine;
+mod order;
+mod policy;
+mod reload;
+mod restart;
+mod service;
+mod time;
+mod timers;
+mod worker;
+
+pub use event::{
+    Action, Change, Command, Event, Exit, Failure, GenerationId, Level, OpId, ServiceId, Setup, Source, WorkerId,
+};
+pub use generation::{Generation, Role, Slot, SlotState, Worker, WorkerState};
+pub use machine::Machine;
+pub use policy::Policy;
+pub use service::{Phase, Service, State};
+pub use time::Time;

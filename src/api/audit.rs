@@ -1,0 +1,66 @@
+//! The record of who did what. The daemon gives the sink; the server writes to it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::request::Verb;
+use super::types::ErrorCode;
+
+/// One line of the audit journal. A change has two: one before anything is done, one with the outcome; both have the
+/// same `id`. A refused one has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// Counts up from 1 in the life of one svd.
+    pub id: u64,
+    pub time: SystemTime,
+    pub uid: u32,
+    pub pid: i32,
+    /// Empty for a user that the database does not know.
+    pub user: Box<str>,
+    pub verb: Verb,
+    /// Resolved names; empty for what concerns the host.
+    pub services: Vec<Box<str>>,
+    /// What was asked for beside the names: `release=…`, `signal=HUP`, `count=6`.
+    pub detail: Box<str>,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Allowed; about to be done.
+    Begun,
+    Done,
+    Failed(ErrorCode),
+    /// Not allowed; nothing was done.
+    Refused,
+}
+
+impl Outcome {
+    /// `begun`, `done`, `refused`, or the code of the error.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Begun => "begun",
+            Outcome::Done => "done",
+            Outcome::Refused => "refused",
+            Outcome::Failed(code) => code.as_str(),
+        }
+    }
+}
+
+/// Where records go. It must not block: it is called on the supervising loop.
+pub type AuditSink = Arc<dyn Fn(&AuditRecord) + Send + Sync>;
+
+/// What a [`super::Reply`] needs to write the outcome.
+#[derive(Clone)]
+pub(super) struct Pending {
+    pub record: AuditRecord,
+    pub sink: AuditSink,
+}
+
+impl Pending {
+    pub fn write(mut self, outcome: Outcome) {
+        self.record.time = SystemTime::now();
+        self.record.outcome = outcome;
+        (self.sink)(&self.record);
+    }
+}

@@ -1,0 +1,169 @@
+//! One request: from HTTP over names, rights and journal to a [`Call`], and back.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Request as HttpRequest, Response};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Call;
+use super::audit::{AuditRecord, Outcome, Pending};
+use super::connections::Place;
+use super::http::{Blocks, respond, respond_error};
+use super::peer::Peer;
+use super::reply::{Counters, Reply};
+use super::request::{Name, Request, Verb};
+use super::resolve::{forbidden, resolve};
+use super::routes::{self, Parsed};
+use super::server::{Limits, ServerContext, too_many};
+use super::types::{ApiError, ErrorCode};
+
+/// How long a request waits for the supervising loop to take it.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub(super) struct Handler {
+    context: ServerContext,
+    last_id: Rc<Cell<u64>>,
+}
+
+impl Handler {
+    pub fn new(context: ServerContext) -> Handler {
+        Handler { context, last_id: Rc::default() }
+    }
+
+    pub async fn handle(&self, request: HttpRequest<Incoming>, peer: Peer, place: Rc<Place>) -> Response<Blocks> {
+        let work = place.work();
+        Counters::add(&self.context.counters.requests);
+        let path = request.uri().path().to_string();
+        let mut response = match self.answer(request, peer).await {
+            Ok(response) => response,
+            Err(error) => {
+                let mut response = respond_error(&error);
+                if error.code == ErrorCode::MethodNotAllowed
+                    && let Ok(value) = HeaderValue::from_str(&routes::allowed(&path))
+                {
+                    response.headers_mut().insert(ALLOW, value);
+                }
+                response
+            }
+        };
+        response.body_mut().hold(work);
+        response
+    }
+
+    async fn answer(&self, request: HttpRequest<Incoming>, peer: Peer) -> Result<Response<Blocks>, ApiError> {
+        let found = routes::find(request.method().as_str(), request.uri().path())?;
+        let (head, body) = request.into_parts();
+        let body = read_body(body, &self.context.limits).await?;
+        let parsed = routes::parse(found, head.uri.query(), &body, SystemTime::now())?;
+        let mut request = match parsed {
+            Parsed::Request(request) => request,
+            Parsed::Reserved(verb, name) => return Err(self.reserved(verb, name, &peer)),
+        };
+        let directory = self.context.directory.get();
+        let audit = self.pending(&request, &peer);
+        if let Err(error) = resolve(&mut request, &directory.names, &directory.access, &peer) {
+            if error.code == ErrorCode::Forbidden {
+                Counters::add(&self.context.counters.requests_refused);
+                if let Some(audit) = audit {
+                    audit.write(Outcome::Refused);
+                }
+            }
+            return Err(error);
+        }
+        let audit = audit.map(|mut audit| {
+            audit.record.services = services_of(&request);
+            audit.clone().write(Outcome::Begun);
+            audit
+        });
+        ask(&self.context, request, peer, audit).await
+    }
+
+    /// A right that is there, for a function that is not.
+    fn reserved(&self, verb: Verb, name: Option<Name>, peer: &Peer) -> ApiError {
+        let name = name.unwrap_or_else(|| "*".into());
+        if !self.context.directory.get().access.allows(peer, verb, &name) {
+            Counters::add(&self.context.counters.requests_refused);
+            return forbidden(peer, verb, &name);
+        }
+        let verb = verb.as_str();
+        ApiError::new(ErrorCode::NotImplemented, format!("This version of svd cannot {verb}; the word is reserved."))
+    }
+
+    fn pending(&self, request: &Request, peer: &Peer) -> Option<Pending> {
+        let verb = request.verb();
+        if verb.is_read() {
+            return None;
+        }
+        let id = self.last_id.get() + 1;
+        self.last_id.set(id);
+        let record = AuditRecord {
+            id,
+            time: SystemTime::now(),
+            uid: peer.uid,
+            pid: peer.pid,
+            user: peer.user.clone(),
+            verb,
+            services: services_of(request),
+            detail: request.detail(),
+            outcome: Outcome::Begun,
+        };
+        Some(Pending { record, sink: Arc::clone(&self.context.audit) })
+    }
+}
+
+fn services_of(request: &Request) -> Vec<Name> {
+    request.services().cloned().unwrap_or_default()
+}
+
+/// Hands a request to the daemon and waits for the beginning of its answer.
+pub(super) async fn ask(
+    context: &ServerContext,
+    request: Request,
+    peer: Peer,
+    audit: Option<Pending>,
+) -> Result<Response<Blocks>, ApiError> {
+    let (reply, answer) = Reply::new(request.has_lines(), Arc::clone(&context.counters), audit);
+    let call = Call { peer, request, reply };
+    if let Err(error) = context.calls.try_send(call) {
+        let ending = || ApiError::new(ErrorCode::Unavailable, "svd is about to end.");
+        let call = match error {
+            mpsc::error::TrySendError::Full(call) => call,
+            mpsc::error::TrySendError::Closed(call) => {
+                call.reply.error(ending());
+                return Err(ending());
+            }
+        };
+        match timeout(QUEUE_TIMEOUT, context.calls.reserve()).await {
+            Ok(Ok(permit)) => permit.send(call),
+            Ok(Err(_)) => call.reply.error(ending()),
+            Err(_) => call.reply.error(too_many("svd has too many requests to do.")),
+        }
+    }
+    match answer.await {
+        Ok(answer) => Ok(respond(answer)),
+        // A reply that is dropped answers; see its Drop.
+        Err(_) => Err(ApiError::new(ErrorCode::Internal, "svd gave no answer.")),
+    }
+}
+
+async fn read_body(body: Incoming, limits: &Limits) -> Result<Bytes, ApiError> {
+    let bad = |message: String| ApiError::new(ErrorCode::BadRequest, message);
+    let whole = timeout(limits.request_timeout, Limited::new(body, limits.body).collect());
+    match whole.await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(ApiError::new(ErrorCode::TooLarge, format!("The body has more than {} bytes.", limits.body)))
+        }
+        Ok(Err(error)) => Err(bad(format!("The body did not arrive: {error}."))),
+        Err(_) => Err(bad(format!("The body did not arrive within {} seconds.", limits.request_timeout.as_secs()))),
+    }
+}

@@ -1,0 +1,108 @@
+//! The read-only HTTP address: `/health`, `/health/NAME`, `/metrics`.
+//!
+//! There is no access check and no audit, so that nothing beyond these three is ever asked of the daemon.
+
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Method, Request as HttpRequest, Response};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::connections::{Connections, Place, Rooms};
+use super::handle::ask;
+use super::http::{self, Blocks, respond_error};
+use super::peer::Peer;
+use super::reply::Counters;
+use super::request::Request;
+use super::server::{ServerContext, too_many, wait_after};
+use super::types::{ApiError, ErrorCode};
+
+/// All there is; `docs/openapi.yaml` has the same.
+pub const PATHS: [&str; 3] = ["/health", "/health/{name}", "/metrics"];
+
+/// Everybody is one user here, who has all places: the oldest idle connection gives way.
+const ANYBODY: u32 = u32::MAX;
+
+/// Serves until the future is dropped, on the current thread ([`tokio::task::LocalSet`] needed). The daemon is asked
+/// for nothing but [`Request::PublicHealth`] and [`Request::Metrics`].
+pub async fn serve(listener: TcpListener, context: ServerContext) {
+    let connections = Connections::default();
+    let places = context.limits.connections as usize;
+    let rooms = Rooms { per_user: places, shared: places, for_root: 0 };
+    let mut tasks = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = tasks.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                wait_after(&error).await;
+                continue;
+            }
+        };
+        Counters::add(&context.counters.connections);
+        let Some(place) = connections.admit(ANYBODY, rooms) else {
+            Counters::add(&context.counters.connections_refused);
+            let error = too_many("Too many connections are open at once.");
+            let _ = stream.try_read(&mut [0; 4096]);
+            let _ = stream.try_write(&http::refusal(&error));
+            continue;
+        };
+        let context = context.clone();
+        tasks.spawn_local(async move {
+            let place = Rc::new(place);
+            let handle = |request| handle(&context, request, Rc::clone(&place));
+            tokio::select! {
+                () = http::serve_connection(stream, &context.limits, &context.counters, handle) => {}
+                () = place.lost() => {}
+            }
+        });
+    }
+}
+
+async fn handle(context: &ServerContext, request: HttpRequest<Incoming>, place: Rc<Place>) -> Response<Blocks> {
+    let work = place.work();
+    Counters::add(&context.counters.requests);
+    let mut response = match read(&request) {
+        Ok(request) => ask(context, request, Peer::nobody(), None).await.unwrap_or_else(|error| respond_error(&error)),
+        Err(error) => {
+            let mut response = respond_error(&error);
+            if error.code == ErrorCode::MethodNotAllowed {
+                let value = HeaderValue::from_static("GET, HEAD");
+                response.headers_mut().insert(ALLOW, value);
+            }
+            response
+        }
+    };
+    response.body_mut().hold(work);
+    response
+}
+
+fn read<B>(request: &HttpRequest<B>) -> Result<Request, ApiError> {
+    let path = request.uri().path();
+    let asked = match path.strip_suffix('/').unwrap_or(path) {
+        "/health" => Request::PublicHealth { name: None },
+        "/metrics" => Request::Metrics,
+        path => match path.strip_prefix("/health/") {
+            Some(name) if !name.is_empty() && !name.contains(['/', '%']) => {
+                Request::PublicHealth { name: Some(name.into()) }
+            }
+            _ => {
+                let list = PATHS.iter().map(|p| format!("GET {p}").into()).collect();
+                return Err(ApiError::new(ErrorCode::UnknownRoute, format!("There is no {path} here.")).details(list));
+            }
+        },
+    };
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(ApiError::new(ErrorCode::MethodNotAllowed, format!("{path} can only be read (GET).")));
+    }
+    Ok(asked)
+}
+
+#[cfg(test)]
+#[path = "public_test.rs"]
+mod tests;

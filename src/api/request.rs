@@ -1,0 +1,324 @@
+//! What can be asked, as the daemon sees it. [`super::routes`] makes these from HTTP.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::access::Scope;
+
+/// A name of a service; before it is resolved it may have `*` in it.
+pub type Name = Box<str>;
+
+/// A request that is allowed and whose names are resolved: sorted, each once, none of them a pattern.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// [`super::types::StatusList`], or with `full` [`super::types::FullStatusList`].
+    Status {
+        services: Vec<Name>,
+        full: bool,
+    },
+    /// [`super::types::ServiceStatus`].
+    Service {
+        name: Name,
+    },
+    /// Until ready. [`super::types::ActionResult`], as for the next ones.
+    Start {
+        services: Vec<Name>,
+    },
+    /// Until nothing of them is left.
+    Stop {
+        services: Vec<Name>,
+    },
+    Restart {
+        services: Vec<Name>,
+    },
+    Reload {
+        services: Vec<Name>,
+        /// `None`: what `current` names now.
+        release: Option<Box<str>>,
+    },
+    Enable {
+        services: Vec<Name>,
+    },
+    Disable {
+        services: Vec<Name>,
+    },
+    /// Out of the load balancer: `/health/NAME` turns 503.
+    Drain {
+        services: Vec<Name>,
+    },
+    Undrain {
+        services: Vec<Name>,
+    },
+    Scale {
+        services: Vec<Name>,
+        /// At least 1.
+        count: u32,
+    },
+    Signal {
+        services: Vec<Name>,
+        /// 1 to 64.
+        signal: i32,
+        /// `None`: all workers of the committed generation.
+        worker: Option<u32>,
+    },
+    /// [`super::types::PidList`].
+    Pid {
+        services: Vec<Name>,
+    },
+    /// Bytes by [`super::Reply::stream`].
+    Logs(LogsRequest),
+    /// [`super::types::Event`], one a line, by [`super::Reply::stream`].
+    Events(EventsRequest),
+    /// Reads the configuration again. [`super::types::UpdateResult`].
+    Update {
+        /// Says what would be done.
+        dry_run: bool,
+    },
+    /// [`super::types::Version`].
+    Version,
+    /// Stops everything in order, then svd.
+    Shutdown,
+    /// Of the public address, by [`super::Reply::health`]: of the host, or of one service (which may be unknown).
+    PublicHealth {
+        name: Option<Name>,
+    },
+    /// Of the public address, by [`super::Reply::metrics`].
+    Metrics,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogsRequest {
+    pub name: Name,
+    /// Goes on until the client leaves.
+    pub follow: bool,
+    /// The last so many lines; `None` with `since` or `from`: all of them from there.
+    pub lines: Option<u64>,
+    pub since: Option<SystemTime>,
+    /// Offset in the log's own count, to go on after a lost connection (see [`super::Reply::stream`]).
+    pub from: Option<u64>,
+    /// The file of its own that stderr has, where it is apart.
+    pub stderr: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventsRequest {
+    /// Goes on until the client leaves; without it: the latest that svd remembers.
+    pub follow: bool,
+    /// Which services' events; those of the host as a whole go to everyone.
+    pub scope: Scope,
+}
+
+/// What access rules grant. One word may cover several requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// `status`, `pid`, `events`, `is-active`.
+    Status,
+    Logs,
+    Start,
+    Stop,
+    Restart,
+    Reload,
+    Update,
+    Enable,
+    Disable,
+    /// And `undrain`.
+    Drain,
+    Scale,
+    Signal,
+    Shutdown,
+    /// Not covered by `*`.
+    Exec,
+    /// Root's; not covered by `*`.
+    Upgrade,
+    /// Anyone who may connect.
+    Version,
+}
+
+impl Verb {
+    pub const ALL: [Verb; 16] = [
+        Verb::Status,
+        Verb::Logs,
+        Verb::Start,
+        Verb::Stop,
+        Verb::Restart,
+        Verb::Reload,
+        Verb::Update,
+        Verb::Enable,
+        Verb::Disable,
+        Verb::Drain,
+        Verb::Scale,
+        Verb::Signal,
+        Verb::Shutdown,
+        Verb::Exec,
+        Verb::Upgrade,
+        Verb::Version,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Status => "status",
+            Verb::Logs => "logs",
+            Verb::Start => "start",
+            Verb::Stop => "stop",
+            Verb::Restart => "restart",
+            Verb::Reload => "reload",
+            Verb::Update => "update",
+            Verb::Enable => "enable",
+            Verb::Disable => "disable",
+            Verb::Drain => "drain",
+            Verb::Scale => "scale",
+            Verb::Signal => "signal",
+            Verb::Shutdown => "shutdown",
+            Verb::Exec => "exec",
+            Verb::Upgrade => "upgrade",
+            Verb::Version => "version",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Verb> {
+        Verb::ALL.into_iter().find(|v| v.as_str() == name)
+    }
+
+    /// Concerns the host, not single services: a rule grants it only where its services are `*`.
+    pub fn is_of_the_host(self) -> bool {
+        matches!(self, Verb::Update | Verb::Shutdown | Verb::Upgrade | Verb::Version)
+    }
+
+    /// Changes nothing, and is not in the audit journal.
+    pub fn is_read(self) -> bool {
+        matches!(self, Verb::Status | Verb::Logs | Verb::Version)
+    }
+}
+
+impl Request {
+    pub fn verb(&self) -> Verb {
+        match self {
+            Request::Status { .. }
+            | Request::Service { .. }
+            | Request::Pid { .. }
+            | Request::Events(_)
+            | Request::PublicHealth { .. }
+            | Request::Metrics => Verb::Status,
+            Request::Start { .. } => Verb::Start,
+            Request::Stop { .. } => Verb::Stop,
+            Request::Restart { .. } => Verb::Restart,
+            Request::Reload { .. } => Verb::Reload,
+            Request::Enable { .. } => Verb::Enable,
+            Request::Disable { .. } => Verb::Disable,
+            Request::Drain { .. } | Request::Undrain { .. } => Verb::Drain,
+            Request::Scale { .. } => Verb::Scale,
+            Request::Signal { .. } => Verb::Signal,
+            Request::Logs(_) => Verb::Logs,
+            Request::Update { .. } => Verb::Update,
+            Request::Version => Verb::Version,
+            Request::Shutdown => Verb::Shutdown,
+        }
+    }
+
+    /// Answered by lines of JSON: progress, then the result.
+    pub fn has_lines(&self) -> bool {
+        match self {
+            Request::Events(_) => true,
+            Request::Status { .. }
+            | Request::Service { .. }
+            | Request::Pid { .. }
+            | Request::Logs(_)
+            | Request::Version
+            | Request::PublicHealth { .. }
+            | Request::Metrics => false,
+            _ => true,
+        }
+    }
+
+    /// The list of names, where the request has one.
+    pub fn services(&self) -> Option<&Vec<Name>> {
+        match self {
+            Request::Status { services, .. }
+            | Request::Start { services }
+            | Request::Stop { services }
+            | Request::Restart { services }
+            | Request::Reload { services, .. }
+            | Request::Enable { services }
+            | Request::Disable { services }
+            | Request::Drain { services }
+            | Request::Undrain { services }
+            | Request::Scale { services, .. }
+            | Request::Signal { services, .. }
+            | Request::Pid { services } => Some(services),
+            _ => None,
+        }
+    }
+
+    pub(super) fn services_mut(&mut self) -> Option<&mut Vec<Name>> {
+        match self {
+            Request::Status { services, .. }
+            | Request::Start { services }
+            | Request::Stop { services }
+            | Request::Restart { services }
+            | Request::Reload { services, .. }
+            | Request::Enable { services }
+            | Request::Disable { services }
+            | Request::Drain { services }
+            | Request::Undrain { services }
+            | Request::Scale { services, .. }
+            | Request::Signal { services, .. }
+            | Request::Pid { services } => Some(services),
+            _ => None,
+        }
+    }
+
+    /// The one name, where the request has exactly one.
+    pub fn single_name(&self) -> Option<&str> {
+        match self {
+            Request::Service { name } => Some(name),
+            Request::Logs(logs) => Some(&logs.name),
+            _ => None,
+        }
+    }
+
+    /// For the audit journal: what was asked for beside names.
+    pub(super) fn detail(&self) -> Box<str> {
+        match self {
+            Request::Reload { release: Some(id), .. } => format!("release={id}").into(),
+            Request::Scale { count, .. } => format!("count={count}").into(),
+            Request::Signal { signal, worker: Some(worker), .. } => {
+                format!("signal={} worker={worker}", signal_name(*signal)).into()
+            }
+            Request::Signal { signal, .. } => format!("signal={}", signal_name(*signal)).into(),
+            Request::Undrain { .. } => "undrain".into(),
+            _ => "".into(),
+        }
+    }
+}
+
+/// `HUP`, `SIGHUP`, `hup` or `1`; real-time signals by number only.
+pub fn parse_signal(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
+}
+
+/// `HUP`, or the number where there is no name.
+pub fn signal_name(number: i32) -> String {
+    match nix::sys::signal::Signal::try_from(number) {
+        Ok(signal) => signal.as_str().trim_start_matches("SIG").to_string(),
+        Err(_) => number.to_string(),
+    }
+}
+
+/// A point in time as a duration before now (`10m`) or RFC 3339 (`2026-11-22T18:40:00Z`).
+pub fn parse_since(text: &str, now: SystemTime) -> Option<SystemTime> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Some(now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH));
+    }
+    if let Ok(seconds) = text.parse::<u64>() {
+        let ago = Duration::from_secs(seconds);
+        return Some(now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH));
+    }
+    humantime::parse_rfc3339_weak(text).ok()
+}

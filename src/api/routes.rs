@@ -1,0 +1,403 @@
+//! From HTTP to a [`Request`]: one table of routes, one function that reads what belongs to a route. Pure.
+
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::access::Scope;
+use super::request::{EventsRequest, LogsRequest, Name, Request, Verb, parse_signal, parse_since, signal_name};
+use super::types::{ApiError, ErrorCode};
+
+/// What a route is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Status,
+    Service,
+    Start,
+    Stop,
+    Restart,
+    Reload,
+    Enable,
+    Disable,
+    Drain,
+    Undrain,
+    Scale,
+    Signal,
+    Pid,
+    Logs,
+    Events,
+    Update,
+    Version,
+    Shutdown,
+    /// Reserved.
+    Exec,
+    /// Reserved.
+    Upgrade,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    pub method: &'static str,
+    /// `{names}`: one or several names or patterns, separated by commas; `{name}`: one name.
+    pub path: &'static str,
+    pub endpoint: Endpoint,
+    pub about: &'static str,
+}
+
+const fn route(method: &'static str, path: &'static str, endpoint: Endpoint, about: &'static str) -> Route {
+    Route { method, path, endpoint, about }
+}
+
+/// All of the control socket. `docs/openapi.yaml` has the same ones; a test compares.
+pub const ROUTES: &[Route] = &[
+    route("GET", "/v1/status", Endpoint::Status, "State of services"),
+    route("GET", "/v1/services/{name}", Endpoint::Service, "Everything about one service"),
+    route("POST", "/v1/services/{names}/start", Endpoint::Start, "Start, until ready"),
+    route("POST", "/v1/services/{names}/stop", Endpoint::Stop, "Stop, until nothing is left"),
+    route("POST", "/v1/services/{names}/restart", Endpoint::Restart, "Stop and start"),
+    route("POST", "/v1/services/{names}/reload", Endpoint::Reload, "Replace by a new generation"),
+    route("POST", "/v1/services/{names}/enable", Endpoint::Enable, "Start when svd starts"),
+    route("POST", "/v1/services/{names}/disable", Endpoint::Disable, "Do not start when svd starts"),
+    route("POST", "/v1/services/{names}/drain", Endpoint::Drain, "Take out of the load balancer"),
+    route("POST", "/v1/services/{names}/undrain", Endpoint::Undrain, "Put back into the load balancer"),
+    route("POST", "/v1/services/{names}/scale", Endpoint::Scale, "Change the number of workers"),
+    route("POST", "/v1/services/{names}/signal", Endpoint::Signal, "Send a signal"),
+    route("GET", "/v1/services/{names}/pid", Endpoint::Pid, "Process ids of the workers"),
+    route("GET", "/v1/services/{name}/logs", Endpoint::Logs, "Captured output"),
+    route("POST", "/v1/services/{name}/exec", Endpoint::Exec, "Reserved"),
+    route("GET", "/v1/events", Endpoint::Events, "What happens"),
+    route("POST", "/v1/update", Endpoint::Update, "Apply the configuration"),
+    route("GET", "/v1/version", Endpoint::Version, "About svd"),
+    route("POST", "/v1/shutdown", Endpoint::Shutdown, "Stop everything and svd"),
+    route("POST", "/v1/upgrade", Endpoint::Upgrade, "Reserved"),
+];
+
+/// A route that fits, and what stands for its placeholder.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub route: &'static Route,
+    /// Decoded; empty for a route without a placeholder.
+    pub names: Vec<Name>,
+}
+
+/// What an HTTP request means.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parsed {
+    Request(Request),
+    /// A right of its own that has no function yet.
+    Reserved(Verb, Option<Name>),
+}
+
+/// The route of a request line.
+///
+/// # Errors
+/// [`ErrorCode::UnknownRoute`] with the list of routes, [`ErrorCode::MethodNotAllowed`], or
+/// [`ErrorCode::BadRequest`] for names that cannot be.
+pub fn find(method: &str, path: &str) -> Result<Found, ApiError> {
+    let mut other = Vec::new();
+    for route in ROUTES {
+        let Some(captured) = capture(route.path, path) else {
+            continue;
+        };
+        if route.method == method {
+            let names = match captured {
+                Some(text) => names_of(text, route.path.contains("{names}"))?,
+                None => Vec::new(),
+            };
+            return Ok(Found { route, names });
+        }
+        other.push(route.method);
+    }
+    if other.is_empty() {
+        let list = ROUTES.iter().map(|r| format!("{} {}", r.method, r.path).into()).collect();
+        return Err(ApiError::new(ErrorCode::UnknownRoute, format!("There is no {path} here."))
+            .hint("The paths that exist are in `details`.")
+            .details(list));
+    }
+    Err(ApiError::new(ErrorCode::MethodNotAllowed, format!("{path} does not understand {method}."))
+        .hint(format!("Use {}.", other.join(" or "))))
+}
+
+/// Methods that `path` understands, for the `Allow` header.
+pub fn allowed(path: &str) -> String {
+    let fits = |r: &&Route| capture(r.path, path).is_some();
+    let methods: Vec<&str> = ROUTES.iter().filter(fits).map(|r| r.method).collect();
+    methods.join(", ")
+}
+
+/// `Some(Some(text))`: fits, with a placeholder.
+fn capture<'a>(pattern: &str, path: &'a str) -> Option<Option<&'a str>> {
+    let Some((before, rest)) = pattern.split_once('{') else {
+        return (pattern == path).then_some(None);
+    };
+    let (_, after) = rest.split_once('}')?;
+    let text = path.strip_prefix(before)?.strip_suffix(after)?;
+    (!text.contains('/')).then_some(Some(text))
+}
+
+fn names_of(text: &str, several: bool) -> Result<Vec<Name>, ApiError> {
+    let text = percent_decode(text)?;
+    let names: Vec<Name> = if several { text.split(',').map(Into::into).collect() } else { vec![text.into()] };
+    for name in &names {
+        check_name(name)?;
+    }
+    Ok(names)
+}
+
+fn check_name(name: &str) -> Result<(), ApiError> {
+    if name.is_empty() {
+        return Err(bad("A service's name is missing in the path.")
+            .hint("Write /v1/services/NAME/…, several names with commas between, `*` for all."));
+    }
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-.@:+*".contains(c);
+    if name.len() > 255 || !name.chars().all(fits) {
+        return Err(bad(format!(
+            "{name:?} cannot be the name of a service: names have letters, digits and _ - . @ : +"
+        )));
+    }
+    Ok(())
+}
+
+fn bad(message: impl Into<Box<str>>) -> ApiError {
+    ApiError::new(ErrorCode::BadRequest, message)
+}
+
+/// `%2A` → `*`. A `+` stays one.
+fn percent_decode(text: &str) -> Result<String, ApiError> {
+    let wrong = || bad(format!("{text:?} is not correctly percent-encoded UTF-8."));
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = rest.get(..2).ok_or_else(wrong)?;
+        let mut value = 0;
+        for &digit in digits {
+            let digit = (digit as char).to_digit(16).ok_or_else(wrong)?;
+            value = value * 16 + digit as u8;
+        }
+        bytes.push(value);
+        rest = &rest[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| wrong())
+}
+
+/// The rest of the request: its query and its body.
+///
+/// # Errors
+/// [`ErrorCode::BadRequest`] that says where.
+pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) -> Result<Parsed, ApiError> {
+    let endpoint = found.route.endpoint;
+    let mut query = Query::of(query)?;
+    let request = match endpoint {
+        Endpoint::Exec => return Ok(Parsed::Reserved(Verb::Exec, found.names.into_iter().next())),
+        Endpoint::Upgrade => return Ok(Parsed::Reserved(Verb::Upgrade, None)),
+        Endpoint::Status | Endpoint::Events | Endpoint::Logs => {
+            let request = read(endpoint, found, &mut query, now)?;
+            nothing(body)?;
+            request
+        }
+        Endpoint::Service => {
+            nothing(body)?;
+            let name = found.names.into_iter().next().unwrap_or_default();
+            Request::Service { name }
+        }
+        Endpoint::Pid => {
+            nothing(body)?;
+            Request::Pid { services: found.names }
+        }
+        Endpoint::Version => {
+            nothing(body)?;
+            Request::Version
+        }
+        _ => act(endpoint, found.names, body)?,
+    };
+    query.end()?;
+    Ok(Parsed::Request(request))
+}
+
+fn read(endpoint: Endpoint, found: Found, query: &mut Query, now: SystemTime) -> Result<Request, ApiError> {
+    Ok(match endpoint {
+        Endpoint::Logs => Request::Logs(LogsRequest {
+            name: found.names.into_iter().next().unwrap_or_default(),
+            follow: query.flag("follow")?,
+            lines: query.number("lines")?,
+            since: match query.take("since") {
+                Some(text) => Some(parse_since(&text, now).ok_or_else(|| {
+                    bad(format!("since={text} is neither a duration nor a time."))
+                        .hint("Write since=10m or since=2026-11-22T18:40:00Z.")
+                })?),
+                None => None,
+            },
+            from: query.number("from")?,
+            stderr: query.flag("stderr")?,
+        }),
+        Endpoint::Events => Request::Events(EventsRequest {
+            follow: query.flag("follow")?,
+            scope: Scope::everything().wanting(query.names()?),
+        }),
+        _ => Request::Status { services: query.names()?, full: query.flag("full")? },
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoOptions {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadOptions {
+    release: Option<Box<str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScaleOptions {
+    count: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignalOptions {
+    signal: Box<str>,
+    worker: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateOptions {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, ApiError> {
+    Ok(match endpoint {
+        Endpoint::Reload => {
+            let ReloadOptions { release } = options(body)?;
+            if let Some(id) = &release {
+                check_release(id)?;
+            }
+            Request::Reload { services, release }
+        }
+        Endpoint::Scale => {
+            let ScaleOptions { count } = options(body)?;
+            if !(1..=10_000).contains(&count) {
+                return Err(
+                    bad(format!("count is {count}; it must be from 1 to 10000.")).hint("To have none, use stop.")
+                );
+            }
+            Request::Scale { services, count }
+        }
+        Endpoint::Signal => {
+            let SignalOptions { signal, worker } = options(body)?;
+            let number = parse_signal(&signal).ok_or_else(|| {
+                bad(format!("There is no signal {signal:?}."))
+                    .hint(format!("Write a name like {} or a number.", signal_name(1)))
+            })?;
+            Request::Signal { services, signal: number, worker }
+        }
+        Endpoint::Update => {
+            let UpdateOptions { dry_run } = options(body)?;
+            Request::Update { dry_run }
+        }
+        _ => {
+            let NoOptions {} = options(body)?;
+            match endpoint {
+                Endpoint::Start => Request::Start { services },
+                Endpoint::Stop => Request::Stop { services },
+                Endpoint::Restart => Request::Restart { services },
+                Endpoint::Enable => Request::Enable { services },
+                Endpoint::Disable => Request::Disable { services },
+                Endpoint::Drain => Request::Drain { services },
+                Endpoint::Undrain => Request::Undrain { services },
+                _ => Request::Shutdown,
+            }
+        }
+    })
+}
+
+/// A release is one directory below `releases`, so its name must not lead elsewhere.
+fn check_release(id: &str) -> Result<(), ApiError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-.+@:".contains(c);
+    if id.is_empty() || id.len() > 255 || id.starts_with('.') || !id.chars().all(fits) {
+        return Err(bad(format!("{id:?} cannot be the name of a release."))
+            .hint("Give the name of a directory in releases/, such as deploy-2026-11-22_18-40-00."));
+    }
+    Ok(())
+}
+
+/// The body as an object; an empty one has no keys.
+fn options<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| {
+        bad(format!("The body is not what this path takes: {error}."))
+            .hint("It is a JSON object; docs/openapi.yaml names its keys.")
+    })
+}
+
+fn nothing(body: &[u8]) -> Result<(), ApiError> {
+    let NoOptions {} = options(body)?;
+    Ok(())
+}
+
+/// `key=value` pairs; what nobody took is an error.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn of(text: Option<&str>) -> Result<Query, ApiError> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for pair in text.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let key = percent_decode(key)?;
+            if pairs.iter().any(|(k, _)| *k == key) {
+                return Err(bad(format!("{key:?} is given twice in the query.")));
+            }
+            pairs.push((key, percent_decode(value)?));
+        }
+        Ok(Query(pairs))
+    }
+
+    fn take(&mut self, key: &str) -> Option<String> {
+        let at = self.0.iter().position(|(k, _)| k == key)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    fn flag(&mut self, key: &str) -> Result<bool, ApiError> {
+        match self.take(key).as_deref() {
+            None | Some("false" | "0") => Ok(false),
+            Some("" | "true" | "1") => Ok(true),
+            Some(other) => Err(bad(format!("{key}={other}: write true or false."))),
+        }
+    }
+
+    fn number(&mut self, key: &str) -> Result<Option<u64>, ApiError> {
+        self.take(key).map(|text| text.parse().map_err(|_| bad(format!("{key}={text} is not a number.")))).transpose()
+    }
+
+    fn names(&mut self) -> Result<Vec<Name>, ApiError> {
+        let Some(text) = self.take("services") else {
+            return Ok(Vec::new());
+        };
+        let names: Vec<Name> = text.split(',').map(Into::into).collect();
+        for name in &names {
+            check_name(name)?;
+        }
+        Ok(names)
+    }
+
+    fn end(self) -> Result<(), ApiError> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((key, _)) => Err(bad(format!("This path does not know {key:?} in its query."))
+                .hint("docs/openapi.yaml names what it knows.")),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "routes_test.rs"]
+mod tests;

@@ -1,0 +1,140 @@
+use super::*;
+use std::time::Duration;
+
+fn ask(line: &str, body: &str) -> Result<Parsed, ApiError> {
+    let (method, target) = line.split_once(' ').unwrap();
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    parse(find(method, path)?, query, body.as_bytes(), now)
+}
+
+fn request(line: &str, body: &str) -> Request {
+    match ask(line, body) {
+        Ok(Parsed::Request(request)) => request,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn names(list: &[&str]) -> Vec<Name> {
+    list.iter().map(|n| (*n).into()).collect()
+}
+
+#[test]
+fn every_route_is_reached() {
+    for route in ROUTES {
+        let path = route.path.replace("{name}", "a").replace("{names}", "a,b%2A");
+        let body = match route.endpoint {
+            Endpoint::Scale => r#"{"count": 2}"#,
+            Endpoint::Signal => r#"{"signal": "HUP"}"#,
+            _ => "",
+        };
+        let found = find(route.method, &path).unwrap();
+        assert_eq!(found.route.endpoint, route.endpoint, "{path}");
+        let parsed = parse(found, None, body.as_bytes(), SystemTime::now()).unwrap();
+        if let Parsed::Request(request) = &parsed
+            && route.path.contains("{names}")
+        {
+            assert_eq!(request.services(), Some(&names(&["a", "b*"])), "{path}");
+        }
+    }
+}
+
+#[test]
+fn options_come_from_body_and_query() {
+    assert_eq!(
+        request("POST /v1/services/a/reload", r#"{"release": "deploy-1"}"#),
+        Request::Reload { services: names(&["a"]), release: Some("deploy-1".into()) }
+    );
+    assert_eq!(
+        request("POST /v1/services/a/signal", r#"{"signal": "sigusr1", "worker": 1}"#),
+        Request::Signal { services: names(&["a"]), signal: 10, worker: Some(1) }
+    );
+    assert_eq!(
+        request("GET /v1/services/a/logs?follow&lines=5&since=10m&stderr=true", ""),
+        Request::Logs(LogsRequest {
+            name: "a".into(),
+            follow: true,
+            lines: Some(5),
+            since: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 - 600)),
+            from: None,
+            stderr: true,
+        })
+    );
+    assert_eq!(request("POST /v1/update", r#"{"dry_run": true}"#), Request::Update { dry_run: true });
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place() {
+    let cases = [
+        ("POST /v1/services/a/scale", "{\"count\": \"x\"}", "line 1 column 13"),
+        ("POST /v1/services/a/scale", "", "count"),
+        ("POST /v1/services/a/scale", "{\"count\": 0}", "1 to 10000"),
+        ("POST /v1/services/a/start", "{\"force\": true}", "force"),
+        ("POST /v1/services/a/signal", "{\"signal\": \"NOPE\"}", "NOPE"),
+        ("POST /v1/services/a/reload", "{\"release\": \"../x\"}", "../x"),
+        ("POST /v1/services//start", "", "missing"),
+        ("POST /v1/services/a,,b/start", "", "missing"),
+        ("POST /v1/services/a%00/start", "", "cannot be the name"),
+        ("POST /v1/services/a%2/start", "", "percent-encoded"),
+        ("GET /v1/services/a/logs?lines=x", "", "lines=x"),
+        ("GET /v1/services/a/logs?since=yesterday", "", "since=yesterday"),
+        ("GET /v1/status?colour=red", "", "colour"),
+        ("GET /v1/status?full=1&full=1", "", "twice"),
+        ("POST /v1/update", "{", "line 1 column 1"),
+    ];
+    for (line, body, text) in cases {
+        let error = ask(line, body).unwrap_err();
+        assert_eq!(error.code, ErrorCode::BadRequest, "{line}");
+        assert!(error.message.contains(text), "{line}: {}", error.message);
+    }
+}
+
+#[test]
+fn unknown_paths_and_methods() {
+    let error = ask("GET /v2/status", "").unwrap_err();
+    assert_eq!(error.code, ErrorCode::UnknownRoute);
+    assert_eq!(error.details.len(), ROUTES.len());
+    let error = ask("GET /v1/services/a/start", "").unwrap_err();
+    assert_eq!(error.code, ErrorCode::MethodNotAllowed);
+    assert!(error.hint.unwrap().contains("POST"));
+    // A slash in the place of a name does not make another route of it.
+    let error = ask("POST /v1/services/a/b/start", "").unwrap_err();
+    assert_eq!(error.code, ErrorCode::UnknownRoute);
+}
+
+#[test]
+fn reserved_rights_are_known() {
+    assert_eq!(
+        ask("POST /v1/services/a/exec", "{\"command\": []}").unwrap(),
+        Parsed::Reserved(Verb::Exec, Some("a".into()))
+    );
+}
+
+/// The document and the table have the same routes, and each operation names the verb that a rule must grant.
+#[test]
+fn openapi_has_the_same_routes() {
+    let text = include_str!("../../docs/openapi.yaml");
+    let mut documented = Vec::new();
+    let mut path = "";
+    for line in text.lines() {
+        if let Some(p) = line.strip_prefix("  /").and_then(|l| l.strip_suffix(':')) {
+            path = p;
+        }
+        for method in ["get", "post", "put", "delete", "patch"] {
+            if line.strip_prefix("    ") == Some(&format!("{method}:")) {
+                documented.push(format!("{} /{path}", method.to_uppercase()));
+            }
+        }
+    }
+    let mut routes: Vec<String> = ROUTES
+        .iter()
+        .map(|r| format!("{} {}", r.method, r.path))
+        .chain(crate::api::public::PATHS.iter().map(|p| format!("GET {p}")))
+        .collect();
+    routes.sort();
+    documented.sort();
+    assert_eq!(routes, documented);
+}

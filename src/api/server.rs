@@ -1,0 +1,171 @@
+//! The control server: HTTP/1.1 on a UNIX socket.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::access::Access;
+use super::audit::AuditSink;
+use super::connections::{Connections, Rooms};
+use super::handle::Handler;
+use super::peer::{self, Credentials, Users};
+use super::reply::Counters;
+use super::request::Name;
+use super::types::{ApiError, ErrorCode};
+use super::{Call, http};
+
+/// What the server must know to resolve names and to decide. The daemon replaces it after each update.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Names of all services, sorted.
+    pub names: Rc<[Name]>,
+    pub access: Access,
+    /// Connections that one user may hold at once.
+    pub connections_per_user: u32,
+}
+
+/// How the daemon gives the server a new [`Directory`]; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SharedDirectory(Rc<RefCell<Directory>>);
+
+impl SharedDirectory {
+    pub fn new(directory: Directory) -> SharedDirectory {
+        SharedDirectory(Rc::new(RefCell::new(directory)))
+    }
+
+    /// Counts for requests that come from now on.
+    pub fn replace(&self, directory: Directory) {
+        *self.0.borrow_mut() = directory;
+    }
+
+    pub fn get(&self) -> Directory {
+        self.0.borrow().clone()
+    }
+}
+
+/// The limits, all of which are reached visibly: an error or a counter.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections of all users but root.
+    pub connections: u32,
+    /// Connections that only root gets.
+    pub connections_for_root: u32,
+    /// Bytes of a request's body.
+    pub body: usize,
+    /// For a request to arrive, and for the next one on a kept connection.
+    pub request_timeout: Duration,
+    /// A client that takes nothing of its answer for that long is cut.
+    pub write_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 512,
+            connections_for_root: 32,
+            body: 64 * 1024,
+            request_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a server needs; all of it cheap to clone.
+#[derive(Clone)]
+pub struct ServerContext {
+    /// To the supervising loop. A full queue makes requests wait, not the loop.
+    pub calls: mpsc::Sender<Call>,
+    pub directory: SharedDirectory,
+    pub audit: AuditSink,
+    pub counters: Arc<Counters>,
+    pub limits: Limits,
+}
+
+impl ServerContext {
+    pub(super) fn rooms(&self) -> Rooms {
+        Rooms {
+            per_user: self.directory.0.borrow().connections_per_user as usize,
+            shared: self.limits.connections as usize,
+            for_root: self.limits.connections_for_root as usize,
+        }
+    }
+}
+
+/// How a connection's user is found out; tests have several users in one process.
+type Identify = Rc<dyn Fn(&UnixStream) -> io::Result<Credentials>>;
+
+/// Serves until the future is dropped, on the current thread ([`tokio::task::LocalSet`] needed). The listener is bound
+/// by the caller, who decides on path, owner and mode, and keeps it across an upgrade.
+///
+/// The audit sink must not block; the runtime should have few blocking threads, as they only look users up.
+pub async fn serve(listener: UnixListener, context: ServerContext) {
+    serve_as(listener, context, Rc::new(|s| peer::credentials(s))).await;
+}
+
+async fn serve_as(listener: UnixListener, context: ServerContext, identify: Identify) {
+    let connections = Connections::default();
+    let users = Users::default();
+    let handler = Handler::new(context.clone());
+    let mut tasks = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Ended tasks are taken out as they end.
+            Some(_) = tasks.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                wait_after(&error).await;
+                continue;
+            }
+        };
+        // A peer that is gone already has no credentials worth an answer.
+        let Ok(who) = identify(&stream) else { continue };
+        Counters::add(&context.counters.connections);
+        let Some(place) = connections.admit(who.uid, context.rooms()) else {
+            Counters::add(&context.counters.connections_refused);
+            let error = too_many("Too many connections are open at once, of your user or in all.");
+            // What was sent is taken first, so that closing does not become a reset; whoever has no room for the
+            // answer goes without.
+            let _ = stream.try_read(&mut [0; 4096]);
+            let _ = stream.try_write(&http::refusal(&error));
+            continue;
+        };
+        let (context, users, handler) = (context.clone(), users.clone(), handler.clone());
+        tasks.spawn_local(async move {
+            let place = Rc::new(place);
+            let serve = async {
+                let peer = users.peer(who).await;
+                let handle = |request| handler.handle(request, peer.clone(), Rc::clone(&place));
+                http::serve_connection(stream, &context.limits, &context.counters, handle).await;
+            };
+            tokio::select! {
+                () = serve => {}
+                () = place.lost() => {}
+            }
+        });
+    }
+}
+
+pub(super) fn too_many(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, message)
+        .hint("Try again in a moment; end programs that keep connections to svd open.")
+}
+
+/// When descriptors have run out, the connection stays in the queue and accept would spin.
+pub(super) async fn wait_after(error: &io::Error) {
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[cfg(test)]
+#[path = "server_test.rs"]
+mod tests;

@@ -1,0 +1,218 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::api::client::DEFAULT_SOCKET;
+
+/// What `--help` ends with; `docs/svctl.md` says more.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done (status: running) · 1 the operation failed · 2 wrong usage · 3 not running · 4 no such service, or \
+svd cannot be reached · 5 not permitted · 6 the connection was lost, so that the outcome is unknown";
+
+/// Watches and directs the services of this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "svctl",
+    version,
+    after_help = EXIT_CODES,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    propagate_version = false
+)]
+pub struct Cli {
+    /// svd's control socket
+    #[arg(
+        long,
+        global = true,
+        env = "AIRDOCK_SOCKET",
+        default_value = DEFAULT_SOCKET,
+        value_name = "PATH",
+        hide_env_values = true
+    )]
+    pub socket: PathBuf,
+
+    /// Print one JSON document (one a line while following)
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show services; with one name, everything about it
+    Status(StatusArgs),
+    /// Start services, and wait until they are ready
+    Start(Names),
+    /// Stop services, and wait until nothing of them is left
+    Stop(Names),
+    /// Stop and start services
+    Restart(Names),
+    /// Replace services by a new generation without dropping a request
+    Reload(ReloadArgs),
+    /// Read the configuration again and apply what has changed
+    Update(UpdateArgs),
+    /// Start services when svd starts
+    Enable(Names),
+    /// Do not start services when svd starts
+    Disable(Names),
+    /// Take services out of the load balancer; they go on answering
+    Drain(Names),
+    /// Put drained services back into the load balancer
+    Undrain(Names),
+    /// Change the number of workers without a restart
+    Scale(ScaleArgs),
+    /// Send a signal to a service's processes
+    Signal(SignalArgs),
+    /// Print process ids; without a name, svd's own
+    Pid(Names),
+    /// Print what a service wrote
+    #[command(alias = "tail")]
+    Logs(LogsArgs),
+    /// Print what happens to services
+    Events(EventsArgs),
+    /// Run a command in a service's environment (reserved)
+    Exec(ExecArgs),
+    /// Check a configuration without svd
+    Check(CheckArgs),
+    /// Print the versions of svctl and svd
+    Version,
+    /// Show a reload under load, in a temporary directory
+    Demo(DemoArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page (troff)
+    Man,
+    /// Print the states of services; exit 0 if all are running
+    #[command(name = "is-active")]
+    IsActive(Names),
+    /// Stop all services and svd
+    Shutdown,
+}
+
+#[derive(Debug, Args)]
+pub struct Names {
+    /// Names; * stands for any characters ('*' is all services)
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Names; * stands for any characters
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// Show again every second, until interrupted
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// A directory in releases/ [default: what `current` names]
+    #[arg(long, value_name = "ID")]
+    pub release: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// Show what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ScaleArgs {
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Workers of gunicorn, or instances of a command
+    #[arg(value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct SignalArgs {
+    /// HUP, SIGHUP or 1
+    #[arg(value_name = "SIGNAL")]
+    pub signal: String,
+
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// Only the worker of that number, from 0
+    #[arg(long, value_name = "INDEX")]
+    pub worker: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Go on until interrupted, also through a restart of svd
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// The last lines [default: 10; with --since: all]
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub lines: Option<u64>,
+
+    /// From that long ago (10m) or that time (2026-11-22T18:40:00Z)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+
+    /// stderr, where the service keeps it apart
+    #[arg(long)]
+    pub stderr: bool,
+
+    /// Let control characters through to the terminal
+    #[arg(long)]
+    pub raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Only of these services
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// Go on until interrupted, also through a restart of svd
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Directory with svd.toml and conf.d
+    #[arg(value_name = "DIR", default_value = "/etc/airdock")]
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How long the load lasts, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub seconds: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    pub shell: clap_complete::Shell,
+}

@@ -1,0 +1,116 @@
+//! What a service consists of while it runs: generations, their slots, and the workers in them.
+
+use super::event::{Exit, GenerationId, WorkerId};
+use super::policy::Policy;
+use super::restart::Failures;
+use super::time::Time;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Booting; where it can be gated, it answers nobody.
+    Candidate,
+    /// It serves. At most one of a service (I3).
+    Committed,
+    /// On its way out: replaced, taken back or stopped.
+    Draining,
+}
+
+#[derive(Clone, Debug)]
+pub struct Generation {
+    pub id: GenerationId,
+    pub role: Role,
+    /// When it got its role.
+    pub since: Time,
+    /// The shell has resolved what it needs; its slots may be filled.
+    pub prepared: bool,
+    pub policy: Rc<Policy>,
+    pub slots: Vec<Slot>,
+    /// Every worker of which something is left, those that lost their slot included.
+    pub workers: BTreeSet<WorkerId>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub state: SlotState,
+    /// Workers started after the first.
+    pub restarts: u64,
+    pub last_exit: Option<Exit>,
+    /// Why it is in backoff or failed.
+    pub reason: Option<String>,
+    pub(super) failures: Failures,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// Not filled yet, or not to be filled any more.
+    Empty,
+    Filled(WorkerId),
+    /// Tried again then.
+    Backoff(Time),
+    /// Given up; tried again then, if ever.
+    Failed(Option<Time>),
+    /// Ended by itself, and the policy leaves it so.
+    Done,
+}
+
+#[derive(Clone, Debug)]
+pub struct Worker {
+    pub id: WorkerId,
+    pub generation: GenerationId,
+    pub slot: u32,
+    pub started: Time,
+    pub state: WorkerState,
+    /// Why it is being stopped although it should run: counts as a failure of its slot.
+    pub(super) fault: Option<String>,
+    pub(super) exit: Option<Exit>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Until the shell has answered.
+    Spawning,
+    /// Spawned, not ready; given up at the deadline.
+    Booting {
+        deadline: Time,
+    },
+    Ready,
+    /// Told to stop; killed at the deadline.
+    Stopping {
+        deadline: Time,
+    },
+    /// Its main process is gone; the rest was told to stop and is killed at the deadline.
+    Sweeping {
+        deadline: Time,
+    },
+    /// The kill is under way.
+    Killed,
+}
+
+impl Generation {
+    pub(super) fn new(id: GenerationId, policy: Rc<Policy>, slots: u32, now: Time) -> Generation {
+        Generation {
+            id,
+            role: Role::Candidate,
+            since: now,
+            prepared: false,
+            policy,
+            slots: (0..slots).map(|_| Slot::new()).collect(),
+            workers: BTreeSet::new(),
+        }
+    }
+}
+
+impl Slot {
+    pub(super) fn new() -> Slot {
+        Slot { state: SlotState::Empty, restarts: 0, last_exit: None, reason: None, failures: Failures::default() }
+    }
+}
+
+impl Worker {
+    /// Told to stop, or already ended.
+    pub fn leaving(&self) -> bool {
+        matches!(self.state, WorkerState::Stopping { .. } | WorkerState::Sweeping { .. } | WorkerState::Killed)
+    }
+}

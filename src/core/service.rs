@@ -1,0 +1,219 @@
+//! A service as the machine keeps it, and the one word that describes it.
+
+use super::event::{OpId, ServiceId, Setup, Source, WorkerId};
+use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
+use super::policy::Policy;
+use super::time::Time;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Stopped,
+    /// Wanted up; a service that it needs is not there yet.
+    Waiting,
+    /// It has generations that should run.
+    Active,
+    /// Everything is on its way out; what comes then is in `Service::then`.
+    Stopping,
+    /// Given up; tried again then, if ever.
+    Failed {
+        until: Option<Time>,
+        reason: String,
+    },
+    /// Ended by itself, and the policy leaves it so.
+    Exited,
+}
+
+/// A replacement in progress.
+#[derive(Clone, Debug)]
+pub(super) struct Replacement {
+    pub op: Option<OpId>,
+    pub stage: Stage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The new generation boots beside the old one.
+    Beside,
+    /// Without overlap: the old one is being stopped, then `source` starts.
+    StoppingOld { old: u64, source: Source },
+    /// Without overlap: the new one boots alone; `old` comes back if it fails.
+    StartingNew { old: u64 },
+    /// Without overlap: the new one failed and is being stopped, then `old` comes back.
+    Restoring { old: u64 },
+}
+
+/// Who waits for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    Running,
+    Stopped,
+}
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub id: ServiceId,
+    pub name: Box<str>,
+    pub policy: Rc<Policy>,
+    /// Wanted up.
+    pub wanted: bool,
+    pub phase: Phase,
+    pub since: Time,
+    /// In the order of their numbers.
+    pub generations: Vec<Generation>,
+    pub last_generation: u64,
+    /// Slots asked for by `scale`, instead of the file's.
+    pub scale: Option<u32>,
+    /// It waits for something that does not come by itself.
+    pub(super) in_vain: Option<String>,
+    pub(super) replacement: Option<Replacement>,
+    /// After a stop: start this.
+    pub(super) then: Option<Source>,
+    /// After a stop: close the sockets even if something starts then (their addresses changed).
+    pub(super) reopen: bool,
+    /// After a stop: forget the service.
+    pub(super) removed: bool,
+    pub(super) waiting: Vec<(OpId, Goal)>,
+    /// Restarts for bad health: how many in a row, and not before.
+    pub(super) health_restarts: u32,
+    pub(super) health_not_before: Time,
+}
+
+/// The words of `svctl status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    Stopped,
+    Waiting,
+    Starting,
+    Running,
+    Reloading,
+    Stopping,
+    Backoff,
+    Failed,
+    Exited,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Stopped => "stopped",
+            State::Waiting => "waiting",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Reloading => "reloading",
+            State::Stopping => "stopping",
+            State::Backoff => "backoff",
+            State::Failed => "failed",
+            State::Exited => "exited",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Service {
+    pub(super) fn new(setup: Setup, now: Time) -> Service {
+        Service {
+            id: setup.service,
+            name: setup.name,
+            policy: setup.policy,
+            wanted: false,
+            phase: Phase::Stopped,
+            since: now,
+            generations: Vec::new(),
+            last_generation: setup.last_generation,
+            scale: None,
+            in_vain: None,
+            replacement: None,
+            then: None,
+            reopen: false,
+            removed: false,
+            waiting: Vec::new(),
+            health_restarts: 0,
+            health_not_before: Time::default(),
+        }
+    }
+
+    pub fn committed(&self) -> Option<&Generation> {
+        self.generations.iter().find(|g| g.role == Role::Committed)
+    }
+
+    pub fn candidate(&self) -> Option<&Generation> {
+        self.generations.iter().find(|g| g.role == Role::Candidate)
+    }
+
+    pub(super) fn generation(&self, number: u64) -> Option<&Generation> {
+        self.generations.iter().find(|g| g.id.number == number)
+    }
+
+    pub(super) fn generation_mut(&mut self, number: u64) -> Option<&mut Generation> {
+        self.generations.iter_mut().find(|g| g.id.number == number)
+    }
+
+    pub(super) fn slots(&self) -> u32 {
+        self.scale.unwrap_or(self.policy.instances)
+    }
+
+    /// The state in a word. `workers`: the machine's table.
+    pub fn state(&self, workers: &BTreeMap<WorkerId, Worker>) -> State {
+        match self.phase {
+            Phase::Stopped => State::Stopped,
+            Phase::Waiting => State::Waiting,
+            Phase::Stopping => State::Stopping,
+            Phase::Failed { .. } => State::Failed,
+            Phase::Exited => State::Exited,
+            Phase::Active => self.active_state(workers),
+        }
+    }
+
+    fn active_state(&self, workers: &BTreeMap<WorkerId, Worker>) -> State {
+        if self.replacement.is_some() {
+            return State::Reloading;
+        }
+        let Some(generation) = self.committed().or_else(|| self.candidate()) else {
+            return State::Starting;
+        };
+        let ready = |w: &WorkerId| workers.get(w).is_some_and(|w| w.state == WorkerState::Ready);
+        let slots = &generation.slots;
+        if generation.role == Role::Committed
+            && slots.iter().any(|s| matches!(&s.state, SlotState::Filled(w) if ready(w)))
+        {
+            return State::Running;
+        }
+        let held = |s: &SlotState| matches!(s, SlotState::Backoff(_) | SlotState::Failed(_));
+        if slots.iter().any(|s| held(&s.state)) { State::Backoff } else { State::Starting }
+    }
+
+    /// Running as others that require it need it: committed, and somebody is ready.
+    pub(super) fn serves(&self, workers: &BTreeMap<WorkerId, Worker>) -> bool {
+        self.phase == Phase::Active
+            && self.committed().is_some_and(|g| {
+                g.slots.iter().any(|s| match s.state {
+                    SlotState::Filled(w) => workers.get(&w).is_some_and(|w| w.state == WorkerState::Ready),
+                    SlotState::Done => true,
+                    _ => false,
+                })
+            })
+    }
+
+    /// Why it is not simply running, for people.
+    pub fn reason(&self) -> Option<String> {
+        match &self.phase {
+            Phase::Failed { reason, .. } => Some(reason.clone()),
+            Phase::Waiting => self.in_vain.clone(),
+            Phase::Active | Phase::Exited => self.committed().or_else(|| self.candidate()).and_then(|g| {
+                g.slots.iter().find_map(|s| match s.state {
+                    SlotState::Backoff(_) | SlotState::Failed(_) => s.reason.clone(),
+                    _ => None,
+                })
+            }),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Workers: spawned, ready, told to stop, ended; and what their end means for their slot.
+
+use super::event::{Action, Exit, GenerationId, Level, WorkerId};
+use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
+use super::machine::Machine;
+use super::restart::Verdict;
+use super::timers::Timer;
+use crate::config::spec::Policy as RestartPolicy;
+use std::time::Duration;
+
+impl Machine {
+    pub(super) fn spawn(&mut self, id: GenerationId, slot: u32) {
+        let now = self.now;
+        let worker = WorkerId(self.last_worker + 1);
+        let Some(generation) = self.generation_mut(id) else {
+            return;
+        };
+        let committed = generation.role == Role::Committed;
+        let Some(entry) = generation.slots.get_mut(slot as usize) else {
+            return;
+        };
+        entry.state = SlotState::Filled(worker);
+        generation.workers.insert(worker);
+        self.last_worker += 1;
+        self.workers.insert(
+            worker,
+            Worker {
+                id: worker,
+                generation: id,
+                slot,
+                started: now,
+                state: WorkerState::Spawning,
+                fault: None,
+                exit: None,
+            },
+        );
+        self.out.push(Action::Spawn { worker, generation: id, slot, committed });
+    }
+
+    pub(super) fn is_ready(&self, worker: WorkerId) -> bool {
+        self.workers.get(&worker).is_some_and(|w| w.state == WorkerState::Ready)
+    }
+
+    pub(super) fn handle_spawned(&mut self, id: WorkerId, result: Result<(), String>) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        match result {
+            Ok(()) if worker.state == WorkerState::Spawning => {
+                let timeout = self.timeout_of(id);
+                let deadline = now + timeout;
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.state = WorkerState::Booting { deadline };
+                }
+                self.timers.set(Timer::Worker(id), deadline);
+            }
+            Ok(()) => {}
+            Err(reason) => {
+                worker.fault.get_or_insert(reason);
+                self.gone(id);
+            }
+        }
+    }
+
+    fn timeout_of(&self, id: WorkerId) -> Duration {
+        let generation = self.workers.get(&id).and_then(|w| self.generation(w.generation));
+        generation.map_or(Duration::ZERO, |g| g.policy.ready_timeout)
+    }
+
+    pub(super) fn handle_ready(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if !matches!(worker.state, WorkerState::Booting { .. }) {
+            return;
+        }
+        worker.state = WorkerState::Ready;
+        let (generation, slot) = (worker.generation, worker.slot);
+        self.timers.clear(Timer::Worker(id));
+        if let Some(slot) = self.generation_mut(generation).and_then(|g| g.slots.get_mut(slot as usize)) {
+            slot.reason = None;
+        }
+        self.touched.insert(generation.service);
+    }
+
+    pub(super) fn handle_unfit(&mut self, id: WorkerId, reason: String) {
+        if self.workers.get(&id).is_some_and(|w| !w.leaving()) {
+            self.find_fault(id, reason);
+        }
+    }
+
+    /// A worker that runs but should not go on: its generation is taken back, or it is stopped and replaced.
+    fn find_fault(&mut self, id: WorkerId, reason: String) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let generation = worker.generation;
+        worker.fault = Some(reason.clone());
+        if self.is_replacement(generation) {
+            return self.take_back(generation, reason);
+        }
+        let grace = self.generation(generation).map_or(Duration::ZERO, |g| g.policy.grace);
+        self.stop_worker(id, grace);
+        self.touched.insert(generation.service);
+    }
+
+    pub(super) fn handle_extend(&mut self, id: WorkerId, by: Duration) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let (WorkerState::Booting { deadline }
+        | WorkerState::Stopping { deadline }
+        | WorkerState::Sweeping { deadline }) = &mut worker.state
+        else {
+            return;
+        };
+        *deadline = (*deadline).max(now + by);
+        let at = *deadline;
+        self.timers.set(Timer::Worker(id), at);
+    }
+
+    /// Tells a worker to stop, or moves the end of its grace time nearer.
+    pub(super) fn stop_worker(&mut self, id: WorkerId, grace: Duration) {
+        let mut deadline = self.now + grace;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let signal = match &mut worker.state {
+            WorkerState::Spawning | WorkerState::Booting { .. } | WorkerState::Ready => {
+                worker.state = WorkerState::Stopping { deadline };
+                true
+            }
+            WorkerState::Stopping { deadline: old } | WorkerState::Sweeping { deadline: old } => {
+                deadline = deadline.min(*old);
+                *old = deadline;
+                false
+            }
+            WorkerState::Killed => return,
+        };
+        let generation = worker.generation;
+        self.timers.set(Timer::Worker(id), deadline);
+        if signal {
+            let signal = self.generation(generation).map_or(libc::SIGTERM, |g| g.policy.stop_signal);
+            self.out.push(Action::Signal { worker: id, signal });
+        }
+    }
+
+    /// A worker's deadline has passed.
+    pub(super) fn worker_due(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        match worker.state {
+            WorkerState::Booting { .. } => {
+                let timeout = self.timeout_of(id);
+                self.find_fault(id, format!("was not ready within {}", humantime::format_duration(timeout)));
+            }
+            WorkerState::Stopping { .. } | WorkerState::Sweeping { .. } => {
+                worker.state = WorkerState::Killed;
+                let service = worker.generation.service;
+                self.out.push(Action::KillTree { worker: id });
+                let text = format!("worker {} did not leave within its grace time and is killed", id.0);
+                self.note(service, None, Level::Warning, text);
+            }
+            WorkerState::Spawning | WorkerState::Ready | WorkerState::Killed => {}
+        }
+    }
+
+    pub(super) fn handle_exited(&mut self, id: WorkerId, exit: Exit, leftovers: bool) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.exit = Some(exit);
+        if !leftovers {
+            return self.gone(id);
+        }
+        let generation = worker.generation;
+        let Some(policy) = self.generation(generation).map(|g| std::rc::Rc::clone(&g.policy)) else {
+            return;
+        };
+        let deadline = self.now + policy.grace;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let unasked = !worker.leaving();
+        match worker.state {
+            WorkerState::Killed | WorkerState::Sweeping { .. } => return,
+            WorkerState::Stopping { deadline } => worker.state = WorkerState::Sweeping { deadline },
+            WorkerState::Spawning | WorkerState::Booting { .. } | WorkerState::Ready => {
+                worker.state = WorkerState::Sweeping { deadline };
+                self.timers.set(Timer::Worker(id), deadline);
+            }
+        }
+        self.out.push(Action::SignalTree { worker: id, signal: policy.stop_signal });
+        if unasked && policy.overlap {
+            // What is left finishes its work beside the replacement.
+            if let Some(worker) = self.workers.get(&id).cloned() {
+                self.vacate(&worker);
+            }
+        }
+        self.touched.insert(generation.service);
+    }
+
+    pub(super) fn handle_empty(&mut self, id: WorkerId) {
+        if self.workers.contains_key(&id) {
+            self.gone(id);
+        }
+    }
+
+    /// Nothing of the worker is left.
+    fn gone(&mut self, id: WorkerId) {
+        // Out of the tables first: nothing that follows may signal it any more (I4).
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.timers.clear(Timer::Worker(id));
+        if let Some(generation) = self.generation_mut(worker.generation) {
+            generation.workers.remove(&id);
+        }
+        self.vacate(&worker);
+        self.fill(worker.generation);
+        self.discard_if_empty(worker.generation);
+        self.touched.insert(worker.generation.service);
+    }
+
+    /// The worker leaves its slot, if it still holds one; what that means depends on why.
+    fn vacate(&mut self, worker: &Worker) {
+        let now = self.now;
+        let Some(generation) = self.generation_mut(worker.generation) else { return };
+        let draining = generation.role == Role::Draining;
+        let Some(slot) = generation.slots.get_mut(worker.slot as usize) else { return };
+        if slot.state != SlotState::Filled(worker.id) {
+            return;
+        }
+        slot.state = SlotState::Empty;
+        slot.last_exit = worker.exit.or(slot.last_exit);
+        if !draining {
+            self.ended(worker, now.since(worker.started));
+        }
+    }
+
+    /// A worker of a generation that should go on has ended: again at once, again later, never, or given up.
+    fn ended(&mut self, worker: &Worker, up: Duration) {
+        let id = worker.generation;
+        let reason = match (&worker.fault, worker.exit) {
+            (Some(fault), _) => fault.clone(),
+            (None, Some(exit)) if worker.state == WorkerState::Spawning || !self.was_ready(worker) => {
+                format!("{exit} before it was ready")
+            }
+            (None, Some(exit)) => exit.to_string(),
+            (None, None) => "ended".to_owned(),
+        };
+        if self.is_replacement(id) {
+            return self.take_back(id, reason);
+        }
+        let now = self.now;
+        let Some(service) = self.services.get_mut(&id.service) else {
+            return;
+        };
+        let Some(generation) = service.generations.iter_mut().find(|g| g.id == id) else {
+            return;
+        };
+        let restart = generation.policy.restart.clone();
+        let success = worker.fault.is_none()
+            && matches!(worker.exit, Some(Exit::Code(code)) if code == 0 || restart.success.contains(&code));
+        let done = match restart.policy {
+            RestartPolicy::Always => false,
+            RestartPolicy::OnFailure => success,
+            RestartPolicy::Never => true,
+        };
+        let Some(slot) = generation.slots.get_mut(worker.slot as usize) else {
+            return;
+        };
+        if done {
+            slot.state = SlotState::Done;
+            slot.reason = (!success).then_some(reason);
+            return self.slot_left(id);
+        }
+        let verdict = slot.failures.ended(now, up, !success, &restart, &mut self.rng);
+        match verdict {
+            Verdict::After(delay) => {
+                slot.restarts += 1;
+                slot.reason = Some(reason.clone());
+                let at = now + delay;
+                slot.state = SlotState::Backoff(at);
+                self.again(worker, delay, reason);
+            }
+            Verdict::GiveUp => {
+                let limit = restart.limit;
+                let within = humantime::format_duration(limit.within);
+                let reason = format!("{reason} ({} failures within {within})", limit.failures);
+                let until = limit.then.map(|then| now + then);
+                slot.state = SlotState::Failed(until);
+                slot.reason = Some(reason);
+                slot.failures.forget();
+                if let Some(until) = until {
+                    self.timers.set(Timer::Slot(id, worker.slot), until);
+                }
+                self.slot_left(id);
+            }
+        }
+    }
+
+    fn was_ready(&self, worker: &Worker) -> bool {
+        self.generation(worker.generation).is_some_and(|g| g.role == Role::Committed)
+    }
+
+    fn again(&mut self, worker: &Worker, delay: Duration, reason: String) {
+        let id = worker.generation;
+        if delay.is_zero() {
+            self.note(id.service, None, Level::Warning, format!("worker {} {reason}; it is replaced", worker.id.0));
+            return self.spawn(id, worker.slot);
+        }
+        let shown = humantime::format_duration(Duration::from_millis(delay.as_millis() as u64)).to_string();
+        let text = format!("worker {} {reason}; next attempt in {shown}", worker.id.0);
+        self.note(id.service, None, Level::Warning, text);
+        self.timers.set(Timer::Slot(id, worker.slot), self.now + delay);
+        // Whoever waits for the start is told now; the attempts go on.
+        let Some(service) = self.services.get_mut(&id.service) else {
+            return;
+        };
+        for (op, _) in std::mem::take(&mut service.waiting) {
+            self.done(Some(op), Err(format!("{reason}; next attempt in {shown}")), Some(id.number));
+        }
+    }
+
+    /// A slot will not be filled for now. When that goes for all of them, the generation has ended.
+    pub(super) fn slot_left(&mut self, id: GenerationId) {
+        let Some(generation) = self.generation(id) else {
+            return;
+        };
+        let left = |g: &Generation| g.slots.iter().all(|s| matches!(s.state, SlotState::Done | SlotState::Failed(_)));
+        if !left(generation) {
+            return;
+        }
+        let failed = generation.slots.iter().find(|s| matches!(s.state, SlotState::Failed(_)));
+        match failed.map(|s| s.reason.clone().unwrap_or_default()) {
+            Some(reason) => {
+                let then = generation.policy.restart.limit.then;
+                self.give_up_for_now(id, then, reason);
+            }
+            None => self.exited(id),
+        }
+    }
+
+    /// A slot's pause is over.
+    pub(super) fn slot_due(&mut self, id: GenerationId, slot: u32) {
+        let due = self.generation(id).and_then(|g| g.slots.get(slot as usize)).map(|s| s.state);
+        if matches!(due, Some(SlotState::Backoff(_) | SlotState::Failed(_))) {
+            self.spawn(id, slot);
+        }
+    }
+}
