@@ -1,19 +1,15 @@
 //! The log thread: waits, runs commands, gives each readable pipe its turn, and keeps the timers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::compress;
+use super::compression::Compression;
 use super::handle::{Command, LogEvent, LogStatus, Notify, Options, PipeId, Shared};
 use super::index::millis;
 use super::memory::Watch;
@@ -47,19 +43,12 @@ pub(super) enum Timer {
     Age(u32, Stream),
 }
 
-/// The one compression that may run.
-struct Compression {
-    of: (u32, Stream),
-    cancel: Arc<AtomicBool>,
-    join: JoinHandle<()>,
-}
-
 pub(super) struct Engine {
     pub(super) epoll: Epoll,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pub(super) log_dir: PathBuf,
     pub(super) notify: Notify,
-    lower_priority: Option<fn()>,
+    pub(super) lower_priority: Option<fn()>,
     by_name: BTreeMap<Arc<str>, u32>,
     pub(super) services: Vec<Option<Service>>,
     free: Vec<u32>,
@@ -72,8 +61,8 @@ pub(super) struct Engine {
     pub(super) pace: Pace,
     /// Pipes with a raised capacity.
     pub(super) grown: usize,
-    to_compress: BTreeSet<(u32, Stream)>,
-    compression: Option<Compression>,
+    pub(super) to_compress: BTreeSet<(u32, Stream)>,
+    pub(super) compression: Option<Compression>,
     ending: bool,
 }
 
@@ -143,7 +132,7 @@ impl Engine {
             self.run_timers();
             self.compress_next();
             if !self.ending
-                && let Some(pause) = self.pace.pause(Instant::now())
+                && let Some(pause) = self.pace.pause()
             {
                 std::thread::sleep(pause);
             }
@@ -441,78 +430,6 @@ impl Engine {
         }
     }
 
-    // ---- compression -----------------------------------------------------------------------------------------------
-
-    /// Starts the next compression if none runs.
-    fn compress_next(&mut self) {
-        while self.compression.is_none()
-            && let Some(of) = self.to_compress.pop_first()
-        {
-            if let Some(job) = self.job(of) {
-                self.start_compression(of, job);
-            }
-        }
-    }
-
-    fn job(&mut self, (slot, stream): (u32, Stream)) -> Option<compress::Job> {
-        let log_dir = self.log_dir.clone();
-        let service = self.service(slot)?;
-        if !service.limits.compress {
-            return None;
-        }
-        let names = service.sinks[stream.number()].as_ref()?.names(&service.dir(&log_dir));
-        let number = rotate::next_to_compress(&names, service.limits.keep).ok()??;
-        let file = File::open(names.numbered(number, false)).ok()?;
-        let inode = file.metadata().ok()?.ino();
-        Some(compress::Job { names, file, inode, cancel: Arc::new(AtomicBool::new(false)) })
-    }
-
-    fn start_compression(&mut self, of: (u32, Stream), job: compress::Job) {
-        let (shared, lower, cancel) = (self.shared.clone(), self.lower_priority, job.cancel.clone());
-        let thread = std::thread::Builder::new().name("svd-compress".into()).stack_size(512 * 1024).spawn(move || {
-            if let Some(lower) = lower {
-                lower();
-            }
-            let result = compress::run(job);
-            // An ended log thread has nobody to tell; the next start tidies up.
-            let _ = shared.push(Command::Compressed(result), usize::MAX);
-        });
-        // Without a thread the file stays plain; the next rotation tries again.
-        if let Ok(join) = thread {
-            self.compression = Some(Compression { of, cancel, join });
-        }
-    }
-
-    fn compressed(&mut self, result: io::Result<compress::Done>) {
-        let Some(Compression { of, join, .. }) = self.compression.take() else {
-            return;
-        };
-        let _ = join.join();
-        let log_dir = self.log_dir.clone();
-        let Some(service) = self.service(of.0) else {
-            return;
-        };
-        let (name, keep, dir) = (service.name.clone(), service.limits.keep, service.dir(&log_dir));
-        let Some(sink) = &service.sinks[of.1.number()] else {
-            return;
-        };
-        let names = sink.names(&dir);
-        let adopted = result.and_then(|d| rotate::adopt_compressed(&names, &d.temporary, d.source, keep));
-        match adopted {
-            // There may be more of this file's; a failed one waits for the next rotation.
-            Ok(_) => {
-                self.to_compress.insert(of);
-            }
-            Err(e) => (self.notify)(LogEvent::Trouble {
-                service: (&*name).into(),
-                text: format!(
-                    "{name}: cannot compress a rotated log in {}: {e}; it stays as it is until the next rotation",
-                    dir.display()
-                ),
-            }),
-        }
-    }
-
     // ---- the end ---------------------------------------------------------------------------------------------------
 
     fn finish(&mut self) {
@@ -526,10 +443,7 @@ impl Engine {
                 signal.close();
             }
         }
-        if let Some(compression) = self.compression.take() {
-            compression.cancel.store(true, Ordering::Relaxed);
-            let _ = compression.join.join();
-        }
+        self.cancel_compression();
         self.shared.end();
         self.services.clear();
     }

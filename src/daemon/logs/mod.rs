@@ -8,16 +8,18 @@
 //! | file | what it has |
 //! |---|---|
 //! | `handle` | commands, events, the handle |
-//! | `engine` | the thread's loop, timers, compression's start |
+//! | `engine` | the thread's loop, timers |
 //! | `pump` | a pipe's turn: read, write, account |
 //! | `pace` | when to let pipes fill |
 //! | `service` | a service's state; which bytes are written now, which wait for their line's end |
 //! | `sink` | one file: opening, writing, rotation, trouble |
-//! | `rotate`, `names`, `index`, `compress` | files' names, the index of times, gzip |
+//! | `rotate`, `names`, `index` | files' names, the index of times |
+//! | `compression`, `compress` | what is compressed next; gzip in a thread of its own |
 //! | `format`, `memory`, `signal` | lines; the last output and watches; waking readers |
 //! | `reader` | reading: last lines, since a time, following |
 
 mod compress;
+mod compression;
 mod engine;
 mod format;
 mod handle;
