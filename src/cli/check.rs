@@ -1,10 +1,96 @@
-//! `svctl check`: placeholder until the configuration's reader reports its errors here.
+//! `svctl check [DIR]`: the configuration's errors, without a daemon.
 
 use std::path::Path;
-use std::process::ExitCode;
 
-/// Reads the configuration in `dir` and prints all its errors.
-pub fn run(_dir: &Path, _json: bool) -> ExitCode {
-    eprintln!("svctl: check is not built into this version.");
-    ExitCode::FAILURE
+use serde_json::json;
+
+use crate::config::{self, counted};
+
+/// The outcome of a check: what belongs on standard output, and whether the configuration can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// With its final newline.
+    pub text: String,
+    pub valid: bool,
+}
+
+/// Reads the configuration below `dir` and says what is wrong with it; nothing is changed, and no svd is asked.
+///
+/// As text: one paragraph an error, then a count; one line where all is well. As JSON one object: `valid`, the names of
+/// the `services` (where valid), and `errors`, each with file, line, column, length, text, message and help.
+pub fn check_dir(dir: &Path, json: bool) -> Checked {
+    let result = config::load(dir);
+    let valid = result.is_ok();
+    let text = match (result, json) {
+        (Ok(config), true) => {
+            let names: Vec<_> = config.services.keys().collect();
+            format!("{}\n", json!({ "valid": true, "services": names, "errors": [] }))
+        }
+        (Err(errors), true) => format!("{}\n", json!({ "valid": false, "services": [], "errors": errors.0 })),
+        (Ok(config), false) if config.services.is_empty() => {
+            format!("{}: no error, and no service: there is no file conf.d/*.toml\n", dir.display())
+        }
+        (Ok(config), false) => {
+            format!("{}: no error in {}\n", dir.display(), counted(config.services.len(), "service"))
+        }
+        (Err(errors), false) => format!("{errors}\n{}: {}\n", dir.display(), counted(errors.0.len(), "error")),
+    };
+    Checked { text, valid }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn directory(text: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("conf.d")).unwrap();
+        fs::write(dir.path().join("conf.d/web.toml"), text).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_valid_configuration_is_one_line() {
+        let dir = directory("kind = 'command'\ncommand = ['a']");
+        let shown = dir.path().display();
+        assert_eq!(
+            check_dir(dir.path(), false),
+            Checked { text: format!("{shown}: no error in 1 service\n"), valid: true }
+        );
+        let empty = tempfile::tempdir().unwrap();
+        assert!(check_dir(empty.path(), false).text.contains("no service"));
+    }
+
+    #[test]
+    fn errors_are_shown_and_counted() {
+        let dir = directory("kind = 'command'\ncommand = ['a']\nusr = 'x'");
+        let shown = dir.path().display();
+        let checked = check_dir(dir.path(), false);
+        assert!(!checked.valid);
+        assert_eq!(
+            checked.text,
+            format!(
+                "{shown}/conf.d/web.toml:3:1: unknown key \"usr\"\n 3 | usr = 'x'\n   | ^^^\nhelp: did you mean \"user\"?\n\n{shown}: 1 error\n"
+            )
+        );
+    }
+
+    #[test]
+    fn programs_get_one_object() {
+        let parse = |text: &str| -> serde_json::Value {
+            serde_json::from_str(&check_dir(directory(text).path(), true).text).unwrap()
+        };
+        let good = parse("kind = 'command'\ncommand = ['a']");
+        assert_eq!((good["valid"].as_bool(), good["services"][0].as_str()), (Some(true), Some("web")));
+        let bad = parse("kind = 'command'\ncommand = ['a']\numask = 22");
+        assert_eq!(bad["valid"], false);
+        let error = &bad["errors"][0];
+        assert_eq!(
+            (error["line"].as_u64(), error["column"].as_u64(), error["text"].as_str()),
+            (Some(3), Some(9), Some("22"))
+        );
+        assert_eq!(error["help"], "write \"0022\"");
+    }
 }

@@ -40,7 +40,11 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Check(args) => return check::run(&args.dir, cli.json),
+        Command::Check(args) => {
+            let checked = check::check_dir(&args.dir, cli.json);
+            print!("{}", checked.text);
+            return if checked.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
         Command::Demo(args) => return demo::run(cli.json, args.seconds),
         _ => {}
     }

@@ -1,1 +1,3 @@
 //! See the code map in the crate's documentation.
+
+pub mod counters;

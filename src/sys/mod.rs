@@ -1,1 +1,48 @@
-//! See the code map in the crate's documentation.
+//! The only place with unsafe code: processes, cgroups, sockets, pipes, polling. It knows nothing of services.
+//!
+//! | file | what it gives |
+//! |---|---|
+//! | [`spawn`] | a child whose every step is prepared before the fork, and a name for the step that failed |
+//! | [`worker`] | one handle for a worker and all its descendants, kept together by a cgroup or by a stub |
+//! | [`cgroup`] | the v2 tree: a directory per worker, kill, "is anything left" |
+//! | [`stub`] | the sub-reaper process that does the same where no cgroup can be made |
+//! | [`process`] | pidfds, exit statuses, reaping, `/proc` |
+//! | [`poll`] | epoll with tokens, signals as a descriptor |
+//! | [`socket`] | listening sockets, the notify socket, peer credentials, eventfd, shared words |
+//! | [`fifo`] | the named pipes of the logs |
+//! | [`kernel`] | what this kernel can do |
+//! | [`user`] | users and groups |
+//! | [`lock`], [`durable`] | one svd per run directory; files that are old or new, never half |
+
+pub mod cgroup;
+pub mod durable;
+pub mod fifo;
+pub mod kernel;
+pub mod lock;
+pub mod poll;
+pub mod process;
+pub mod socket;
+pub mod spawn;
+pub mod stub;
+pub mod user;
+pub mod worker;
+
+use nix::errno::Errno;
+
+/// The result of a raw system call: its value, or `errno`.
+fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result < 0 { Err(Errno::last()) } else { Ok(result) }
+}
+
+/// `errno` in words, as `strerror(3)` has them: "No such file or directory".
+pub fn errno_text(errno: Errno) -> &'static str {
+    errno.desc()
+}
+
+/// An `io::Error` in words, without the "(os error 2)" that the standard library appends.
+pub fn io_text(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => Errno::from_raw(code).desc().to_string(),
+        None => error.to_string(),
+    }
+}

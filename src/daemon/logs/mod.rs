@@ -1,1 +1,44 @@
-//! The log thread.
+//! The log engine: a thread of its own that moves bytes from workers' pipes to files.
+//!
+//! [`LogThread::start`] gives a [`LogHandle`]; the daemon attaches the read end of each worker's pipe and is told when it
+//! is drained. The bytes go to `LOG_DIR/NAME/output.log` as they came, or with times, or as JSON lines; where several pipes
+//! share a file, lines stay whole. Files are rotated by renaming and compressed aside; [`LogReader`] and [`Follow`] read
+//! them, across rotations.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `handle` | commands, events, the handle |
+//! | `engine` | the thread's loop, timers, compression's start |
+//! | `pump` | a pipe's turn: read, write, account |
+//! | `pace` | when to let pipes fill |
+//! | `service` | a service's state; which bytes are written now, which wait for their line's end |
+//! | `sink` | one file: opening, writing, rotation, trouble |
+//! | `rotate`, `names`, `index`, `compress` | files' names, the index of times, gzip |
+//! | `format`, `memory`, `signal` | lines; the last output and watches; waking readers |
+//! | `reader` | reading: last lines, since a time, following |
+
+mod compress;
+mod engine;
+mod format;
+mod handle;
+mod index;
+mod memory;
+mod names;
+mod pace;
+mod pump;
+mod reader;
+mod rotate;
+mod service;
+mod signal;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+pub use handle::{
+    Attach, COMMANDS_MAX, LogError, LogEvent, LogHandle, LogStatus, LogThread, Notify, Options, PipeId, WatchId,
+};
+pub use memory::{TAIL_MAX, WATCH_MAX};
+pub use names::Stream;
+pub use reader::{Follow, LogReader, Start, Step};
+pub use signal::{Subscription, Wake};
+pub use sink::Lost;

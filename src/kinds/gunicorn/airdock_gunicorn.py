@@ -146,9 +146,8 @@ class Meter:
 
     ZEROS = memoryview(bytes(8 * (WINDOW_WORDS - 1))).cast("Q")
 
-    def __init__(self, words, page, token):
+    def __init__(self, words, page):
         self.words = words[page * PAGE:(page + 1) * PAGE]
-        self.token = token
         self.lock = allocate_lock()
         self.free = list(range(OPEN + OPEN_COUNT - 1, OPEN - 1, -1))
         self.window = WINDOWS
@@ -156,11 +155,8 @@ class Meter:
         self.words[S_STARTED] = monotonic_ns() // 1000
         self.words[S_PID] = os.getpid()
 
-    def begin(self, req):
-        if self.token is not None:
-            for name, value in req.headers:
-                if name == "X-AIRDOCK-PROBE" and value == self.token:
-                    return
+    def begin(self):
+        """Counts a request that begins; returns what finish() wants."""
         words = self.words
         now = monotonic_ns() // 1000
         with self.lock:
@@ -168,12 +164,9 @@ class Meter:
             place = self.free.pop() if self.free else None
             if place is not None:
                 words[place] = now
-        req.airdock = (place, now)
+        return place, now
 
-    def finish(self, req, failed):
-        mark = req.__dict__.pop("airdock", None)
-        if mark is None:
-            return
+    def finish(self, mark, failed):
         place, began = mark
         words = self.words
         with self.lock:
@@ -199,6 +192,36 @@ class Meter:
             if place is not None:
                 words[place] = 0
                 self.free.append(place)
+
+
+class CountedAsgi:
+    """An ASGI application whose requests are counted: those worker classes have no hooks that fit."""
+
+    def __init__(self, app, meter, token):
+        self.app, self.meter = app, meter
+        self.own = (b"x-airdock-probe", token.encode()) if token else None
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or self.own is not None and self.own in map(tuple, scope["headers"]):
+            return await self.app(scope, receive, send)
+        status = 500  # what the server answers when the application does not
+
+        async def noting_send(message):
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        failed = True
+        mark = self.meter.begin()
+        try:
+            await self.app(scope, receive, noting_send)
+            failed = status >= 500
+        except BaseException as e:
+            failed = type(e).__name__ != "CancelledError"  # the client went away
+            raise
+        finally:
+            self.meter.finish(mark, failed)
 
 
 def answered_badly(resp, failure):
@@ -286,7 +309,11 @@ class Probe:
 
     def _in_pool(self, worker):
         """Where gthread runs requests: what is bound to the main thread must fail here as it would there."""
+        from concurrent.futures import wait
+
         future = worker.tpool.submit(self._ask, worker)
+        while not wait([future], timeout=0.25).done:
+            pass  # a wait without a limit would keep Python's signal handlers from running
         return future.result()
 
     def _ask(self, worker):
@@ -344,7 +371,7 @@ class Launcher:
         self.probe = Probe(json.loads(probe)) if probe else None
         self.token = environ.pop("AIRDOCK_PROBE_TOKEN", None)
         self.inherited = "LISTEN_FDS" in environ
-        self.meter = None
+        self.load_failed = False
 
     # --- configuration ---
 
@@ -366,8 +393,7 @@ class Launcher:
     def chain(self, cfg):
         """Puts this launcher's hooks around the user's."""
         user = {name: cfg.settings[name].get() for name in (
-            "pre_fork", "post_fork", "post_worker_init", "pre_request", "post_request", "child_exit",
-            "nworkers_changed")}
+            "pre_fork", "post_fork", "post_worker_init", "child_exit", "nworkers_changed")}
 
         def nworkers_changed(arbiter, new, old):
             user["nworkers_changed"](arbiter, new, old)
@@ -380,42 +406,29 @@ class Launcher:
         def post_fork(arbiter, worker):
             page = getattr(worker, "airdock_page", None)
             if page is not None:
-                self.meter = Meter(self.counters.words, page, self.token)
+                self.count_requests(worker, Meter(self.counters.words, page))
             user["post_fork"](arbiter, worker)
 
         def post_worker_init(worker):
             user["post_worker_init"](worker)
             self.worker_booted(worker)
 
-        user_pre_request, user_post_request = user["pre_request"], user["post_request"]
-
-        def pre_request(worker, req):
-            if self.meter is not None:
-                self.meter.begin(req)
-            user_pre_request(worker, req)
-
-        def post_request(worker, req, environ, resp):
-            if self.meter is not None:
-                self.meter.finish(req, answered_badly(resp, sys.exc_info()[1]))
-            user_post_request(worker, req, environ, resp)
-
         def child_exit(arbiter, worker):
             left_open = self.counters.fold(worker) if self.counters is not None else 0
             self.report.send({"event": "exit", "pid": worker.pid, "open": left_open})
             user["child_exit"](arbiter, worker)
 
-        for hook in (nworkers_changed, pre_fork, post_fork, post_worker_init, pre_request, post_request, child_exit):
+        for hook in (nworkers_changed, pre_fork, post_fork, post_worker_init, child_exit):
             cfg.set(hook.__name__, hook)
 
     def report_boot(self, arbiter, workers):
         import gunicorn
 
         cfg = arbiter.cfg
-        counted = {"SyncWorker", "ThreadWorker", "AsyncWorker"} & {c.__name__ for c in cfg.worker_class.__mro__}
         self.report.send({
             "event": "boot", "pid": os.getpid(), "gunicorn": gunicorn.__version__, "workers": workers,
             "worker_class": cfg.worker_class_str, "timeout": cfg.timeout, "graceful_timeout": cfg.graceful_timeout,
-            "counted": bool(counted) and getattr(cfg.worker_class, "server_class", None) is None,
+            "counted": self.counters is not None and (has_hooks(cfg.worker_class) or is_asgi(cfg.worker_class)),
         }, patience=2)
 
     # --- in the master ---
@@ -440,8 +453,36 @@ class Launcher:
 
     # --- in a worker ---
 
+    def count_requests(self, worker, meter):
+        """In the worker alone, as hooks change how some worker classes work."""
+        cfg, token = worker.cfg, self.token
+        worker.airdock_meter = meter
+        if not has_hooks(type(worker)):
+            return
+        user_pre_request = cfg.settings["pre_request"].get()
+        user_post_request = cfg.settings["post_request"].get()
+
+        def pre_request(worker, req):
+            if token is None or ("X-AIRDOCK-PROBE", token) not in req.headers:
+                req.airdock = meter.begin()
+            user_pre_request(worker, req)
+
+        def post_request(worker, req, environ, resp):
+            mark = req.__dict__.pop("airdock", None)
+            if mark is not None:
+                meter.finish(mark, answered_badly(resp, sys.exc_info()[1]))
+            user_post_request(worker, req, environ, resp)
+
+        cfg.set("pre_request", pre_request)
+        cfg.set("post_request", post_request)
+
     def worker_booted(self, worker):
         self.report.worker("booted")
+        meter = getattr(worker, "airdock_meter", None)
+        if meter is not None and is_asgi(type(worker)):
+            for name in ("wsgi", "asgi"):  # UvicornWorker and gunicorn's own
+                if hasattr(worker, name):
+                    setattr(worker, name, CountedAsgi(getattr(worker, name), meter, self.token))
         if self.gate is None or not self.committed():
             self.probe_application(worker)
             if self.gate is not None:
@@ -457,8 +498,10 @@ class Launcher:
         return any(events & POLLIN for _, events in waiter.poll(0))
 
     def probe_application(self, worker):
-        if self.probe is None or is_asgi(worker):
-            self.report.worker("ready")
+        if self.load_failed:
+            return
+        if self.probe is None or is_asgi(type(worker)):
+            self.report.worker("ready", probed=False)
             return
         watch = ProbeWatch(self, worker, self.probe)
         failure = self.probe.run(worker)
@@ -502,7 +545,7 @@ class ProbeWatch:
         deadline = monotonic() + self.probe.timeout
         while not self.done.acquire(timeout=0.25):
             self.worker.tmp.notify()
-            if self.worker.alive and self.worker.ppid == os.getppid():
+            if not self.told_to_stop():
                 if monotonic() >= deadline and self.verdict.acquire(False):
                     self.launcher.report.worker("failed", body="", reason="GET %s gave no answer within %g s" % (
                         self.probe.path, self.probe.timeout))
@@ -512,10 +555,26 @@ class ProbeWatch:
             else:
                 return
 
+    def told_to_stop(self):
+        if not self.worker.alive or self.worker.ppid != os.getppid():
+            return True
+        if self.verdict.locked():
+            # A main thread that hangs in a lock does not run the handler of TERM, but the signal is in this pipe.
+            signals = drain_pipe(self.worker.PIPE[0])
+            return any(sig in signals for sig in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT))
+        return False
 
-def is_asgi(worker):
-    """Whether the worker calls its application by ASGI, whose lifespan has not begun when the hooks run."""
-    return any(c.__name__ in ("ASGIWorker", "UvicornWorker") for c in type(worker).__mro__)
+
+def is_asgi(worker_class):
+    """Whether it calls its application by ASGI, whose lifespan has not begun when the hooks run."""
+    return any(c.__name__ in ("ASGIWorker", "UvicornWorker") for c in worker_class.__mro__)
+
+
+def has_hooks(worker_class):
+    """Whether it runs the hooks around each request, as gunicorn's own WSGI workers do but for gevent_pywsgi."""
+    names = {c.__name__ for c in worker_class.__mro__}
+    return bool(names & {"SyncWorker", "ThreadWorker", "AsyncWorker"}) and not getattr(
+        worker_class, "server_class", None)
 
 
 def wait_readable(fds, seconds):
@@ -529,11 +588,15 @@ def wait_readable(fds, seconds):
 
 
 def drain_pipe(fd):
+    """Empties a pipe that never blocks; returns up to 512 bytes of what was in it."""
+    data = b""
     try:
+        data = os.read(fd, 512)
         while len(os.read(fd, 512)) == 512:
             pass
     except OSError:
         pass
+    return data
 
 
 # --- Mending how workers stop ----------------------------------------------------------------------------------------
@@ -718,6 +781,7 @@ def main():
             try:
                 return super().load()
             except BaseException as e:
+                launcher.load_failed = True  # some worker classes go on, and answer every request with the error
                 launcher.report.worker("failed", reason="cannot load the application: " + describe(e), body="")
                 raise
 

@@ -1,0 +1,268 @@
+//! A specification as rows of key, value and price of a change. Structures are taken apart by name, so that a new field
+//! does not compile until it has a row.
+
+use super::super::sockets::show as show_listen;
+use super::super::spec::*;
+use super::super::units::{show_duration, show_signal, show_size};
+use super::Needs::{self, Live, Nothing, Reload as ByReload, Restart as ByRestart, Scale};
+
+pub struct Row {
+    pub key: String,
+    pub value: String,
+    pub needs: Needs,
+}
+
+/// Rows being gathered; an absent value has none.
+#[derive(Default)]
+struct Rows(Vec<Row>);
+
+impl Rows {
+    fn add(&mut self, key: impl Into<String>, value: impl ToString, needs: Needs) {
+        self.0.push(Row { key: key.into(), value: value.to_string(), needs });
+    }
+
+    fn some(&mut self, key: &str, value: Option<impl ToString>, needs: Needs) {
+        if let Some(value) = value {
+            self.add(key, value, needs);
+        }
+    }
+
+    fn list(&mut self, key: &str, values: &[Template], needs: Needs) {
+        if !values.is_empty() {
+            self.add(key, list(values.iter().map(|t| &*t.0)), needs);
+        }
+    }
+
+    fn names(&mut self, key: &str, values: &[Box<str>], needs: Needs) {
+        if !values.is_empty() {
+            self.add(key, list(values.iter().map(|s| &**s)), needs);
+        }
+    }
+}
+
+fn list<'a>(values: impl Iterator<Item = &'a str>) -> String {
+    format!("{:?}", values.collect::<Vec<_>>())
+}
+
+fn text(template: &Template) -> &str {
+    &template.0
+}
+
+fn octal(mode: u32) -> String {
+    format!("{mode:04o}")
+}
+
+pub fn daemon(daemon: &Daemon) -> Vec<Row> {
+    let Daemon { http, control, access } = daemon;
+    let Control { mode, group, connections_per_user } = control;
+    let mut rows = Rows::default();
+    rows.some("http.listen", *http, Live);
+    rows.some("control.mode", mode.map(octal), Live);
+    rows.some("control.group", group.as_deref(), Live);
+    rows.add("control.connections_per_user", connections_per_user, Live);
+    if !access.is_empty() {
+        let rules: Vec<_> = access.iter().map(rule).collect();
+        rows.add("access", rules.join("; "), Live);
+    }
+    rows.0
+}
+
+fn rule(rule: &AccessRule) -> String {
+    let AccessRule { users, groups, verbs, services } = rule;
+    let groups = groups.iter().map(|group| format!("group {group}"));
+    let who: Vec<_> = users.iter().map(|user| user.to_string()).chain(groups).collect();
+    format!("{} may {} on {}", who.join(", "), verbs.join(", "), services.join(", "))
+}
+
+pub fn service(service: &Service) -> Vec<Row> {
+    let Service {
+        name: _,
+        kind: how,
+        root,
+        user,
+        group,
+        directory,
+        umask,
+        nice,
+        after,
+        requires,
+        sockets: listening,
+        environment,
+        environment_files,
+        instances,
+        autostart,
+        ready: starts,
+        health: checks,
+        reload,
+        stop,
+        restart: again,
+        logs: output,
+    } = service;
+    let mut rows = Rows::default();
+    kind(&mut rows, how);
+    rows.some("root", root.as_ref().map(|path| path.display()), ByReload);
+    rows.some("user", user.as_deref(), ByReload);
+    rows.some("group", group.as_deref(), ByReload);
+    rows.some("directory", directory.as_ref().map(text), ByReload);
+    rows.some("umask", umask.map(octal), ByReload);
+    rows.some("nice", *nice, ByReload);
+    rows.add("instances", instances, Scale);
+    rows.add("autostart", autostart, Nothing);
+    rows.names("after", after, Live);
+    rows.names("requires", requires, Live);
+    sockets(&mut rows, listening);
+    for (name, value) in environment {
+        rows.add(format!("environment.{name}"), text(value), ByReload);
+    }
+    rows.list("environment_files", environment_files, ByReload);
+    ready(&mut rows, starts);
+    if let Some(checks) = checks {
+        health(&mut rows, checks);
+    }
+    let Reload { overlap, drain, max_draining } = reload;
+    rows.add("reload.overlap", overlap, Live);
+    rows.add("reload.drain", show_duration(*drain), Live);
+    rows.add("reload.max_draining", max_draining, Live);
+    let Stop { signal, grace } = stop;
+    rows.add("stop.signal", show_signal(*signal), Live);
+    rows.some("stop.grace", grace.map(show_duration), Live);
+    restart(&mut rows, again);
+    logs(&mut rows, output);
+    rows.0
+}
+
+fn kind(rows: &mut Rows, kind: &Kind) {
+    match kind {
+        Kind::Gunicorn { app, python, workers, args } => {
+            rows.add("kind", "gunicorn", ByReload);
+            rows.add("app", text(app), ByReload);
+            rows.some("python", python.as_ref().map(text), ByReload);
+            match workers {
+                Workers::Unset => rows.add("workers", "gunicorn's", ByReload),
+                Workers::Auto => rows.add("workers", "auto", ByReload),
+                Workers::Count(n) => rows.add("workers", n, Scale),
+            }
+            rows.list("args", args, ByReload);
+        }
+        Kind::Jvm { program, java, java_options, args } => {
+            rows.add("kind", "jvm", ByReload);
+            match program {
+                JvmProgram::Jar(jar) => rows.add("jar", text(jar), ByReload),
+                JvmProgram::Main { class, classpath } => {
+                    rows.add("main", text(class), ByReload);
+                    rows.list("classpath", classpath, ByReload);
+                }
+            }
+            rows.some("java", java.as_ref().map(text), ByReload);
+            rows.list("java_options", java_options, ByReload);
+            rows.list("args", args, ByReload);
+        }
+        Kind::Command { command } => {
+            rows.add("kind", "command", ByReload);
+            rows.list("command", command, ByReload);
+        }
+    }
+}
+
+/// A bound address stays bound as long as the service is up; its queue and its file's permissions can change meanwhile.
+fn sockets(rows: &mut Rows, sockets: &[Socket]) {
+    if sockets.len() > 1 {
+        let names: Vec<_> = sockets.iter().map(|socket| &*socket.name).collect();
+        rows.add("sockets", names.join(", "), ByReload);
+    }
+    for Socket { name, listen, backlog } in sockets {
+        rows.add(format!("sockets.{name}.listen"), show_listen(listen), ByRestart);
+        rows.add(format!("sockets.{name}.backlog"), backlog, Live);
+        if let Listen::Unix { path: _, mode, owner, group } = listen {
+            rows.add(format!("sockets.{name}.mode"), octal(*mode), Live);
+            rows.some(&format!("sockets.{name}.owner"), owner.as_deref(), Live);
+            rows.some(&format!("sockets.{name}.group"), group.as_deref(), Live);
+        }
+    }
+}
+
+/// What the processes are told in their environment needs new ones.
+fn ready(rows: &mut Rows, ready: &Ready) {
+    let Ready { timeout, by } = ready;
+    rows.add("ready.timeout", show_duration(*timeout), Live);
+    by.iter().for_each(|way| check(rows, "ready", way));
+}
+
+fn check(rows: &mut Rows, section: &str, by: &ReadyBy) {
+    match by {
+        ReadyBy::Notify => rows.add(format!("{section}.notify"), true, ByReload),
+        ReadyBy::Descriptor => rows.add(format!("{section}.descriptor"), true, ByReload),
+        ReadyBy::Http(http) => probe(rows, section, http),
+        ReadyBy::Tcp(address) => rows.add(format!("{section}.tcp"), text(address), Live),
+        ReadyBy::Command(words) => rows.list(&format!("{section}.command"), words, Live),
+        ReadyBy::Log(line) => rows.add(format!("{section}.log"), line, Live),
+        ReadyBy::Delay(delay) => rows.add(format!("{section}.delay"), show_duration(*delay), Live),
+    }
+}
+
+fn probe(rows: &mut Rows, section: &str, probe: &HttpProbe) {
+    let HttpProbe { path, host, port, headers, expect, timeout } = probe;
+    let key = |name: &str| format!("{section}.probe.{name}");
+    rows.add(key("path"), text(path), Live);
+    rows.some(&key("host"), host.as_ref().map(text), Live);
+    rows.some(&key("port"), port.as_ref().map(text), Live);
+    for (name, value) in headers {
+        rows.add(key(&format!("headers.{name}")), text(value), Live);
+    }
+    if let Expect::OneOf(statuses) = expect {
+        rows.add(key("expect"), format!("{statuses:?}"), Live);
+    }
+    rows.add(key("timeout"), show_duration(*timeout), Live);
+}
+
+fn health(rows: &mut Rows, health: &Health) {
+    let Health { by, timeout, interval, failures, action, watchdog } = health;
+    if let Some(by) = by {
+        check(rows, "health", by);
+    }
+    rows.add("health.timeout", show_duration(*timeout), Live);
+    rows.add("health.interval", show_duration(*interval), Live);
+    rows.add("health.failures", failures, Live);
+    let action = match action {
+        HealthAction::Report => "report",
+        HealthAction::Restart => "restart",
+    };
+    rows.add("health.action", action, Live);
+    rows.some("health.watchdog", watchdog.map(show_duration), ByReload);
+}
+
+fn restart(rows: &mut Rows, restart: &Restart) {
+    let Restart { policy, delay, max_delay, settled, limit, success } = restart;
+    let Limit { failures, within, then } = limit;
+    let policy = match policy {
+        Policy::Always => "always",
+        Policy::OnFailure => "on-failure",
+        Policy::Never => "never",
+    };
+    rows.add("restart.policy", policy, Live);
+    rows.add("restart.delay", show_duration(*delay), Live);
+    rows.add("restart.max_delay", show_duration(*max_delay), Live);
+    rows.add("restart.settled", show_duration(*settled), Live);
+    rows.add("restart.limit.failures", failures, Live);
+    rows.add("restart.limit.within", show_duration(*within), Live);
+    rows.add("restart.limit.then", then.map_or("never".to_owned(), show_duration), Live);
+    if !success.is_empty() {
+        rows.add("restart.success", format!("{success:?}"), Live);
+    }
+}
+
+fn logs(rows: &mut Rows, logs: &Logs) {
+    let Logs { capture, stderr, format, max_size, max_age, keep, compress } = logs;
+    rows.add("logs.capture", capture, ByReload);
+    rows.add("logs.stderr", if *stderr == Stderr::Join { "join" } else { "apart" }, ByReload);
+    let format = match format {
+        LogFormat::Raw => "raw",
+        LogFormat::Timestamps => "timestamps",
+        LogFormat::Json => "json",
+    };
+    rows.add("logs.format", format, Live);
+    rows.add("logs.max_size", show_size(*max_size), Live);
+    rows.add("logs.max_age", max_age.map_or("never".to_owned(), show_duration), Live);
+    rows.add("logs.keep", keep, Live);
+    rows.add("logs.compress", compress, Live);
+}

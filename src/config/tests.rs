@@ -1,0 +1,319 @@
+//! Of the configuration as a whole: the examples, what errors look like, the reference's text, any input, a directory.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::spec::*;
+use super::*;
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_examples_are_a_configuration() {
+    let config = load(&repository()).unwrap_or_else(|e| panic!("{e}"));
+    let names: Vec<_> = config.services.keys().map(|name| &**name).collect();
+    assert_eq!(names, ["airship", "airship-celery", "search"]);
+    assert_eq!(config.daemon.access.len(), 2);
+
+    let airship = &config.services["airship"];
+    assert!(matches!(&airship.kind, Kind::Gunicorn { workers: Workers::Count(4), args, .. } if args.len() == 4));
+    assert!(airship.reload.overlap);
+    assert_eq!(airship.stop.grace, Some(Duration::from_secs(35)));
+    assert_eq!(airship.logs.max_size, 50_000_000);
+
+    let celery = &config.services["airship-celery"];
+    assert_eq!((celery.instances, celery.reload.overlap), (2, false));
+    let search = &config.services["search"];
+    assert!(matches!(&search.ready.by[..], [ReadyBy::Http(probe)] if probe.port == Some(Template::new("{port}"))));
+}
+
+/// Where `airship.toml` says that it shows a default, a file without these sections means the same.
+#[test]
+fn the_example_shows_the_defaults() {
+    let shown = load(&repository()).unwrap_or_else(|e| panic!("{e}")).services["airship"].clone();
+    let bare =
+        testing::service("kind = 'gunicorn'\napp = 'a:b'\nroot = '/srv/a'\n[sockets.http]\nlisten = '0.0.0.0:8000'");
+    assert_eq!((&shown.restart, &shown.logs, &shown.reload), (&bare.restart, &bare.logs, &bare.reload));
+    assert_eq!((shown.ready.timeout, shown.stop.signal), (bare.ready.timeout, bare.stop.signal));
+}
+
+/// `==> NAME` begins a file; what follows is its text.
+fn files(script: &str) -> Vec<(&str, String)> {
+    let mut files: Vec<(&str, String)> = Vec::new();
+    for line in script.split_inclusive('\n') {
+        match (line.strip_prefix("==> "), files.last_mut()) {
+            (Some(name), _) => files.push((name.trim_end(), String::new())),
+            (None, Some((_, text))) => text.push_str(line),
+            (None, None) => panic!("a script begins with ==> NAME"),
+        }
+    }
+    files
+}
+
+fn load_script(script: &str) -> Result<Config, Diagnostics> {
+    let files = files(script);
+    let daemon = files.iter().find(|(name, _)| *name == "svd.toml").map(|(_, text)| text.as_str());
+    let services: Vec<_> = files
+        .iter()
+        .filter_map(|(name, text)| Some((name.strip_prefix("conf.d/")?.strip_suffix(".toml")?, text.as_str())))
+        .collect();
+    load_texts(daemon, &services)
+}
+
+/// Every script of `golden/` and what it prints. `UPDATE_GOLDEN=1` writes the outputs anew.
+#[test]
+fn errors_read_as_agreed() {
+    let dir = repository().join("src/config/golden");
+    let mut scripts: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    scripts.retain(|path| path.extension().is_some_and(|e| e == "in"));
+    scripts.sort();
+    assert!(scripts.len() >= 7, "scripts are missing");
+    let mut wrong = String::new();
+    for script in scripts {
+        let errors = load_script(&fs::read_to_string(&script).unwrap()).expect_err("a golden script has errors");
+        let got = format!("{errors}\n{}\n", serde_json::to_string(&errors.0[0]).unwrap());
+        let golden = script.with_extension("out");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&golden, &got).unwrap();
+        }
+        let wanted = fs::read_to_string(&golden).unwrap_or_default();
+        if got != wanted {
+            write!(wrong, "{}: got\n{got}\nwanted\n{wanted}\n", golden.display()).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// The part of the reference below the heading that names this table.
+fn reference<'d>(document: &'d str, schema: &section::Schema) -> &'d str {
+    let parts = document.split("\n## ");
+    let named = |part: &&str| part.lines().next().is_some_and(|h| h.replace('`', "").eq_ignore_ascii_case(schema.name));
+    parts.into_iter().find(named).unwrap_or_else(|| panic!("docs/configuration.md has no section {}", schema.name))
+}
+
+/// Keys that the rows of its tables begin with.
+fn rows(part: &str) -> Vec<&str> {
+    let mut keys: Vec<_> = part.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+#[test]
+fn the_reference_has_every_key_and_no_other() {
+    let document = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
+    for schema in suggest::SERVICE_FILE.iter().chain(suggest::DAEMON_FILE) {
+        let mut keys = schema.keys.to_vec();
+        keys.sort_unstable();
+        assert_eq!(rows(reference(&document, schema)), keys, "docs/configuration.md, {}", schema.name);
+    }
+}
+
+#[test]
+fn the_reference_has_examples_that_parse() {
+    let document = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
+    let blocks: Vec<_> = document.split("```toml\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    assert!(blocks.len() > 10);
+    for block in blocks {
+        let fragment = format!("kind = 'command'\ncommand = ['a']\n{block}");
+        let result = match block {
+            _ if block.starts_with("# svd.toml") => load_texts(Some(block), &[]),
+            _ if block.contains("kind =") => load_texts(None, &[("example", block)]),
+            _ => load_texts(None, &[("example", &fragment)]),
+        };
+        result.unwrap_or_else(|errors| panic!("{errors}\nin\n{block}"));
+    }
+}
+
+/// `timeout = 60` in some section is about another key than in the next; within one table none is written twice.
+#[test]
+fn tables_name_each_key_once() {
+    for schema in suggest::SERVICE_FILE.iter().chain(suggest::DAEMON_FILE) {
+        let mut keys = schema.keys.to_vec();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), schema.keys.len(), "{}", schema.name);
+    }
+}
+
+#[test]
+fn rules_grant_the_verbs_that_the_interface_has() {
+    use crate::api::request::Verb;
+    let mut known: Vec<_> = Verb::ALL.into_iter().filter(|v| *v != Verb::Version).map(Verb::as_str).collect();
+    known.push("*");
+    known.sort_unstable();
+    let mut ours = daemon::VERBS.to_vec();
+    ours.sort_unstable();
+    assert_eq!(ours, known);
+    for verb in daemon::OF_THE_HOST {
+        assert!(Verb::from_name(verb).is_some_and(Verb::is_of_the_host), "{verb}");
+    }
+}
+
+/// Files to begin from, and words that mean something to the decoder.
+const SEEDS: &[&str] = &[
+    include_str!("../../conf.d/airship.toml"),
+    include_str!("../../conf.d/airship-celery.toml"),
+    include_str!("../../conf.d/search.toml"),
+    include_str!("../../svd.toml"),
+];
+const WORDS: &[&str] = &[
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "{",
+    "}",
+    "=",
+    "\"",
+    "'",
+    "\"\"\"",
+    ",",
+    ".",
+    "\n",
+    "\r\n",
+    "#",
+    "\0",
+    "\u{feff}",
+    "é",
+    "0",
+    "-1",
+    "1e9",
+    "99999999999999999999",
+    "true",
+    "1979-05-27",
+    "\"0s\"",
+    "\"{fd.x}\"",
+    "\"{{release}\"",
+    "\"unix:/\"",
+    "[sockets.ready]",
+    "[sockets]\n",
+    "kind = \"jvm\"\n",
+    "limit = 3\n",
+    "[stop.signal]\n",
+    "headers",
+    "\\u0000",
+    "\\",
+];
+
+/// Whatever the text: an answer, whose errors can be printed in both forms.
+fn survives(text: &str) {
+    for result in [load_texts(Some(text), &[]), load_texts(None, &[("a", text), ("b", text)])] {
+        if let Err(errors) = result {
+            assert!(!errors.0.is_empty());
+            assert!(!errors.to_string().chars().any(|c| c.is_control() && c != '\n'));
+            assert!(serde_json::to_string(&errors.0).is_ok());
+            for position in errors.0.iter().filter_map(|e| e.position.as_ref()) {
+                assert!(position.line >= 1 && position.column >= 1 && position.length >= 1);
+                assert!(text.contains(&*position.text));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_text_is_survived(text in any::<String>()) {
+        survives(&text);
+    }
+
+    #[test]
+    fn any_mixture_of_words_is_survived(words in prop::collection::vec(prop::sample::select(WORDS), 0..30)) {
+        survives(&words.concat());
+    }
+
+    #[test]
+    fn damaged_files_are_survived(
+        seed in prop::sample::select(SEEDS),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0usize..20, prop::sample::select(WORDS)), 1..8),
+    ) {
+        let mut text: Vec<char> = seed.chars().collect();
+        for (at, length, word) in damage {
+            let at = at.index(text.len() + 1);
+            let end = (at + length).min(text.len());
+            text.splice(at..end, word.chars());
+        }
+        survives(&text.into_iter().collect::<String>());
+    }
+}
+
+#[test]
+fn deep_nesting_is_survived() {
+    for (open, close) in [("[", "]"), ("{a=", "}"), ("a.", "b")] {
+        for depth in [100, 100_000] {
+            survives(&format!("x = {}{}", open.repeat(depth), close.repeat(depth)));
+            survives(&open.repeat(depth));
+        }
+    }
+}
+
+#[test]
+fn many_errors_are_counted_beyond_a_limit() {
+    let text: String = (0..1_000).map(|i| format!("x{i} = 1\n")).collect();
+    let errors = load_texts(None, &[("a", &text)]).unwrap_err();
+    assert_eq!(errors.0.len(), 101);
+    // Without a position it stands before the others of its file.
+    assert_eq!(errors.0[0].message, "901 more errors in this file are not shown");
+}
+
+#[test]
+fn a_directory_is_read_without_backups() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = dir.path().join("conf.d");
+    assert!(load(dir.path()).unwrap().services.is_empty(), "conf.d may be absent");
+    fs::create_dir(&conf).unwrap();
+    let good = "kind = 'command'\ncommand = ['a']\n";
+    for name in ["b.toml", "a.toml", "a.toml~", ".#a.toml", ".hidden.toml", "a.toml.bak", "README"] {
+        fs::write(conf.join(name), if name.len() == 6 { good } else { "not a configuration" }).unwrap();
+    }
+    let config = load(dir.path()).unwrap();
+    assert_eq!(config.services.keys().map(|k| &**k).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn unreadable_files_are_errors_like_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = dir.path().join("conf.d");
+    fs::create_dir_all(conf.join("directory.toml")).unwrap();
+    fs::write(conf.join("bytes.toml"), b"kind = 'command'\ncommand = ['\xff']\n").unwrap();
+    fs::write(conf.join("large.toml"), "#".repeat(2 << 20)).unwrap();
+    fs::write(conf.join("wrong.toml"), "kind = 'command'\ncommand = ['a']\nx = 1\nrequires = ['large']").unwrap();
+    nix::unistd::mkfifo(&conf.join("pipe.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::os::unix::fs::symlink("/nowhere/x", conf.join("dangling.toml")).unwrap();
+    fs::write(dir.path().join("svd.toml"), "y = 1").unwrap();
+    let errors = load(dir.path()).unwrap_err();
+    let prefix = format!("{}/", dir.path().display());
+    let lines: Vec<_> =
+        errors.0.iter().map(|e| format!("{}: {}", e.file.strip_prefix(&prefix).unwrap(), e.message)).collect();
+    assert_eq!(
+        lines,
+        [
+            "svd.toml: unknown key \"y\" in svd.toml",
+            "conf.d/bytes.toml: this is not UTF-8",
+            "conf.d/dangling.toml: cannot be read: No such file or directory (os error 2)",
+            "conf.d/directory.toml: cannot be read: not a regular file",
+            "conf.d/large.toml: has more than 1 MiB, and is no configuration",
+            "conf.d/pipe.toml: cannot be read: not a regular file",
+            "conf.d/wrong.toml: unknown key \"x\"",
+        ]
+    );
+    assert!(load(&dir.path().join("nothing")).unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[test]
+fn names_of_services() {
+    for good in ["a", "A1", "9", "a.b-c_d", &"x".repeat(64)] {
+        assert_eq!(check_name(good), Ok(()), "{good}");
+    }
+    for bad in ["", ".a", "-a", "_a", "a b", "a/b", "ä", "a*", &"x".repeat(65)] {
+        assert!(check_name(bad).is_err(), "{bad}");
+    }
+}

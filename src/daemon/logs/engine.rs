@@ -1,0 +1,577 @@
+//! The log thread: waits, runs commands, gives each readable pipe its turn, and keeps the timers.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::compress;
+use super::handle::{Command, LogEvent, LogStatus, Notify, Options, PipeId, Shared};
+use super::index::millis;
+use super::memory::Watch;
+use super::names::Stream;
+use super::pace::Pace;
+use super::rotate;
+use super::service::{FOLLOWERS_MAX, Pipe, Service, Tools, Urgency, WATCHES_MAX};
+use super::signal::Signal;
+use super::sink::{Env, Sink};
+use crate::config::spec::{LogFormat, Logs, Stderr};
+
+/// Events of one wait; more wait for the next.
+const EVENTS: usize = 64;
+
+/// The one buffer of the thread: what a pipe held back goes in front, what it has now behind.
+const BUFFER: usize = 128 * 1024;
+
+/// The token of the command queue; pipes count from 1.
+const WAKE: u64 = 0;
+
+/// A pause before a failed epoll is tried again: it cannot happen, and must not spin if it does.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) const ALL_STREAMS: [Stream; 3] = [Stream::Joined, Stream::Stdout, Stream::Stderr];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// A pipe's held line is overdue.
+    Held(PipeId),
+    /// A file is due for its rotation by age.
+    Age(u32, Stream),
+}
+
+/// The one compression that may run.
+struct Compression {
+    of: (u32, Stream),
+    cancel: Arc<AtomicBool>,
+    join: JoinHandle<()>,
+}
+
+pub(super) struct Engine {
+    pub(super) epoll: Epoll,
+    shared: Arc<Shared>,
+    pub(super) log_dir: PathBuf,
+    pub(super) notify: Notify,
+    lower_priority: Option<fn()>,
+    by_name: BTreeMap<Arc<str>, u32>,
+    pub(super) services: Vec<Option<Service>>,
+    free: Vec<u32>,
+    /// The limits that were last configured: most services share them.
+    last_limits: Arc<Logs>,
+    pub(super) pipes: BTreeMap<PipeId, Pipe>,
+    pub(super) timers: BTreeSet<(Instant, Timer)>,
+    pub(super) buffer: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
+    pub(super) pace: Pace,
+    /// Pipes with a raised capacity.
+    pub(super) grown: usize,
+    to_compress: BTreeSet<(u32, Stream)>,
+    compression: Option<Compression>,
+    ending: bool,
+}
+
+/// What a file without `[logs]` means.
+fn default_limits() -> Logs {
+    Logs {
+        capture: true,
+        stderr: Stderr::Join,
+        format: LogFormat::Raw,
+        max_size: 50_000_000,
+        max_age: Some(Duration::from_secs(24 * 3600)),
+        keep: 10,
+        compress: true,
+    }
+}
+
+impl Engine {
+    pub fn new(options: Options, shared: Arc<Shared>) -> io::Result<Engine> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&shared.wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        Ok(Engine {
+            epoll,
+            shared,
+            log_dir: options.log_dir,
+            notify: options.notify,
+            lower_priority: options.lower_priority,
+            by_name: BTreeMap::new(),
+            services: Vec::new(),
+            free: Vec::new(),
+            last_limits: Arc::new(default_limits()),
+            pipes: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            buffer: vec![0; BUFFER],
+            scratch: Vec::new(),
+            pace: Pace::default(),
+            grown: 0,
+            to_compress: BTreeSet::new(),
+            compression: None,
+            ending: false,
+        })
+    }
+
+    pub fn run(&mut self) {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        while !self.ending {
+            let ready = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(n) => n,
+                Err(Errno::EINTR) => 0,
+                Err(e) => {
+                    (self.notify)(LogEvent::Trouble {
+                        service: "svd".into(),
+                        text: format!("the log thread cannot wait for output: {e}; tried again in a second"),
+                    });
+                    std::thread::sleep(TROUBLE_PAUSE);
+                    0
+                }
+            };
+            self.pace.begin(Instant::now());
+            for event in &events[..ready] {
+                if event.data() == WAKE {
+                    self.commands();
+                } else {
+                    let closed = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+                    self.turn(PipeId(event.data()), event.events().intersects(closed));
+                }
+            }
+            self.run_timers();
+            self.compress_next();
+            if !self.ending
+                && let Some(pause) = self.pace.pause(Instant::now())
+            {
+                std::thread::sleep(pause);
+            }
+        }
+        self.finish();
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let Some((at, _)) = self.timers.first() else {
+            return EpollTimeout::NONE;
+        };
+        let left = at.saturating_duration_since(Instant::now());
+        // Rounded up: waking too early would only go round again.
+        let ms = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn run_timers(&mut self) {
+        let now = Instant::now();
+        while let Some(&(at, timer)) = self.timers.first() {
+            if at > now {
+                return;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Held(pipe) => self.held_overdue(pipe, now),
+                Timer::Age(slot, stream) => {
+                    if let Some(sink) = self.sink(slot, stream) {
+                        sink.age_timer = false;
+                    }
+                    self.with_env(slot, stream, |sink, env| {
+                        if sink.due_ms(env.limits).is_some_and(|due| env.wall_ms >= due) {
+                            sink.rotate(env);
+                        }
+                    });
+                    self.after(slot, stream);
+                }
+            }
+        }
+    }
+
+    // ---- commands ------------------------------------------------------------------------------------------------
+
+    fn commands(&mut self) {
+        let mut commands: VecDeque<Command> = self.shared.take();
+        while let Some(command) = commands.pop_front() {
+            self.command(command);
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Configure(name, logs) => self.configure(name, *logs),
+            Command::Remove(name) => self.remove(&name),
+            Command::Generation { service, generation, release, began } => {
+                let slot = self.slot(&service);
+                if let Some(s) = self.service(slot) {
+                    s.begin(generation, release, Some(millis(began)));
+                }
+            }
+            Command::Attach(id, origin, fd) => {
+                let slot = self.slot(&origin.service);
+                self.attach(id, slot, origin, fd);
+            }
+            Command::Detach(pipe) => self.detach(pipe),
+            Command::Reopen => self.reopen(),
+            Command::Rotate(name, reply) => {
+                let _ = reply.send(self.rotate_now(&name));
+            }
+            Command::Tail(name, generation, max, reply) => {
+                let tail = self.known(&name).map_or(Vec::new(), |s| s.tail(generation, max));
+                let _ = reply.send(tail);
+            }
+            Command::Status(name, reply) => {
+                let _ = reply.send(self.status(&name));
+            }
+            Command::Watch { id, service, generation, worker, text } => {
+                let slot = self.slot(&service);
+                if let Some(s) = self.service(slot) {
+                    if s.watches.len() >= WATCHES_MAX {
+                        s.watches.remove(0); // the oldest: of workers that are long gone
+                    }
+                    s.watches.push(Watch::new(id, generation, worker, &text));
+                }
+            }
+            Command::Unwatch(name, watch) => {
+                if let Some(s) = self.known(&name) {
+                    s.watches.retain(|w| w.id != watch);
+                }
+            }
+            Command::Subscribe(name, stream, signal) => self.subscribe(&name, stream, signal),
+            Command::Compressed(result) => self.compressed(result),
+            Command::Shutdown => self.ending = true,
+        }
+    }
+
+    pub(super) fn service(&mut self, slot: u32) -> Option<&mut Service> {
+        self.services.get_mut(slot as usize)?.as_mut()
+    }
+
+    fn known(&mut self, name: &str) -> Option<&mut Service> {
+        let slot = *self.by_name.get(name)?;
+        self.service(slot)
+    }
+
+    fn sink(&mut self, slot: u32, stream: Stream) -> Option<&mut Sink> {
+        self.service(slot)?.sinks[stream.number()].as_deref_mut()
+    }
+
+    /// The service's place; a new one with the limits that were last configured.
+    fn slot(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(slot) = self.by_name.get(name) {
+            return *slot;
+        }
+        let service = Service::new(name.clone(), self.last_limits.clone());
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.services[slot as usize] = Some(service);
+                slot
+            }
+            None => {
+                self.services.push(Some(service));
+                (self.services.len() - 1) as u32
+            }
+        };
+        self.by_name.insert(name.clone(), slot);
+        slot
+    }
+
+    fn configure(&mut self, name: Arc<str>, logs: Logs) {
+        if *self.last_limits != logs {
+            self.last_limits = Arc::new(logs);
+        }
+        let limits = self.last_limits.clone();
+        let slot = self.slot(&name);
+        let Some(service) = self.service(slot) else {
+            return;
+        };
+        let old = std::mem::replace(&mut service.limits, limits.clone());
+        if old == limits {
+            return;
+        }
+        for stream in ALL_STREAMS {
+            // A file that is not open needs nothing: its next byte finds the new limits.
+            if self.sink(slot, stream).is_none() {
+                continue;
+            }
+            self.timers.retain(|(_, t)| *t != Timer::Age(slot, stream));
+            let keep = limits.keep;
+            self.with_env(slot, stream, |sink, env| {
+                sink.age_timer = false;
+                sink.rotated = true;
+                if let Err(e) = rotate::prune(&sink.names(env.dir), keep) {
+                    (env.notify)(LogEvent::Trouble {
+                        service: env.service.into(),
+                        text: format!(
+                            "{}: cannot remove rotated files beyond {keep} in {}: {e}; the next rotation tries again",
+                            env.service,
+                            env.dir.display()
+                        ),
+                    });
+                }
+            });
+            self.after(slot, stream);
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(slot) = self.by_name.remove(name) else {
+            return;
+        };
+        if let Some(service) = self.service(slot) {
+            service.leaving = true;
+            for (_, signal) in service.followers.drain(..) {
+                signal.close();
+            }
+        }
+        let pipes: Vec<PipeId> = self.pipes.iter().filter(|(_, p)| p.service == slot).map(|(id, _)| *id).collect();
+        for pipe in pipes {
+            self.detach(pipe);
+        }
+        self.forget_if_done(slot);
+    }
+
+    pub(super) fn forget_if_done(&mut self, slot: u32) {
+        if !self.service(slot).is_some_and(|s| s.leaving && s.live == [0; 3]) {
+            return;
+        }
+        self.services[slot as usize] = None;
+        self.free.push(slot);
+        self.to_compress.retain(|(s, _)| *s != slot);
+        self.timers.retain(|(_, t)| !matches!(t, Timer::Age(s, _) if *s == slot));
+    }
+
+    fn reopen(&mut self) {
+        for slot in 0..self.services.len() as u32 {
+            for stream in ALL_STREAMS {
+                if let Some(sink) = self.sink(slot, stream) {
+                    sink.reopen();
+                    self.after(slot, stream);
+                }
+            }
+        }
+    }
+
+    fn rotate_now(&mut self, name: &str) -> bool {
+        let Some(slot) = self.by_name.get(name).copied() else {
+            return false;
+        };
+        let mut any = false;
+        for stream in ALL_STREAMS {
+            self.with_env(slot, stream, |sink, env| {
+                any |= sink.ready(env) && sink.rotate(env);
+            });
+            self.after(slot, stream);
+        }
+        any
+    }
+
+    fn status(&mut self, name: &str) -> LogStatus {
+        let mut status = LogStatus::default();
+        let Some(service) = self.known(name) else {
+            return status;
+        };
+        for sink in service.sinks.iter().flatten() {
+            status.lost.bytes += sink.lost.bytes;
+            status.lost.lines += sink.lost.lines;
+            status.trouble = status.trouble.or(sink.trouble().map(str::to_string));
+        }
+        status
+    }
+
+    fn subscribe(&mut self, name: &str, stream: Stream, signal: Arc<Signal>) {
+        let Some(service) = self.known(name) else {
+            return signal.close();
+        };
+        // A reader that went away left us as the only holder.
+        service.followers.retain(|(_, s)| Arc::strong_count(s) > 1);
+        if service.followers.len() >= FOLLOWERS_MAX {
+            return signal.close();
+        }
+        service.followers.push((stream, signal));
+    }
+
+    // ---- what follows a write --------------------------------------------------------------------------------------
+
+    /// Runs `f` on an existing sink with its surroundings.
+    fn with_env(&mut self, slot: u32, stream: Stream, f: impl FnOnce(&mut Sink, &Env<'_>)) {
+        let Some(service) = self.services.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let dir = service.dir(&self.log_dir);
+        let Some(sink) = service.sinks[stream.number()].as_deref_mut() else {
+            return;
+        };
+        let env = Env {
+            service: &service.name,
+            dir: &dir,
+            limits: &service.limits,
+            now: Instant::now(),
+            wall_ms: millis(SystemTime::now()),
+            notify: &self.notify,
+        };
+        f(sink, &env);
+    }
+
+    /// After anything that may have written or rotated: followers, the age timer, compression.
+    pub(super) fn after(&mut self, slot: u32, stream: Stream) {
+        let Some(service) = self.services.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let Some(sink) = service.sinks[stream.number()].as_deref_mut() else {
+            return;
+        };
+        if std::mem::take(&mut sink.grew) {
+            for (of, signal) in &service.followers {
+                if *of == stream {
+                    signal.raise();
+                }
+            }
+        }
+        if !sink.age_timer
+            && let Some(due) = sink.due_ms(&service.limits)
+        {
+            let left = due.saturating_sub(millis(SystemTime::now()));
+            // A rotation that failed comes back with a pause.
+            let left = Duration::from_millis(left).max(super::sink::RETRY);
+            if let Some(at) = Instant::now().checked_add(left) {
+                sink.age_timer = true;
+                self.timers.insert((at, Timer::Age(slot, stream)));
+            }
+        }
+        if std::mem::take(&mut sink.rotated) && service.limits.compress {
+            self.to_compress.insert((slot, stream));
+        }
+    }
+
+    // ---- compression -----------------------------------------------------------------------------------------------
+
+    /// Starts the next compression if none runs.
+    fn compress_next(&mut self) {
+        while self.compression.is_none()
+            && let Some(of) = self.to_compress.pop_first()
+        {
+            if let Some(job) = self.job(of) {
+                self.start_compression(of, job);
+            }
+        }
+    }
+
+    fn job(&mut self, (slot, stream): (u32, Stream)) -> Option<compress::Job> {
+        let log_dir = self.log_dir.clone();
+        let service = self.service(slot)?;
+        if !service.limits.compress {
+            return None;
+        }
+        let names = service.sinks[stream.number()].as_ref()?.names(&service.dir(&log_dir));
+        let number = rotate::next_to_compress(&names, service.limits.keep).ok()??;
+        let file = File::open(names.numbered(number, false)).ok()?;
+        let inode = file.metadata().ok()?.ino();
+        Some(compress::Job { names, file, inode, cancel: Arc::new(AtomicBool::new(false)) })
+    }
+
+    fn start_compression(&mut self, of: (u32, Stream), job: compress::Job) {
+        let (shared, lower, cancel) = (self.shared.clone(), self.lower_priority, job.cancel.clone());
+        let thread = std::thread::Builder::new().name("svd-compress".into()).stack_size(512 * 1024).spawn(move || {
+            if let Some(lower) = lower {
+                lower();
+            }
+            let result = compress::run(job);
+            // An ended log thread has nobody to tell; the next start tidies up.
+            let _ = shared.push(Command::Compressed(result), usize::MAX);
+        });
+        // Without a thread the file stays plain; the next rotation tries again.
+        if let Ok(join) = thread {
+            self.compression = Some(Compression { of, cancel, join });
+        }
+    }
+
+    fn compressed(&mut self, result: io::Result<compress::Done>) {
+        let Some(Compression { of, join, .. }) = self.compression.take() else {
+            return;
+        };
+        let _ = join.join();
+        let log_dir = self.log_dir.clone();
+        let Some(service) = self.service(of.0) else {
+            return;
+        };
+        let (name, keep, dir) = (service.name.clone(), service.limits.keep, service.dir(&log_dir));
+        let Some(sink) = &service.sinks[of.1.number()] else {
+            return;
+        };
+        let names = sink.names(&dir);
+        let adopted = result.and_then(|d| rotate::adopt_compressed(&names, &d.temporary, d.source, keep));
+        match adopted {
+            // There may be more of this file's; a failed one waits for the next rotation.
+            Ok(_) => {
+                self.to_compress.insert(of);
+            }
+            Err(e) => (self.notify)(LogEvent::Trouble {
+                service: (&*name).into(),
+                text: format!(
+                    "{name}: cannot compress a rotated log in {}: {e}; it stays as it is until the next rotation",
+                    dir.display()
+                ),
+            }),
+        }
+    }
+
+    // ---- the end ---------------------------------------------------------------------------------------------------
+
+    fn finish(&mut self) {
+        let pipes: Vec<PipeId> = self.pipes.keys().copied().collect();
+        for pipe in pipes {
+            self.drain(pipe);
+        }
+        for service in self.services.iter().flatten() {
+            for (_, signal) in &service.followers {
+                signal.raise();
+                signal.close();
+            }
+        }
+        if let Some(compression) = self.compression.take() {
+            compression.cancel.store(true, Ordering::Relaxed);
+            let _ = compression.join.join();
+        }
+        self.shared.end();
+        self.services.clear();
+    }
+
+    fn held_overdue(&mut self, id: PipeId, now: Instant) {
+        let Some(mut pipe) = self.pipes.remove(&id) else {
+            return;
+        };
+        pipe.timer = false;
+        let due = pipe.held_since.map(|t| t + super::service::HOLD);
+        if due.is_some_and(|due| due <= now) {
+            self.release_held(id, &mut pipe, Urgency::Overdue);
+        }
+        self.arm(id, &mut pipe);
+        let (slot, stream) = (pipe.service, pipe.stream);
+        self.pipes.insert(id, pipe);
+        self.after(slot, stream);
+    }
+
+    /// Delivers what a pipe held back.
+    pub(super) fn release_held(&mut self, id: PipeId, pipe: &mut Pipe, urgency: Urgency) {
+        let held = std::mem::take(&mut pipe.held);
+        let Some(service) = self.services.get_mut(pipe.service as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let mut tools = Tools {
+            log_dir: &self.log_dir,
+            scratch: &mut self.scratch,
+            notify: &self.notify,
+            now: Instant::now(),
+            wall_ms: millis(SystemTime::now()),
+        };
+        service.deliver(id, pipe, &held, urgency, &mut tools);
+    }
+
+    /// Sets the timer for what a pipe holds back, unless it is set.
+    pub(super) fn arm(&mut self, id: PipeId, pipe: &mut Pipe) {
+        if let Some(since) = pipe.held_since
+            && !pipe.timer
+        {
+            pipe.timer = true;
+            self.timers.insert((since + super::service::HOLD, Timer::Held(id)));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Named pipes for captured output. The worker holds both ends, so that it neither gets SIGPIPE nor loses a line while
+//! svd is away.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, fchownat};
+
+/// Makes a pipe of mode 0600 for this user, or takes the one that is there if it is his.
+///
+/// The owner matters: a service that re-opens `/dev/stdout` needs it.
+pub fn create(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    match nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(()) => {}
+        Err(nix::errno::Errno::EEXIST) => {
+            let meta = std::fs::symlink_metadata(path)?;
+            if !meta.file_type().is_fifo() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    format!("{} exists and is not a pipe", path.display()),
+                ));
+            }
+            if owner.is_none_or(|(uid, _)| uid == meta.uid()) {
+                return Ok(());
+            }
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    if let Some((uid, gid)) = owner {
+        fchownat(AT_FDCWD, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+/// Both ends at once, as a worker gets it: writing never fails for lack of a reader.
+pub fn open_both(path: &Path) -> io::Result<OwnedFd> {
+    // Reading and writing does not block (fifo(7)).
+    open(path, libc::O_RDWR, 0)
+}
+
+/// svd's end: reads what is there, never waits. A reader that is the last holder sees end of file.
+pub fn open_reader(path: &Path) -> io::Result<File> {
+    open(path, libc::O_RDONLY, libc::O_NONBLOCK).map(File::from)
+}
+
+fn open(path: &Path, access: i32, flags: i32) -> io::Result<OwnedFd> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(access == libc::O_RDWR).custom_flags(flags | libc::O_NOFOLLOW);
+    let file = options.open(path)?;
+    if !file.metadata()?.file_type().is_fifo() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a pipe", path.display())));
+    }
+    Ok(file.into())
+}
+
+/// An unnamed pipe: (reader, writer), both close-on-exec.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
+}
+
+/// Makes the pipe's buffer as large as allowed, up to `wanted` bytes, and gives its size.
+///
+/// A plain user is held to `fs.pipe-max-size` and, for all its pipes, to `fs.pipe-user-pages-soft`; then what there is
+/// must do.
+pub fn grow(fd: impl AsFd, wanted: usize) -> usize {
+    let fd = fd.as_fd().as_raw_fd();
+    let mut size = i32::try_from(wanted).unwrap_or(i32::MAX);
+    while size > 65_536 {
+        // SAFETY: numbers only.
+        let got = unsafe { libc::fcntl(fd, libc::F_SETPIPE_SZ, size) };
+        if got > 0 {
+            return got as usize;
+        }
+        size /= 2;
+    }
+    // SAFETY: numbers only.
+    let got = unsafe { libc::fcntl(fd, libc::F_GETPIPE_SZ) };
+    usize::try_from(got).unwrap_or(0)
+}
+
+/// How many bytes wait in a pipe.
+pub fn waiting(fd: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    super::check(result.into())?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Our own copy of a pipe that another process holds as its descriptor, opened for reading without blocking.
+pub fn open_of_process(pid: i32, fd: i32) -> io::Result<File> {
+    let path = std::ffi::CString::new(format!("/proc/{pid}/fd/{fd}"))?;
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    // SAFETY: a NUL-terminated string.
+    let fd = super::check(unsafe { libc::open(path.as_ptr(), flags) }.into())?;
+    // SAFETY: a new descriptor that nobody else knows.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn bytes_wait_while_the_reader_is_away() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("out");
+        create(&path, None).expect("create");
+        create(&path, None).expect("one that is there is taken");
+        assert_eq!(std::fs::metadata(&path).expect("stat").mode() & 0o777, 0o600);
+        let mut worker = File::from(open_both(&path).expect("both ends"));
+        assert!(grow(&worker, 1 << 20) >= 65_536);
+        worker.write_all(b"nobody reads\n").expect("no SIGPIPE");
+        let mut reader = open_reader(&path).expect("reader");
+        assert_eq!(waiting(&reader).expect("count"), 13);
+        let mut text = [0; 64];
+        assert_eq!(reader.read(&mut text).expect("read"), 13);
+        let again = reader.read(&mut text).expect_err("empty, not ended");
+        assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
+        drop(worker);
+        assert_eq!(reader.read(&mut text).expect("end of file"), 0);
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"").expect("a file");
+        assert!(create(&path, None).is_err());
+        assert!(open_reader(&path).is_err());
+    }
+}

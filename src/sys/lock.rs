@@ -1,0 +1,123 @@
+//! One svd per run directory: a lock that the kernel takes back however its holder dies.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// Why the lock was not given.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("{} is held by {holder}; only one svd can use this run directory", .path.display())]
+    Held { path: PathBuf, holder: Holder },
+    #[error("cannot lock {}: {}", .path.display(), super::io_text(.source))]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Who holds the lock, as far as the file tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder(pub Option<i32>);
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(pid) => match super::process::ProcStat::read(pid) {
+                Some(stat) => write!(f, "process {pid} ({})", stat.comm),
+                None => write!(f, "process {pid}"),
+            },
+            None => f.write_str("another process"),
+        }
+    }
+}
+
+/// A held lock; given back when dropped. The file stays, as removing it would let two processes lock two files.
+#[derive(Debug)]
+pub struct Lock {
+    file: Flock<File>,
+}
+
+impl Lock {
+    /// Takes the lock without waiting and writes our pid into the file, which serves as the pid file.
+    pub fn acquire(path: &Path) -> Result<Lock, LockError> {
+        let failed = |source| LockError::Io { path: path.into(), source };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(failed)?;
+        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => locked,
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                return Err(LockError::Held { path: path.into(), holder: Holder(read_pid(&mut file)) });
+            }
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(failed)?;
+        Ok(Lock { file })
+    }
+
+    /// Takes over a lock whose descriptor was inherited across an exec; it must be held already.
+    pub fn adopt(fd: std::os::fd::OwnedFd) -> io::Result<Lock> {
+        match Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Lock { file }),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<i32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Who holds the lock at `path`; `None` if nobody does.
+pub fn holder(path: &Path) -> io::Result<Option<Holder>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => Ok(None),
+        Err((mut file, Errno::EWOULDBLOCK)) => Ok(Some(Holder(read_pid(&mut file)))),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_was_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("svd.lock");
+        assert_eq!(holder(&path).expect("ask"), None);
+        let first = Lock::acquire(&path).expect("the first");
+        let own = std::process::id();
+        let second = Lock::acquire(&path).expect_err("the second").to_string();
+        assert!(second.contains(&format!("is held by process {own} (")), "{second}");
+        assert_eq!(holder(&path).expect("ask"), Some(Holder(Some(own as i32))));
+        drop(first);
+        assert_eq!(holder(&path).expect("ask"), None);
+        Lock::acquire(&path).expect("free again");
+    }
+}

@@ -1,0 +1,132 @@
+//! The datagram socket of `sd_notify(3)`: each message with the kernel's word on who sent it.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockType, recvmsg, setsockopt, sockopt};
+
+use super::listen::{UnixOptions, bind_private, clear_stale, give_permissions};
+use super::{ListenError, Peer};
+
+/// As many descriptors as the kernel lets one message carry (`SCM_MAX_FD`).
+const MAX_DESCRIPTORS: usize = 253;
+
+/// A bound datagram socket that anybody with write permission on its file may send to.
+#[derive(Debug)]
+pub struct NotifySocket {
+    fd: OwnedFd,
+    control: Vec<u8>,
+}
+
+/// One message, without its text (which is in the caller's buffer).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram {
+    /// How many bytes of the buffer it filled.
+    pub length: usize,
+    /// It was longer than the buffer.
+    pub truncated: bool,
+    /// The sender, vouched for by the kernel (root may claim to be another). It may have ended since.
+    pub sender: Option<Peer>,
+}
+
+impl NotifySocket {
+    /// Binds; a stale file is replaced, a living one refused, as for [`super::listen_unix`].
+    pub fn bind(path: &Path, mode: u32) -> Result<NotifySocket, ListenError> {
+        let failed = |reason: String| ListenError { address: format!("unix:{}", path.display()), reason };
+        clear_stale(path).map_err(failed)?;
+        let bound = bind_private(path, SockType::Datagram).and_then(|fd| {
+            // Before anybody may send.
+            setsockopt(&fd, sockopt::PassCred, &true)?;
+            let options = UnixOptions { mode, owner: None, group: None, backlog: 0 };
+            give_permissions(path, options)?;
+            Ok(NotifySocket::from_fd(fd))
+        });
+        bound.map_err(|errno| failed(errno.desc().to_string()))
+    }
+
+    /// One that was kept across an exec or by another process.
+    pub fn from_fd(fd: OwnedFd) -> NotifySocket {
+        NotifySocket { fd, control: nix::cmsg_space!(libc::ucred, [RawFd; MAX_DESCRIPTORS]) }
+    }
+
+    /// The next message, without waiting; `None` if there is none. Descriptors that come with it are closed at once
+    /// (which is also the answer that `sd_notify_barrier(3)` waits for).
+    pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+        let mut parts = [IoSliceMut::new(buffer)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let raw = self.fd.as_raw_fd();
+        let message = match recvmsg::<()>(raw, &mut parts, Some(&mut self.control), flags) {
+            Ok(message) => message,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut sender = None;
+        // An error here means truncated control data: the kernel has installed no descriptor that is not listed.
+        for control in message.cmsgs().into_iter().flatten() {
+            match control {
+                ControlMessageOwned::ScmCredentials(found) => {
+                    sender = Some(Peer { pid: found.pid(), uid: found.uid(), gid: found.gid() });
+                }
+                ControlMessageOwned::ScmRights(fds) => {
+                    for fd in fds {
+                        // SAFETY: the kernel has just made this descriptor for us; dropped, it is closed.
+                        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(Some(Datagram { length: message.bytes, truncated: message.flags.contains(MsgFlags::MSG_TRUNC), sender }))
+    }
+}
+
+impl AsFd for NotifySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn messages_senders_and_descriptors() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("notify");
+        let mut socket = NotifySocket::bind(&path, 0o666).expect("bind");
+        let mut buffer = [0; 64];
+        assert_eq!(socket.receive(&mut buffer).expect("none"), None);
+        let client = UnixDatagram::unbound().expect("a socket");
+        client.send_to(b"READY=1", &path).expect("send");
+        let got = socket.receive(&mut buffer).expect("read").expect("one");
+        assert_eq!(&buffer[..got.length], b"READY=1");
+        let sender = got.sender.expect("credentials");
+        assert_eq!(sender.pid, std::process::id() as i32);
+        assert_eq!(sender.uid, nix::unistd::geteuid().as_raw());
+
+        // The passed end of the pipe must be closed: then its reader sees the end.
+        let (reader, writer) = crate::sys::fifo::pipe().expect("pipe");
+        client.connect(&path).expect("connect");
+        let fds = [writer.as_raw_fd()];
+        nix::sys::socket::sendmsg::<()>(
+            client.as_raw_fd(),
+            &[io::IoSlice::new(&[b'x'; 100])],
+            &[nix::sys::socket::ControlMessage::ScmRights(&fds)],
+            MsgFlags::empty(),
+            None,
+        )
+        .expect("send");
+        drop(writer);
+        let got = socket.receive(&mut buffer).expect("read").expect("one");
+        assert!(got.truncated);
+        assert_eq!(got.length, 64);
+        let mut end = [0; 1];
+        let count = io::Read::read(&mut std::fs::File::from(reader), &mut end);
+        assert_eq!(count.expect("read"), 0);
+        assert!(NotifySocket::bind(&path, 0o666).is_err(), "it is alive");
+    }
+}

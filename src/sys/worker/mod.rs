@@ -1,0 +1,435 @@
+//! One handle for a worker and everything it forks, held together by a cgroup or by a stub: the caller need not know which.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair};
+
+use super::cgroup::{self, Events, Group, Tree};
+use super::poll::Interest;
+use super::process::{ExitStatus, PidFd, ProcStat};
+use super::spawn::{ExecFailure, Prepared, Slot, SpawnError, Spawner};
+use super::stub::{self, Message};
+
+/// What holds a worker's descendants together.
+#[derive(Debug, Clone)]
+pub enum Containment {
+    Cgroup(Arc<Tree>),
+    Stub,
+}
+
+/// What [`Worker::handle_ready`] learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerEvent {
+    /// The worker's pid is known now (with a stub it comes a moment after the start).
+    Started(i32),
+    /// The worker itself has ended and is reaped. Without leftovers nothing is left of it, and this is the last event;
+    /// else [`WorkerEvent::Empty`] will follow.
+    Exited { status: ExitStatus, leftovers: bool },
+    /// The descendants that were left are gone, too. The last event.
+    Empty,
+    /// Somebody killed the stub. The worker goes on and is watched, but descendants that leave it are not any more.
+    StubLost,
+}
+
+/// A started worker. Dropping it lets go of it: nothing is signalled.
+///
+/// The caller watches [`Worker::watch`], calls [`Worker::handle_ready`] until it gives `None` whenever that is ready, and
+/// then looks whether `watch` has changed.
+#[derive(Debug)]
+pub struct Worker {
+    keeper: Keeper,
+    slot: Option<Slot>,
+}
+
+#[derive(Debug)]
+enum Keeper {
+    Group {
+        pidfd: PidFd,
+        group: Group,
+        stage: Stage,
+    },
+    Stub(Stub),
+    /// Its stub died; the worker came to us, the sub-reaper.
+    Alone {
+        pidfd: PidFd,
+        ended: bool,
+    },
+}
+
+#[derive(Debug)]
+enum Stage {
+    Running,
+    Leftovers(Events),
+    Gone,
+}
+
+#[derive(Debug)]
+struct Stub {
+    pidfd: PidFd,
+    socket: OwnedFd,
+    worker: Option<PidFd>,
+    /// Signals for a worker whose pidfd has not arrived yet.
+    early: Vec<i32>,
+    exited: bool,
+    gone: bool,
+}
+
+impl Worker {
+    /// Starts a worker; `name` names its cgroup and must be unique among the living ones of the tree.
+    pub fn start(
+        spawner: &Spawner,
+        prepared: &Prepared,
+        containment: &Containment,
+        name: &str,
+    ) -> Result<Worker, SpawnError> {
+        match containment {
+            Containment::Cgroup(tree) => {
+                let failed =
+                    |e: io::Error| SpawnError::Cgroup(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)));
+                let group = tree.group(name).map_err(failed)?;
+                let directory = group.directory().map_err(failed)?;
+                let child = spawner.spawn(prepared, Some(directory.as_fd())).inspect_err(|_| {
+                    // Best effort: an empty directory does no harm, and the next start takes it.
+                    let _ = group.remove();
+                })?;
+                Ok(Worker {
+                    keeper: Keeper::Group { pidfd: child.pidfd, group, stage: Stage::Running },
+                    slot: Some(child.slot),
+                })
+            }
+            Containment::Stub => Worker::start_below_stub(spawner, prepared),
+        }
+    }
+
+    fn start_below_stub(spawner: &Spawner, prepared: &Prepared) -> Result<Worker, SpawnError> {
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(SpawnError::Socket)?;
+        let number = theirs.as_raw_fd();
+        let child = spawner.spawn_stub(prepared, |plan, way| stub::run(plan, way, number))?;
+        Ok(Worker {
+            keeper: Keeper::Stub(Stub {
+                pidfd: child.pidfd,
+                socket: ours,
+                worker: None,
+                early: Vec::new(),
+                exited: false,
+                gone: false,
+            }),
+            slot: Some(child.slot),
+        })
+    }
+
+    /// Takes over a worker that another svd started: the process must be the recorded one, in the recorded cgroup.
+    ///
+    /// `None` if it is not (any more): then [`Group::kill`] what is left there.
+    pub fn adopt(group: Group, pid: i32, start_time: u64) -> Option<Worker> {
+        let pidfd = PidFd::open(pid).ok()?;
+        let same = ProcStat::read(pid).is_some_and(|stat| stat.start_time == start_time)
+            && group.procs().is_ok_and(|pids| pids.contains(&pid));
+        same.then_some(Worker { keeper: Keeper::Group { pidfd, group, stage: Stage::Running }, slot: None })
+    }
+
+    /// The worker's pid, for messages and records; `None` until [`WorkerEvent::Started`].
+    pub fn pid(&self) -> Option<i32> {
+        self.pidfd().map(PidFd::pid)
+    }
+
+    /// The process that is svd's own child: the worker, or its stub. Its zombie belongs to this handle while it is tracked.
+    pub fn child_pid(&self) -> i32 {
+        match &self.keeper {
+            Keeper::Group { pidfd, .. } | Keeper::Alone { pidfd, .. } => pidfd.pid(),
+            Keeper::Stub(stub) => stub.pidfd.pid(),
+        }
+    }
+
+    /// Where the worker's cgroup is, for records.
+    pub fn cgroup(&self) -> Option<PathBuf> {
+        match &self.keeper {
+            Keeper::Group { group, .. } => Some(group.path()),
+            Keeper::Stub(_) | Keeper::Alone { .. } => None,
+        }
+    }
+
+    fn pidfd(&self) -> Option<&PidFd> {
+        match &self.keeper {
+            Keeper::Group { pidfd, .. } | Keeper::Alone { pidfd, .. } => Some(pidfd),
+            Keeper::Stub(stub) => stub.worker.as_ref(),
+        }
+    }
+
+    /// Why the program never ran, once the worker has exited with 127.
+    pub fn exec_failure(&self) -> Option<ExecFailure> {
+        self.slot.as_ref().and_then(Slot::exec_failure)
+    }
+
+    /// Signals the worker itself; `false` if it has ended. Before [`WorkerEvent::Started`] the signal is kept and sent then.
+    pub fn signal(&mut self, signal: i32) -> Result<bool, Errno> {
+        if let Keeper::Stub(stub) = &mut self.keeper
+            && stub.worker.is_none()
+        {
+            if stub.gone {
+                return Ok(false);
+            }
+            if !stub.early.contains(&signal) {
+                stub.early.push(signal);
+            }
+            return Ok(true);
+        }
+        self.pidfd().map_or(Ok(false), |pidfd| pidfd.signal(signal))
+    }
+
+    /// Signals the worker and all its descendants. What is forked at this moment may be missed.
+    pub fn signal_tree(&mut self, signal: i32) -> io::Result<()> {
+        match &mut self.keeper {
+            Keeper::Group { group, .. } => group.signal_all(signal).map(drop),
+            Keeper::Stub(stub) => stub.command([stub::SIGNAL_ALL, signal, 0, 0]),
+            Keeper::Alone { pidfd, .. } => Ok(pidfd.signal(signal).map(drop)?),
+        }
+    }
+
+    /// Kills the worker and all its descendants, however they forked. The events tell when nothing is left.
+    ///
+    /// Repeat it after a while on kernels without `cgroup.kill` (before 5.14).
+    pub fn kill_tree(&mut self) -> io::Result<()> {
+        match &mut self.keeper {
+            Keeper::Group { group, .. } => group.kill(),
+            Keeper::Stub(stub) => stub.command([stub::KILL_ALL, 0, 0, 0]),
+            Keeper::Alone { pidfd, .. } => Ok(pidfd.signal(libc::SIGKILL).map(drop)?),
+        }
+    }
+
+    /// Whether a process (the sender of a notification, an orphan) belongs to this worker now.
+    pub fn contains(&self, pid: i32) -> bool {
+        match &self.keeper {
+            Keeper::Group { group, .. } => group.procs().is_ok_and(|pids| pids.contains(&pid)),
+            Keeper::Stub(stub) => ancestors(pid).any(|parent| parent == stub.pidfd.pid()),
+            Keeper::Alone { pidfd, .. } => pid == pidfd.pid() || ancestors(pid).any(|parent| parent == pidfd.pid()),
+        }
+    }
+
+    /// The worker and its descendants at this moment, for figures; not certain enough to signal.
+    pub fn processes(&self) -> Vec<i32> {
+        match &self.keeper {
+            Keeper::Group { group, .. } => group.procs().unwrap_or_default(),
+            Keeper::Stub(stub) => super::process::descendants(stub.pidfd.pid()),
+            Keeper::Alone { pidfd, .. } => {
+                let mut pids = super::process::descendants(pidfd.pid());
+                pids.push(pidfd.pid());
+                pids
+            }
+        }
+    }
+
+    /// What to wait for; `None` after the last event. Changes only with an event.
+    pub fn watch(&self) -> Option<(BorrowedFd<'_>, Interest)> {
+        match &self.keeper {
+            Keeper::Group { pidfd, stage, .. } => match stage {
+                Stage::Running => Some((pidfd.as_fd(), Interest::Read)),
+                Stage::Leftovers(events) => Some((events.as_fd(), Interest::Priority)),
+                Stage::Gone => None,
+            },
+            Keeper::Stub(stub) => (!stub.gone).then_some((stub.socket.as_fd(), Interest::Read)),
+            Keeper::Alone { pidfd, ended } => (!ended).then_some((pidfd.as_fd(), Interest::Read)),
+        }
+    }
+
+    /// The next event, without waiting.
+    pub fn handle_ready(&mut self) -> io::Result<Option<WorkerEvent>> {
+        match &mut self.keeper {
+            Keeper::Group { pidfd, group, stage } => group_ready(pidfd, group, stage),
+            Keeper::Stub(stub) => match stub.ready()? {
+                StubNews::Event(event) => Ok(Some(event)),
+                StubNews::Nothing => Ok(None),
+                StubNews::Lost => Ok(self.stub_lost()),
+            },
+            Keeper::Alone { pidfd, ended } => {
+                if *ended {
+                    return Ok(None);
+                }
+                Ok(wait_for(pidfd)?.map(|status| {
+                    *ended = true;
+                    WorkerEvent::Exited { status, leftovers: false }
+                }))
+            }
+        }
+    }
+
+    fn stub_lost(&mut self) -> Option<WorkerEvent> {
+        let failed = self.exec_failure().is_some();
+        let Keeper::Stub(stub) = &mut self.keeper else {
+            return None;
+        };
+        stub.gone = true;
+        stub.reap();
+        match stub.worker.take() {
+            _ if stub.exited => Some(WorkerEvent::Empty),
+            Some(pidfd) => {
+                self.keeper = Keeper::Alone { pidfd, ended: false };
+                Some(WorkerEvent::StubLost)
+            }
+            // It failed before it had a worker (the slot says how), or was killed in its first moment.
+            None => Some(WorkerEvent::Exited {
+                status: if failed { ExitStatus::Code(127) } else { ExitStatus::Unknown },
+                leftovers: false,
+            }),
+        }
+    }
+}
+
+fn group_ready(pidfd: &PidFd, group: &Group, stage: &mut Stage) -> io::Result<Option<WorkerEvent>> {
+    match stage {
+        Stage::Gone => Ok(None),
+        Stage::Running => {
+            let Some(status) = wait_for(pidfd)? else {
+                return Ok(None);
+            };
+            *stage = Stage::Gone;
+            let mut leftovers = false;
+            if !group.remove()? {
+                // Opened first, then asked: a change in between makes the descriptor ready.
+                let mut events = group.events()?;
+                leftovers = events.is_populated()?;
+                if leftovers {
+                    *stage = Stage::Leftovers(events);
+                } else {
+                    group.remove()?;
+                }
+            }
+            Ok(Some(WorkerEvent::Exited { status, leftovers }))
+        }
+        Stage::Leftovers(events) => {
+            if events.is_populated()? {
+                return Ok(None);
+            }
+            *stage = Stage::Gone;
+            group.remove()?;
+            Ok(Some(WorkerEvent::Empty))
+        }
+    }
+}
+
+/// The end of the worker, whether it is our child or was adopted.
+fn wait_for(pidfd: &PidFd) -> io::Result<Option<ExitStatus>> {
+    match pidfd.try_wait() {
+        Ok(status) => Ok(status),
+        Err(Errno::ECHILD) if pidfd.has_ended() => Ok(Some(pidfd.foreign_exit().unwrap_or(ExitStatus::Unknown))),
+        Err(Errno::ECHILD) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+enum StubNews {
+    Event(WorkerEvent),
+    Nothing,
+    /// The socket closed without a last message.
+    Lost,
+}
+
+impl Stub {
+    fn command(&mut self, message: Message) -> io::Result<()> {
+        if self.gone {
+            return Ok(());
+        }
+        let bytes: Vec<u8> = message.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        match send(self.socket.as_raw_fd(), &bytes, flags) {
+            // The stub has just ended, as nothing is left: its last message waits for us.
+            Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The stub has said its last and ends; if it has not quite, the loop over [`super::process::peek_any`] reaps it.
+    fn reap(&self) {
+        let _ = self.pidfd.try_wait();
+    }
+
+    fn ready(&mut self) -> io::Result<StubNews> {
+        if self.gone {
+            return Ok(StubNews::Nothing);
+        }
+        let (message, descriptor) = match receive(&self.socket) {
+            Ok(Some(received)) => received,
+            Ok(None) | Err(Errno::ECONNRESET) => return Ok(StubNews::Lost),
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(StubNews::Nothing),
+            Err(errno) => return Err(errno.into()),
+        };
+        let event = match message {
+            [stub::STARTED, pid, ..] => {
+                let Some(fd) = descriptor else {
+                    return Err(Errno::EMFILE.into());
+                };
+                let worker = PidFd::from_parts(pid, fd);
+                for signal in self.early.drain(..) {
+                    worker.signal(signal)?;
+                }
+                self.worker = Some(worker);
+                WorkerEvent::Started(pid)
+            }
+            [stub::EXITED, status, leftovers, _] => {
+                self.exited = true;
+                let leftovers = leftovers != 0;
+                if !leftovers {
+                    self.gone = true;
+                    self.reap();
+                }
+                WorkerEvent::Exited { status: ExitStatus::from_wait_status(status), leftovers }
+            }
+            [stub::EMPTY, ..] => {
+                self.gone = true;
+                self.reap();
+                WorkerEvent::Empty
+            }
+            _ => return Err(Errno::EPROTO.into()),
+        };
+        Ok(StubNews::Event(event))
+    }
+}
+
+fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
+    let mut bytes = [0_u8; size_of::<Message>()];
+    let mut parts = [io::IoSliceMut::new(&mut bytes)];
+    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let length = received.bytes;
+    let mut descriptor = None;
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = message {
+            for fd in fds {
+                // SAFETY: the kernel has just made this descriptor for us.
+                descriptor = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+    if length < size_of::<Message>() {
+        return Ok(None);
+    }
+    let mut message: Message = [0; 4];
+    for (word, chunk) in message.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = i32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+    }
+    Ok(Some((message, descriptor)))
+}
+
+/// Parent, its parent and so on.
+fn ancestors(pid: i32) -> impl Iterator<Item = i32> {
+    let parent = |pid: &i32| ProcStat::read(*pid).map(|stat| stat.parent);
+    std::iter::successors(parent(&pid), move |pid| parent(pid)).take(64)
+}
+
+/// Whose an orphan is, as far as a cgroup tells: the name of its group in this tree.
+pub fn group_of(tree: &Tree, pid: i32) -> Option<String> {
+    let path = cgroup::of_process(pid)?;
+    let mut parts = path.components().map(|c| c.as_os_str());
+    let tree_name = tree.path().file_name()?;
+    parts.find(|part| *part == tree_name)?;
+    Some(parts.next()?.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests;

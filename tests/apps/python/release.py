@@ -1,0 +1,51 @@
+"""What the test applications of one release do: `release.json` beside this file, written by a test.
+
+    {"name": "2", "import": "ok" | "raise" | "hang", "import_seconds": 0.5, "probe": "ok" | "fail" | "raise" | "hang"}
+"""
+
+import json
+import os
+import time
+
+try:
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "release.json")) as f:
+        settings = json.load(f)
+except FileNotFoundError:
+    settings = {}
+
+NAME = str(settings.get("name", "0"))
+
+time.sleep(settings.get("import_seconds", 0))
+if settings.get("import") == "raise":
+    raise ImportError("release %s is broken" % NAME)
+while settings.get("import") == "hang":
+    time.sleep(3600)
+
+
+def body():
+    return "release=%s pid=%d\n" % (NAME, os.getpid())
+
+
+def health():
+    """Status and body of /healthz."""
+    probe = settings.get("probe", "ok")
+    if probe == "raise":
+        raise ValueError("the health check of release %s raises" % NAME)
+    while probe == "hang":
+        time.sleep(3600)
+    return (500, "the database is down\n") if probe == "fail" else (200, "ok\n")
+
+
+def answer(path, seconds):
+    """Status and body of every page: / /healthz /slow?seconds=1.5 /error /raise /environ."""
+    if path == "/healthz":
+        return health()
+    if path == "/slow":
+        time.sleep(float(seconds or 1))
+    if path == "/error":
+        return 500, "asked to fail\n"
+    if path == "/raise":
+        raise ValueError("asked to raise")
+    if path == "/environ":
+        return 200, json.dumps(dict(os.environ, cwd=os.getcwd()), sort_keys=True) + "\n"
+    return 200, body()
