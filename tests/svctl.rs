@@ -208,6 +208,7 @@ fn exit_codes_and_what_is_said() {
         ("exec airship ls -l", 1, "", "reserved"),
         ("nonsense", 2, "", "unrecognized"),
         ("logs airship --since yesterday", 2, "", "10m"),
+        ("check /nonexistent", 1, "/nonexistent", ""),
         ("completions bash", 0, "complete -F _svctl", ""),
         ("completions zsh", 0, "#compdef svctl", ""),
         ("completions fish", 0, "complete -c svctl", ""),
@@ -242,6 +243,7 @@ fn json_is_one_document_and_nothing_else() {
         ("events", 0, "/events/0/service", json!("db")),
         ("logs airship", 0, "/lines/9999", json!("0123456789")),
         ("version", 0, "/svd", json!(null)),
+        ("check /nonexistent", 1, "/valid", json!(false)),
     ] {
         let (got, out, err) = run(&place.socket, &format!("--json {args}"));
         assert_eq!((got, err.as_str()), (code, ""), "{args}");

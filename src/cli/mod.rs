@@ -77,11 +77,19 @@ fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Pid(args) => pid::pid(context, &args.names),
         Command::Logs(args) => logs::logs(context, &args),
         Command::Events(args) => events::events(context, &args),
+        Command::Check(args) => configuration(context, &args.dir),
         Command::Completions(args) => manual::completions(args.shell),
         Command::Man => manual::man(),
-        // Taken before a context was made: they need no svd.
-        Command::Check(_) | Command::Demo(_) => Ok(Exit::Ok),
+        // Taken before a context was made.
+        Command::Demo(_) => Ok(Exit::Ok),
     }
+}
+
+/// The report is the data here, whether it is good or bad.
+fn configuration(context: &Context, dir: &std::path::Path) -> Result<Exit, CliError> {
+    let checked = check::check_dir(dir, context.json);
+    context.print(checked.text)?;
+    Ok(if checked.valid { Exit::Ok } else { Exit::Failed })
 }
 
 #[cfg(test)]
