@@ -2,6 +2,8 @@
 //!
 //! `SVCTL_BENCH=1 cargo test --release --test svctl -- bench --nocapture` measures `svctl status` with 1,000 services.
 
+#![expect(clippy::disallowed_methods, reason = "forbidden in the core alone")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -332,6 +334,21 @@ fn following_goes_on_after_svd_has_been_restarted() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(said.matches("trying again").count(), 1, "{said}");
+}
+
+#[test]
+fn watching_goes_on_while_svd_is_away() {
+    let place = place();
+    let svd = start(&place.socket, 3);
+    let mut child = command(&place.socket, "status --watch").stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|l| l.starts_with("NAME ")));
+    drop(svd);
+    assert!(lines.any(|l| l.starts_with("svd cannot be reached")));
+    let _svd = start(&place.socket, 3);
+    assert!(lines.any(|l| l.starts_with("airship ")));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

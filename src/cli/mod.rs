@@ -1,5 +1,5 @@
 //! `svctl`: arguments ([`args`]), one file per verb or close family, rendering ([`render`], pure) and exit codes
-//! ([`exit`]). Talks to svd through [`crate::api::client`] alone.
+//! (`exit`). Talks to svd through [`crate::api::client`] alone.
 //!
 //! Data goes to stdout, progress and messages to stderr; nothing ever asks a question.
 
