@@ -165,3 +165,18 @@ fn events_are_limited_to_what_one_may_see() {
     assert!(events.scope.includes("web-1"));
     assert!(!events.scope.includes("web-2") && !events.scope.includes("db"));
 }
+
+/// The words that a file may grant are those that are asked for here.
+#[test]
+fn the_configuration_knows_every_verb() {
+    let load = |verb: &str| {
+        let rule = format!("[[access]]\nusers = ['a']\nverbs = ['{verb}']\nservices = ['*']\n");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("svd.toml"), rule).unwrap();
+        crate::config::load(dir.path())
+    };
+    for verb in Verb::ALL.into_iter().filter(|v| *v != Verb::Version) {
+        assert!(load(verb.as_str()).is_ok(), "{verb:?}");
+    }
+    assert!(load("undrain").is_err());
+}

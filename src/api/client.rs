@@ -312,6 +312,8 @@ async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
             io::ErrorKind::NotFound => "there is no such socket",
             io::ErrorKind::ConnectionRefused => "nobody listens there",
             io::ErrorKind::NotADirectory => "a part of the path is no directory",
+            // Closed before it was taken: nothing has been asked yet.
+            io::ErrorKind::ConnectionReset => "it ends at this moment",
             io::ErrorKind::PermissionDenied => {
                 return Err(ClientError::Denied { socket: socket.to_path_buf() });
             }

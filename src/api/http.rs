@@ -1,10 +1,12 @@
 //! What both servers have in common: response bodies, a connection that notices clients who stopped reading, and the
 //! answer when there is no room.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,9 +18,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Sleep;
+use tokio::time::{Sleep, timeout};
 
 use super::connections::Work;
 use super::reply::{Answer, Counters, json_line};
@@ -116,8 +118,38 @@ pub(super) fn respond_error(error: &ApiError) -> Response<Blocks> {
     whole(error.code.http_status(), super::reply::JSON, body)
 }
 
-/// The whole answer to a client for whom there is no connection left; hyper is not involved.
-pub(super) fn refusal(error: &ApiError) -> Vec<u8> {
+/// Clients that are being refused at once; further ones are closed without a word.
+const MAX_REFUSALS: usize = 64;
+/// How long a refused client's request is waited for.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Answers clients for whom there is no connection left; hyper is not involved.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refusals(Rc<Cell<usize>>);
+
+impl Refusals {
+    /// Lets the request come before the answer: HTTP clients do not expect one earlier, and closing a socket with
+    /// unread bytes would reset it.
+    pub fn refuse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin + 'static, error: &ApiError) {
+        if self.0.get() >= MAX_REFUSALS {
+            return;
+        }
+        self.0.set(self.0.get() + 1);
+        let count = Rc::clone(&self.0);
+        let text = refusal(error);
+        tokio::task::spawn_local(async move {
+            let _ = timeout(REFUSAL_TIMEOUT, stream.read(&mut [0; 4096])).await;
+            let answer = async {
+                stream.write_all(&text).await?;
+                stream.shutdown().await
+            };
+            let _ = timeout(REFUSAL_TIMEOUT, answer).await;
+            count.set(count.get() - 1);
+        });
+    }
+}
+
+fn refusal(error: &ApiError) -> Vec<u8> {
     let body = json_line("error", error);
     let mut text = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\

@@ -11,7 +11,9 @@ pub mod access;
 pub mod audit;
 pub mod client;
 mod connections;
+mod error;
 mod handle;
+mod health;
 mod http;
 pub mod metrics;
 pub mod peer;
@@ -19,6 +21,7 @@ pub mod public;
 pub mod reply;
 pub mod request;
 pub mod resolve;
+mod results;
 pub mod routes;
 pub mod server;
 #[cfg(test)]

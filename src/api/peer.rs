@@ -51,7 +51,7 @@ pub struct Credentials {
     pub pid: i32,
 }
 
-pub fn credentials(socket: &impl AsFd) -> io::Result<Credentials> {
+pub fn credentials<S: AsFd>(socket: &S) -> io::Result<Credentials> {
     let found = getsockopt(&socket.as_fd(), sockopt::PeerCredentials)?;
     Ok(Credentials { uid: found.uid(), gid: found.gid(), pid: found.pid() })
 }

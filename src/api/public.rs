@@ -29,6 +29,7 @@ const ANYBODY: u32 = u32::MAX;
 /// for nothing but [`Request::PublicHealth`] and [`Request::Metrics`].
 pub async fn serve(listener: TcpListener, context: ServerContext) {
     let connections = Connections::default();
+    let refusals = http::Refusals::default();
     let places = context.limits.connections as usize;
     let rooms = Rooms { per_user: places, shared: places, for_root: 0 };
     let mut tasks = JoinSet::new();
@@ -48,8 +49,7 @@ pub async fn serve(listener: TcpListener, context: ServerContext) {
         let Some(place) = connections.admit(ANYBODY, rooms) else {
             Counters::add(&context.counters.connections_refused);
             let error = too_many("Too many connections are open at once.");
-            let _ = stream.try_read(&mut [0; 4096]);
-            let _ = stream.try_write(&http::refusal(&error));
+            refusals.refuse(stream, &error);
             continue;
         };
         let context = context.clone();

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::access::Scope;
+use crate::config::show_signal;
 
 /// A name of a service; before it is resolved it may have `*` in it.
 pub type Name = Box<str>;
@@ -284,30 +285,12 @@ impl Request {
             Request::Reload { release: Some(id), .. } => format!("release={id}").into(),
             Request::Scale { count, .. } => format!("count={count}").into(),
             Request::Signal { signal, worker: Some(worker), .. } => {
-                format!("signal={} worker={worker}", signal_name(*signal)).into()
+                format!("signal={} worker={worker}", show_signal(*signal)).into()
             }
-            Request::Signal { signal, .. } => format!("signal={}", signal_name(*signal)).into(),
+            Request::Signal { signal, .. } => format!("signal={}", show_signal(*signal)).into(),
             Request::Undrain { .. } => "undrain".into(),
             _ => "".into(),
         }
-    }
-}
-
-/// `HUP`, `SIGHUP`, `hup` or `1`; real-time signals by number only.
-pub fn parse_signal(text: &str) -> Option<i32> {
-    if let Ok(number) = text.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
-}
-
-/// `HUP`, or the number where there is no name.
-pub fn signal_name(number: i32) -> String {
-    match nix::sys::signal::Signal::try_from(number) {
-        Ok(signal) => signal.as_str().trim_start_matches("SIG").to_string(),
-        Err(_) => number.to_string(),
     }
 }
 

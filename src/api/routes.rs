@@ -6,8 +6,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::access::Scope;
-use super::request::{EventsRequest, LogsRequest, Name, Request, Verb, parse_signal, parse_since, signal_name};
+use super::request::{EventsRequest, LogsRequest, Name, Request, Verb, parse_since};
 use super::types::{ApiError, ErrorCode};
+use crate::config::{check_name as check_service_name, parse_signal};
 
 /// What a route is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,13 +151,9 @@ fn check_name(name: &str) -> Result<(), ApiError> {
         return Err(bad("A service's name is missing in the path.")
             .hint("Write /v1/services/NAME/…, several names with commas between, `*` for all."));
     }
-    let fits = |c: char| c.is_ascii_alphanumeric() || "_-.@:+*".contains(c);
-    if name.len() > 255 || !name.chars().all(fits) {
-        return Err(bad(format!(
-            "{name:?} cannot be the name of a service: names have letters, digits and _ - . @ : +"
-        )));
-    }
-    Ok(())
+    // What a star may stand for is checked with the name that it leads to.
+    let letters = name.replace('*', "a");
+    check_service_name(&letters).map_err(|why| bad(format!("{name:?} cannot be the name of a service: {why}.")))
 }
 
 fn bad(message: impl Into<Box<str>>) -> ApiError {
@@ -295,8 +292,7 @@ fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, 
         Endpoint::Signal => {
             let SignalOptions { signal, worker } = options(body)?;
             let number = parse_signal(&signal).ok_or_else(|| {
-                bad(format!("There is no signal {signal:?}."))
-                    .hint(format!("Write a name like {} or a number.", signal_name(1)))
+                bad(format!("There is no signal {signal:?}.")).hint("Write a name like HUP, or a number.")
             })?;
             Request::Signal { services, signal: number, worker }
         }

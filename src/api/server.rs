@@ -105,11 +105,12 @@ type Identify = Rc<dyn Fn(&UnixStream) -> io::Result<Credentials>>;
 ///
 /// The audit sink must not block; the runtime should have few blocking threads, as they only look users up.
 pub async fn serve(listener: UnixListener, context: ServerContext) {
-    serve_as(listener, context, Rc::new(|s| peer::credentials(s))).await;
+    serve_as(listener, context, Rc::new(peer::credentials::<UnixStream>)).await;
 }
 
 async fn serve_as(listener: UnixListener, context: ServerContext, identify: Identify) {
     let connections = Connections::default();
+    let refusals = http::Refusals::default();
     let users = Users::default();
     let handler = Handler::new(context.clone());
     let mut tasks = JoinSet::new();
@@ -132,10 +133,7 @@ async fn serve_as(listener: UnixListener, context: ServerContext, identify: Iden
         let Some(place) = connections.admit(who.uid, context.rooms()) else {
             Counters::add(&context.counters.connections_refused);
             let error = too_many("Too many connections are open at once, of your user or in all.");
-            // What was sent is taken first, so that closing does not become a reset; whoever has no room for the
-            // answer goes without.
-            let _ = stream.try_read(&mut [0; 4096]);
-            let _ = stream.try_write(&http::refusal(&error));
+            refusals.refuse(stream, &error);
             continue;
         };
         let (context, users, handler) = (context.clone(), users.clone(), handler.clone());

@@ -12,14 +12,16 @@ use crate::api::client::{ClientError, encode};
 use crate::api::types::{ApiError, ErrorCode, UpdateResult, Version};
 
 pub fn understand<T: DeserializeOwned>(text: &RawValue) -> Result<T, CliError> {
-    serde_json::from_str(text.get()).map_err(|error| {
-        let message = format!("svctl does not understand svd's answer: {error}.");
-        CliError::Said {
-            exit: Exit::Failed,
-            error: ApiError::new(ErrorCode::Internal, message)
-                .hint("Are svctl and svd of the same version? See `svctl version`."),
-        }
-    })
+    serde_json::from_str(text.get()).map_err(|error| odd_answer(&error))
+}
+
+pub fn odd_answer(error: &serde_json::Error) -> CliError {
+    let message = format!("svctl does not understand svd's answer: {error}.");
+    CliError::Said {
+        exit: Exit::Failed,
+        error: ApiError::new(ErrorCode::Internal, message)
+            .hint("Are svctl and svd of the same version? See `svctl version`."),
+    }
 }
 
 pub fn update(context: &Context, args: &UpdateArgs) -> Result<Exit, CliError> {

@@ -1,5 +1,5 @@
 //! `svctl`: arguments ([`args`]), one file per verb or close family, rendering ([`render`], pure) and exit codes
-//! ([`exit`]). Talks to svd through [`crate::api::client`] alone.
+//! (`exit`). Talks to svd through [`crate::api::client`] alone.
 //!
 //! Data goes to stdout, progress and messages to stderr; nothing ever asks a question.
 
@@ -77,11 +77,19 @@ fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Pid(args) => pid::pid(context, &args.names),
         Command::Logs(args) => logs::logs(context, &args),
         Command::Events(args) => events::events(context, &args),
+        Command::Check(args) => configuration(context, &args.dir),
         Command::Completions(args) => manual::completions(args.shell),
         Command::Man => manual::man(),
-        // Taken before a context was made: they need no svd.
-        Command::Check(_) | Command::Demo(_) => Ok(Exit::Ok),
+        // Taken before a context was made.
+        Command::Demo(_) => Ok(Exit::Ok),
     }
+}
+
+/// The report is the data here, whether it is good or bad.
+fn configuration(context: &Context, dir: &std::path::Path) -> Result<Exit, CliError> {
+    let checked = check::check_dir(dir, context.json);
+    context.print(checked.text)?;
+    Ok(if checked.valid { Exit::Ok } else { Exit::Failed })
 }
 
 #[cfg(test)]

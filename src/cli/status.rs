@@ -60,8 +60,7 @@ fn exit_of(mut states: impl Iterator<Item = ServiceState>) -> Exit {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, CliError> {
-    let raw: &serde_json::value::RawValue = serde_json::from_slice(body).unwrap_or(serde_json::value::RawValue::NULL);
-    super::host::understand(raw)
+    serde_json::from_slice(body).map_err(|error| super::host::odd_answer(&error))
 }
 
 /// In place on a terminal, anew elsewhere; a svd that is away is shown and awaited.

@@ -1,0 +1,121 @@
+//! What the public address tells strangers: health for load balancers, numbers for Prometheus.
+
+use serde::{Deserialize, Serialize};
+
+use super::types::{GenerationRole, HealthState, ServiceState, ServiceStatus, Traffic, WorkerState, WorkerStatus};
+
+/// Body of `/health` on the public address: 200 where `ok`, else 503.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostHealth {
+    /// Every enabled service is running and none of them is drained.
+    pub ok: bool,
+    /// Enabled ones.
+    pub services: u64,
+    /// Names of enabled services that are not running, or drained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_ok: Vec<Box<str>>,
+}
+
+impl HostHealth {
+    pub fn of(services: &[ServiceStatus]) -> HostHealth {
+        let mut health = HostHealth { ok: true, services: 0, not_ok: Vec::new() };
+        for service in services.iter().filter(|s| s.enabled) {
+            health.services += 1;
+            if !service.takes_traffic() {
+                health.ok = false;
+                health.not_ok.push(service.name.clone());
+            }
+        }
+        health
+    }
+}
+
+/// Body of `/health/NAME` on the public address: 200 where `ok`, else 503. A status without what a stranger need not
+/// see (output, reasons, process ids).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceHealth {
+    /// Running and not drained.
+    pub ok: bool,
+    pub name: Box<str>,
+    pub state: ServiceState,
+    pub draining: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    pub since: Box<str>,
+    pub since_seconds: u64,
+    /// Running workers of the committed generation.
+    pub workers: u32,
+    pub restarts: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_check: Option<Box<str>>,
+    pub generations: Vec<GenerationHealth>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationHealth {
+    pub number: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Box<str>>,
+    pub role: GenerationRole,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+}
+
+impl ServiceHealth {
+    pub fn of(status: &ServiceStatus) -> ServiceHealth {
+        let running = |w: &&WorkerStatus| w.state == WorkerState::Running;
+        ServiceHealth {
+            ok: status.takes_traffic(),
+            name: status.name.clone(),
+            state: status.state,
+            draining: status.draining,
+            release: status.release.clone(),
+            generation: status.generation,
+            since: status.since.clone(),
+            since_seconds: status.since_seconds,
+            workers: status.workers.iter().filter(running).count() as u32,
+            restarts: status.restarts,
+            health: status.health.as_ref().map(|h| h.state),
+            last_check: status.health.as_ref().and_then(|h| h.last_check.clone()),
+            generations: status
+                .generations
+                .iter()
+                .map(|g| GenerationHealth {
+                    number: g.number,
+                    release: g.release.clone(),
+                    role: g.role,
+                    traffic: g.traffic,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl ServiceStatus {
+    /// May a load balancer send requests? A failing health check does not take it away: a database that is down
+    /// would take all hosts away at once.
+    pub fn takes_traffic(&self) -> bool {
+        matches!(self.state, ServiceState::Running | ServiceState::Reloading) && !self.draining
+    }
+}
+
+/// What `/metrics` is made of. See [`crate::api::metrics::render`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MetricsSnapshot {
+    pub services: Vec<ServiceStatus>,
+    /// Counters of svd itself: name without the prefix `airdock_svd_`, help, kind, value.
+    pub svd: Vec<SvdMetric>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SvdMetric {
+    /// In base units; a counter's name ends in `_total`.
+    pub name: &'static str,
+    pub help: &'static str,
+    pub counter: bool,
+    pub value: f64,
+}

@@ -1,0 +1,141 @@
+//! What verbs that change something answer: lines of progress, then what became of each service.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::types::{ApiError, ServiceState, is_zero, rfc3339};
+
+/// A line while a long operation goes on: `{"progress": {…}}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// RFC 3339.
+    pub time: Box<str>,
+    /// `None`: about the host as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Box<str>>,
+    /// A word that programs may compare: `starting`, `ready`, `commit`, `drain`, `stopped` …
+    pub step: Box<str>,
+    /// A sentence for people.
+    pub message: Box<str>,
+    /// Lines that were left out before this one, because the client did not read fast enough.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
+}
+
+impl Progress {
+    pub fn now(service: Option<&str>, step: &str, message: impl Into<Box<str>>) -> Progress {
+        Progress {
+            time: rfc3339(SystemTime::now()),
+            service: service.map(Into::into),
+            step: step.into(),
+            message: message.into(),
+            dropped: 0,
+        }
+    }
+}
+
+/// Result of a verb that acts on services: one entry for each, in the order of their names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActionResult {
+    pub services: Vec<ServiceResult>,
+}
+
+/// What became of one service. It went well where `error` is absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceResult {
+    pub service: Box<str>,
+    pub ok: bool,
+    /// Whether anything was done (`start` of a running service does nothing and is `ok`).
+    pub changed: bool,
+    /// `started with pid 812`, `already running`; the last sentence of the operation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ServiceState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ApiError>,
+}
+
+impl ServiceResult {
+    /// It went well; `changed` says whether anything was done.
+    pub fn done(service: &str, changed: bool, message: impl Into<Box<str>>) -> ServiceResult {
+        ServiceResult {
+            service: service.into(),
+            ok: true,
+            changed,
+            message: Some(message.into()),
+            state: None,
+            generation: None,
+            release: None,
+            error: None,
+        }
+    }
+
+    pub fn failed(service: &str, error: ApiError) -> ServiceResult {
+        ServiceResult {
+            service: service.into(),
+            ok: false,
+            changed: false,
+            message: None,
+            state: None,
+            generation: None,
+            release: None,
+            error: Some(error),
+        }
+    }
+}
+
+/// What an `update` does, or would do, to one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeAction {
+    Add,
+    Remove,
+    /// The process stays; a log limit or a timeout is another.
+    Adjust,
+    /// A new generation.
+    Reload,
+    /// Stop and start.
+    Restart,
+}
+
+impl ChangeAction {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ChangeAction::Add => "add",
+            ChangeAction::Remove => "remove",
+            ChangeAction::Adjust => "adjust",
+            ChangeAction::Reload => "reload",
+            ChangeAction::Restart => "restart",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    pub service: Box<str>,
+    pub action: ChangeAction,
+    /// Keys whose meaning differs: `command`, `logs.max_size`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Box<str>>,
+}
+
+/// Result of `update`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UpdateResult {
+    /// Whether anything differed. With `dry_run`: whether anything would be done.
+    pub changed: bool,
+    pub dry_run: bool,
+    pub changes: Vec<Change>,
+    /// What became of the services that were touched; empty in a dry run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceResult>,
+    /// Sentences about what an update cannot change while svd runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Box<str>>,
+}
