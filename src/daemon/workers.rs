@@ -64,6 +64,7 @@ impl Host {
             status: None,
             main_pid: None,
             watchdog: None,
+            watchdog_every: None,
             description: format!("{name} (generation {}, worker {slot})", generation.number).into(),
             prepared: Rc::new(prepared),
         };
@@ -304,6 +305,7 @@ impl Host {
         if process.needs.remove(&need) && process.needs.is_empty() && !process.ready {
             process.ready = true;
             process.probes.clear();
+            self.feed_watchdog(id);
             self.tell(Event::Ready { worker: id });
         }
     }
