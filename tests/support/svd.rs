@@ -1,0 +1,318 @@
+//! An svd of a test's own, in a temporary directory.
+
+use super::leftovers::{Belongings, describe};
+use super::{App, PATIENCE, finish, free_port, http_get, run_limited, wait_for};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Longest time that a command of svctl may take.
+const COMMAND: Duration = Duration::from_secs(90);
+/// Longest time that svd may take to stop everything.
+const STOP: Duration = Duration::from_secs(40);
+
+/// Configured with [`Svd::service`], then started. Dropped, it is told to stop, and nothing of it may be left.
+pub struct Svd {
+    dir: TempDir,
+    child: Option<Child>,
+    pub belongings: Belongings,
+    /// Where `/health` and `/metrics` are.
+    pub public: SocketAddr,
+    /// What the test knows to be left (it killed svd, say).
+    pub leaves_processes: bool,
+}
+
+impl Svd {
+    /// Directories and a `svd.toml` with a public address; nothing runs yet.
+    pub fn new() -> Svd {
+        let dir = tempfile::Builder::new().prefix("airdock-test-").tempdir().expect("a temporary directory");
+        // Services of another user must reach what is theirs.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("the directory's mode");
+        fs::create_dir_all(dir.path().join("etc/conf.d")).expect("making the configuration's directory");
+        let public = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let svd = Svd { dir, child: None, belongings: Belongings::default(), public, leaves_processes: false };
+        svd.config("");
+        svd
+    }
+
+    /// A directory or file below the temporary one: `etc/`, `run/`, `state/`, `log/` and whatever the test wants.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/svd.sock")
+    }
+
+    /// An application's root below the temporary directory.
+    pub fn app(&self, name: &str) -> App {
+        App::at(self.path("srv").join(name))
+    }
+
+    /// Writes `svd.toml`: its public address, then `more`.
+    pub fn config(&self, more: &str) {
+        let text = format!("{more}\n[http]\nlisten = \"{}\"\n", self.public);
+        fs::write(self.path("etc/svd.toml"), text).expect("writing svd.toml");
+    }
+
+    /// Writes `conf.d/NAME.toml`; `svctl update` tells a running svd of it.
+    pub fn service(&self, name: &str, text: &str) {
+        fs::write(self.path(&format!("etc/conf.d/{name}.toml")), text).expect("writing a service's file");
+    }
+
+    pub fn remove_service(&self, name: &str) {
+        fs::remove_file(self.path(&format!("etc/conf.d/{name}.toml"))).expect("removing a service's file");
+    }
+
+    /// The command that starts it, for tests with wishes of their own (another user, `--daemon`).
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_svd"));
+        command.arg("-c").arg(self.path("etc")).arg("--run-dir").arg(self.path("run"));
+        command.arg("--state-dir").arg(self.path("state")).arg("--log-dir").arg(self.path("log"));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it, and waits until its control socket answers.
+    #[track_caller]
+    pub fn start(&mut self) -> &mut Svd {
+        let command = self.command();
+        self.start_with(command)
+    }
+
+    #[track_caller]
+    pub fn start_with(&mut self, mut command: Command) -> &mut Svd {
+        assert!(self.child.is_none(), "svd runs already");
+        let log = File::options().create(true).append(true).open(self.path("svd.stderr")).expect("svd's stderr");
+        let log_too = log.try_clone().expect("svd's stderr");
+        self.child = Some(command.stdout(log).stderr(log_too).spawn().expect("starting svd"));
+        wait_for("svd's control socket answers", PATIENCE, || {
+            let ended = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten());
+            assert!(ended.is_none(), "svd ended ({ended:?}) and said:\n{}", self.said());
+            let socket = self.socket().exists();
+            (socket && self.svctl(&["version"]).status.success()).then_some(())
+        });
+        self
+    }
+
+    /// What svd itself wrote to stdout and stderr.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.path("svd.stderr")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.as_ref().expect("svd runs").id().cast_signed()
+    }
+
+    pub fn svctl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_svctl"));
+        command.arg("--socket").arg(self.socket()).args(args);
+        command
+    }
+
+    /// Runs svctl to its end.
+    #[track_caller]
+    pub fn svctl(&self, args: &[&str]) -> Output {
+        run_limited(self.svctl_command(args), COMMAND)
+    }
+
+    /// Runs svctl beside the test; [`Running::finish`] waits for it.
+    pub fn svctl_beside(&self, args: &[&str]) -> Running {
+        let mut command = self.svctl_command(args);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Running { child: child.expect("starting svctl"), what: format!("svctl {}", args.join(" ")) }
+    }
+
+    /// svctl, which must succeed: its stdout.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.svctl(args);
+        assert!(output.status.success(), "svctl {} failed ({}):\n{}", args.join(" "), output.status, both(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// svctl, which must fail: all that it wrote.
+    #[track_caller]
+    pub fn fails(&self, args: &[&str]) -> String {
+        let output = self.svctl(args);
+        assert!(!output.status.success(), "svctl {} succeeded:\n{}", args.join(" "), both(&output));
+        both(&output)
+    }
+
+    /// `svctl --json`, which must succeed.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut all = vec!["--json"];
+        all.extend(args);
+        let text = self.ok(&all);
+        serde_json::from_str(&text)
+            .unwrap_or_else(|e| panic!("svctl --json {} wrote no JSON: {e}\n{text}", args.join(" ")))
+    }
+
+    /// Everything that `svctl status NAME` knows.
+    #[track_caller]
+    pub fn status(&self, name: &str) -> Value {
+        let output = self.svctl(&["--json", "status", name]);
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("svctl --json status {name} wrote no JSON: {e}\n{}", both(&output)))
+    }
+
+    /// `running`, `backoff` …
+    #[track_caller]
+    pub fn state(&self, name: &str) -> String {
+        self.status(name)["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Pid of the first worker of the committed generation.
+    #[track_caller]
+    pub fn main_pid(&self, name: &str) -> i32 {
+        let status = self.status(name);
+        i32::try_from(status["pid"].as_i64().unwrap_or_else(|| panic!("{name} has no pid: {status:#}"))).expect("a pid")
+    }
+
+    #[track_caller]
+    pub fn wait_state(&self, name: &str, state: &str) {
+        let mut seen = String::new();
+        let what = format!("{name} is {state}");
+        let end = std::time::Instant::now() + PATIENCE;
+        while std::time::Instant::now() < end {
+            seen = self.state(name);
+            if seen == state {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("waited {PATIENCE:?} in vain: {what}; it is {seen}\n{:#}", self.status(name));
+    }
+
+    /// `/health/NAME`: status code and body.
+    pub fn health(&self, name: &str) -> (u16, Value) {
+        let (status, body) = http_get(self.public, &format!("/health/{name}")).expect("svd's public address answers");
+        (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+
+    /// What the service wrote, as svd keeps it in `output.log`.
+    pub fn output(&self, name: &str) -> String {
+        let bytes = fs::read(self.path(&format!("log/{name}/output.log"))).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Sends svd a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).expect("signalling svd");
+    }
+
+    /// SIGKILL: svd goes, its services stay (and are killed when this is dropped).
+    pub fn kill(&mut self) {
+        self.belongings.note(self.pid());
+        self.leaves_processes = true;
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("killing svd");
+            child.wait().expect("waiting for svd");
+        }
+    }
+
+    /// Tells it to stop, and waits for its end.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.belongings.note(self.pid());
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.wait_end()
+    }
+
+    /// Waits for the end of an svd that was told to stop.
+    #[track_caller]
+    pub fn wait_end(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("svd runs");
+        let end = std::time::Instant::now() + STOP;
+        loop {
+            if let Some(status) = child.try_wait().expect("waiting for svd") {
+                return status;
+            }
+            if std::time::Instant::now() >= end {
+                self.belongings.note(child.id().cast_signed());
+                let living: Vec<String> = self.belongings.living(self.dir.path()).iter().map(describe).collect();
+                self.child = Some(child);
+                panic!("svd did not end within {STOP:?}; alive:\n{}\nit said:\n{}", living.join("\n"), self.said());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn print_for_diagnosis(&self) {
+        eprintln!("--- svd said:\n{}", self.said());
+        for entry in fs::read_dir(self.path("log")).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let text = self.output(&name);
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- {name} wrote:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}
+
+impl Drop for Svd {
+    fn drop(&mut self) {
+        let panicking = std::thread::panicking();
+        if panicking {
+            self.print_for_diagnosis();
+        }
+        let mut complaint = None;
+        if let Some(mut child) = self.child.take() {
+            let pid = child.id().cast_signed();
+            self.belongings.note(pid);
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+            let end = std::time::Instant::now() + if panicking { STOP / 4 } else { STOP };
+            let mut status = None;
+            while status.is_none() && std::time::Instant::now() < end {
+                status = child.try_wait().ok().flatten();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if status.is_none() {
+                self.belongings.note(pid);
+                let _ = child.kill();
+                let _ = child.wait();
+                complaint = Some(format!("svd did not end within {STOP:?} of SIGTERM"));
+            } else if status.is_some_and(|s| !s.success()) {
+                complaint = Some(format!("svd ended badly: {status:?}"));
+            }
+        }
+        let left: Vec<String> = self.belongings.living(self.dir.path()).iter().map(describe).collect();
+        self.belongings.kill(self.dir.path());
+        if !left.is_empty() && !self.leaves_processes {
+            complaint.get_or_insert_with(|| format!("svd left processes behind:\n{}", left.join("\n")));
+        }
+        match complaint {
+            Some(why) if panicking => eprintln!("{why}"),
+            Some(why) => panic!("{why}\nit said:\n{}", self.said()),
+            None => {}
+        }
+    }
+}
+
+/// A svctl that runs beside the test.
+pub struct Running {
+    child: Child,
+    what: String,
+}
+
+impl Running {
+    #[track_caller]
+    pub fn finish(self) -> Output {
+        finish(self.child, &self.what, COMMAND)
+    }
+}
+
+/// stdout and stderr, for people.
+pub fn both(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A path as TOML's string.
+pub fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
