@@ -410,6 +410,10 @@ impl Machine {
 
     /// Everything ended by itself, and the policy leaves it so.
     pub(super) fn exited(&mut self, id: GenerationId) {
+        let bad = self.generation(id).and_then(|g| g.slots.iter().find_map(|s| s.reason.clone()));
+        if let Some(service) = self.services.get_mut(&id.service) {
+            service.ended_badly = bad;
+        }
         self.retire(id, None);
         let left = |s: &super::Service| s.committed().is_some() || s.candidate().is_some() || s.replacement.is_some();
         if self.services.get(&id.service).is_some_and(|s| s.phase == Phase::Active && !left(s)) {

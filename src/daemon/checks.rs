@@ -112,6 +112,9 @@ impl Host {
                     }
                     // A check has no business to leave anything behind.
                     let _ = running.worker.kill_tree();
+                    if let Some(ended) = running.worker.watched_before() {
+                        let _ = self.poll.delete(ended);
+                    }
                     if let Some((fd, interest)) = running.worker.watch() {
                         let token = token::of_check(number);
                         let _ = self.poll.modify(fd, interest, token).or_else(|_| self.poll.add(fd, interest, token));

@@ -188,6 +188,8 @@ impl Host {
                     if ready.is_empty() {
                         guard.clear_ready();
                     }
+                    // A descriptor that is always ready must not keep timers and callers waiting.
+                    tokio::task::consume_budget().await;
                 }
                 Some(message) = inputs.messages.recv() => self.handle_message(message),
                 Some(event) = inputs.logs.recv() => self.handle_log_event(event),

@@ -35,7 +35,7 @@ impl Host {
             restarts: shown.map_or(0, |g| g.slots.iter().map(|s| s.restarts).sum()),
             enabled: unit.enabled,
             draining: unit.drained,
-            reason: service.reason().map(Into::into),
+            reason: self.machine.reason(service.id).map(Into::into),
         })
     }
 

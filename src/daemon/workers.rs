@@ -214,6 +214,11 @@ impl Host {
     /// What to wait for has changed.
     fn rewatch(&mut self, id: WorkerId) {
         let Some(process) = self.workers.get(&id) else { return };
+        if let Some(ended) = process.worker.watched_before()
+            && let Err(e) = self.poll.delete(ended)
+        {
+            tracing::debug!("the descriptor of {} was not watched: {e}, ignoring", process.description);
+        }
         let Some((fd, interest)) = process.worker.watch() else { return };
         let token = token::of_worker(id);
         if self.poll.modify(fd, interest, token).is_err()

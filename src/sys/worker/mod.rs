@@ -237,6 +237,14 @@ impl Worker {
         }
     }
 
+    /// What need not be waited for any more after [`WorkerEvent::Exited`]: it stays ready for ever.
+    pub fn watched_before(&self) -> Option<BorrowedFd<'_>> {
+        match &self.keeper {
+            Keeper::Group { pidfd, stage: Stage::Leftovers(_), .. } => Some(pidfd.as_fd()),
+            _ => None,
+        }
+    }
+
     /// The next event, without waiting.
     pub fn handle_ready(&mut self) -> io::Result<Option<WorkerEvent>> {
         match &mut self.keeper {
