@@ -66,11 +66,15 @@ pub struct Generation {
     /// The private port of `{port}`.
     pub port: Option<u16>,
     pub gunicorn: Option<Gunicorn>,
+    /// Who wants to know when nothing of it is left: they are dropped with it.
+    pub until_gone: Vec<tokio::sync::oneshot::Sender<()>>,
 }
 
 /// What svd shares with a gunicorn generation.
 pub struct Gunicorn {
     pub gate: Gate,
+    /// Was the gate opened?
+    pub committed: bool,
     /// Our end of the report socket.
     pub report: OwnedFd,
     pub counters: SharedWords,

@@ -12,7 +12,7 @@ mod users_own;
 use airdock::sys::process::{ProcStat, descendants};
 use std::net::{Ipv4Addr, SocketAddr};
 use support::svd::quoted;
-use support::{App, Env, PATIENCE, Release, Svd, free_port, http_get, wait_for};
+use support::{App, Env, PATIENCE, Release, Svd, free_port, http_get, wait_for, wait_until};
 
 /// The version that is asked to lose nothing; older ones have tests of their own.
 const GUNICORN: &str = "gunicorn-27.0.1";
@@ -66,6 +66,12 @@ impl Site {
         let (status, body) = http_get(self.address, "/").expect("the service answers");
         assert_eq!(status, 200, "{body}");
         body.split_whitespace().next().and_then(|w| w.strip_prefix("release=")).unwrap_or_default().to_owned()
+    }
+
+    /// Waits until that release answers: the old workers may take a connection for a moment after the commit.
+    #[track_caller]
+    fn comes_up(&self, release: &str) {
+        wait_until(&format!("{release} answers"), PATIENCE, || self.answers() == release);
     }
 
     /// Waits for the candidate of a reload, and for its master: its pid.

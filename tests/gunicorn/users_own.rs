@@ -50,7 +50,7 @@ fn own_hooks_run_and_reload_works(site: &Site) {
     let report = load.stop();
     println!("{}", report.summary());
     report.assert_no_failure();
-    assert_eq!(site.answers(), "r1");
+    site.comes_up("r1");
     wait_until("the old workers are noted", PATIENCE, || noted(&dir, "child_exit") > 0);
     for (hook, least) in [("post_fork", 4), ("post_worker_init", 4), ("pre_request", 2), ("post_request", 2)] {
         assert!(noted(&dir, hook) >= least, "the user's {hook} ran in {} processes", noted(&dir, hook));
