@@ -39,14 +39,6 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    match cli.command {
-        Command::Check(args) => {
-            let checked = check::check_dir(&args.dir, cli.json);
-            print!("{}", checked.text);
-            return if checked.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-        }
-        _ => {}
-    }
     let context = Context::new(cli.socket, cli.json);
     let done = run(&context, cli.command);
     match done {

@@ -34,6 +34,8 @@ pub struct Counts {
     pub slowest: Duration,
     pub errors: Vec<String>,
     last: Option<Instant>,
+    /// The clients leave one after the other, which makes gaps of its own.
+    over: bool,
 }
 
 impl Counts {
@@ -53,7 +55,9 @@ impl Counts {
             Ok(release) => {
                 *self.releases.entry(release).or_default() += 1;
                 let gap = self.last.map_or(Duration::ZERO, |last| now - last);
-                self.longest_gap = self.longest_gap.max(gap);
+                if !self.over {
+                    self.longest_gap = self.longest_gap.max(gap);
+                }
                 self.last = Some(now);
                 self.slowest = self.slowest.max(now - began);
             }
@@ -110,6 +114,7 @@ impl Load {
     }
 
     fn stop(&mut self) {
+        self.shared.counts().over = true;
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             // A client that panicked has counted nothing wrong.

@@ -101,7 +101,7 @@ pub fn prepare(wanted: DemoServer, site: &Site, show: &Show, interrupted: &Atomi
         }
     };
     if wanted == DemoServer::Python {
-        return Ok(Server { python, gunicorn: Err("as asked for by --server".to_owned()) });
+        return Ok(Server { python, gunicorn: Err("--server python asks for it.".to_owned()) });
     }
     match work.gunicorn(&python, &version)? {
         Ok((python, version)) => Ok(Server { python, gunicorn: Ok(version) }),
