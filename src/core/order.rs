@@ -186,7 +186,7 @@ impl Machine {
         let service = self.services.get(&id)?;
         // What is left of an earlier generation (one that was given up, say) must be gone where two may not overlap.
         let mut hold = (!service.policy.overlap && self.any_live(id)).then_some(Hold::Order);
-        let known = |name: &Box<str>| self.names.get(name).and_then(|id| self.services.get(id));
+        let known = |name| self.names.get::<Box<str>>(name).and_then(|id| self.services.get(id));
         for needed in service.policy.requires.iter().filter_map(known) {
             if needed.serves(&self.workers) {
                 continue;
