@@ -1,5 +1,7 @@
 //! The real svd with real gunicorn: sockets, the gate, reloads under load, and what may come between.
 
+#![allow(clippy::disallowed_methods, reason = "forbidden in the core alone")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
