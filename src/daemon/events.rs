@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::time::SystemTime;
 
 /// Events that are remembered.
-const REMEMBERED: usize = 1000;
+const REMEMBERED: usize = 256;
 /// Followers of events at once.
 const FOLLOWERS: usize = 256;
 

@@ -33,7 +33,7 @@ impl Host {
                 if let Some(process) = self.workers.get_mut(&worker)
                     && let Err(e) = process.worker.signal_tree(signal)
                 {
-                    let text = format!("cannot signal what is left of {}: {e}", process.description);
+                    let text = format!("cannot signal what is left of {}: {e}", self.describe(worker));
                     self.warn(None, &text);
                 }
             }
@@ -41,7 +41,7 @@ impl Host {
                 if let Some(process) = self.workers.get_mut(&worker)
                     && let Err(e) = process.worker.kill_tree()
                 {
-                    let text = format!("cannot kill {}: {e}", process.description);
+                    let text = format!("cannot kill {}: {e}", self.describe(worker));
                     self.warn(None, &text);
                 }
             }
@@ -118,7 +118,8 @@ impl Host {
         let sockets = unit.sockets.clone();
         let name = Arc::clone(&unit.name);
         let port = if crate::kinds::wants_port(&plan.spec) { Some(self.free_port()?) } else { None };
-        let gunicorn = if crate::kinds::gunicorn::is_gunicorn(&plan.spec) { Some(self.share(id)?) } else { None };
+        let gunicorn =
+            if crate::kinds::gunicorn::is_gunicorn(&plan.spec) { Some(Box::new(self.share(id)?)) } else { None };
         let began = SystemTime::now();
         if plan.spec.logs.capture {
             let release = plan.places.id.as_deref().map(Into::into);
@@ -211,7 +212,7 @@ impl Host {
 
     fn close_sockets(&mut self, service: ServiceId) {
         let Some(unit) = self.units.get_mut(&service) else { return };
-        unit.health.task = None;
+        unit.health = None;
         unit.sockets.clear();
         for socket in &unit.spec.sockets {
             if let crate::config::spec::Listen::Unix { path, .. } = &socket.listen {
