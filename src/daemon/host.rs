@@ -203,6 +203,8 @@ impl Host {
                 () = sleep_until(deadline), if deadline.is_some() => self.handle_deadline(),
             }
             self.deliver();
+            // Whoever keeps one of these ready all the time must not keep timers and connections from their turn.
+            tokio::task::consume_budget().await;
         }
         Ok(())
     }
