@@ -3,6 +3,8 @@
 //! A child writes 100-byte lines, one `write` each, or 40 kB blocks into a pipe; the log thread, or `cat`, moves them to a
 //! file on the same disk. Printed: MB/s, CPU seconds of the mover per GB, and the ratios of their medians.
 
+#![expect(clippy::disallowed_methods, reason = "forbidden in the core alone")]
+
 use std::fs::{File, read_to_string};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};

@@ -3,6 +3,8 @@
 //! `cargo bench --bench spawn`; `SPAWN_PROGRAM` names the program (default `/bin/true`; a static one shows more of our
 //! own part), `SPAWN_OPEN` how many descriptors svd holds meanwhile (default 0), `SPAWN_COUNT` how many children.
 
+#![expect(clippy::disallowed_methods, reason = "forbidden in the core alone")]
+
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

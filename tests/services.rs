@@ -1,5 +1,7 @@
 //! The real svd with plain commands: restarted, given up, stopped to the last process, in order.
 
+#![allow(clippy::disallowed_methods, reason = "forbidden in the core alone")]
+
 mod support;
 
 use nix::sys::signal::{Signal, kill};
@@ -7,49 +9,12 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::{Duration, Instant};
+use support::plain::{NOBODY, SLEEP, alive, give_to_nobody, is_root, lines, needs_root, number_in, pids, script};
 use support::svd::{both, quoted};
 use support::{PATIENCE, Svd, alone, wait_for, wait_until};
 
-/// A service that runs a script, and what `more` adds to its file: keys of the top first.
-fn script(script: &str, more: &str) -> String {
-    assert!(!script.contains("'''"), "it would end the text");
-    format!("kind = \"command\"\ncommand = ['/bin/sh', '-c', '''{script}''']\n{more}\n")
-}
-
-/// Sleeps for ever, in the shell's own process.
-const SLEEP: &str = "exec sleep 100000";
 const QUICK: &str = "[restart]\ndelay = '20ms'\nmax_delay = '80ms'\nsettled = '10s'\n";
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
-
-/// Whether the test must be skipped, which it says.
-fn needs_root() -> bool {
-    if !is_root() {
-        assert!(std::env::var_os("AIRDOCK_TEST_ALL").is_none(), "this test needs root");
-        eprintln!("SKIPPED: it needs root");
-    }
-    !is_root()
-}
-
-fn alive(pid: i32) -> bool {
-    airdock::sys::process::ProcStat::read(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
-}
-
-fn lines(svd: &Svd, name: &str, starting: &str) -> usize {
-    svd.output(name).lines().filter(|l| l.starts_with(starting)).count()
-}
-
-fn number_in(path: &std::path::Path) -> Option<i32> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-fn pids(svd: &Svd, name: &str) -> Vec<i32> {
-    svd.ok(&["pid", name]).split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
-}
 
 /// Attempts begin at these times, in milliseconds.
 fn attempts(svd: &Svd) -> Vec<i64> {
@@ -182,15 +147,6 @@ fn nothing_survives_a_stop_by_this_user() {
     prepare_runaway(&svd);
     svd.start();
     nothing_survives_a_stop(&svd);
-}
-
-/// The user `nobody`, who can make no cgroup.
-const NOBODY: u32 = 65534;
-
-fn give_to_nobody(svd: &Svd) {
-    let mut chown = Command::new("chown");
-    chown.args(["-R", "65534:65534"]).arg(svd.path(""));
-    assert!(chown.status().expect("running chown").success());
 }
 
 #[test]

@@ -207,9 +207,27 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// How long the load lasts, in seconds
-    #[arg(long, value_name = "SECONDS")]
+    /// How long the load lasts, in seconds [default: 16]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(4..=3600))]
     pub seconds: Option<u64>,
+
+    /// What to serve with
+    #[arg(long, value_enum, default_value_t = DemoServer::Auto)]
+    pub server: DemoServer,
+
+    /// Leave the temporary directory with releases, configuration and logs
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DemoServer {
+    /// gunicorn, or without a network Python's standard library
+    Auto,
+    /// gunicorn in a virtual environment of the demo's own
+    Gunicorn,
+    /// A small server of Python's standard library
+    Python,
 }
 
 #[derive(Debug, Args)]

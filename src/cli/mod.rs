@@ -7,7 +7,7 @@ mod act;
 pub mod args;
 pub mod check;
 mod context;
-pub mod demo;
+mod demo;
 mod events;
 mod exit;
 mod host;
@@ -39,15 +39,6 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    match cli.command {
-        Command::Check(args) => {
-            let checked = check::check_dir(&args.dir, cli.json);
-            print!("{}", checked.text);
-            return if checked.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-        }
-        Command::Demo(args) => return demo::run(cli.json, args.seconds),
-        _ => {}
-    }
     let context = Context::new(cli.socket, cli.json);
     let done = run(&context, cli.command);
     match done {
@@ -80,8 +71,7 @@ fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Check(args) => configuration(context, &args.dir),
         Command::Completions(args) => manual::completions(args.shell),
         Command::Man => manual::man(),
-        // Taken before a context was made.
-        Command::Demo(_) => Ok(Exit::Ok),
+        Command::Demo(args) => demo::demo(context, &args),
     }
 }
 

@@ -22,7 +22,7 @@ const THEN: Duration = Duration::from_secs(300);
 
 pub(super) fn decode(top: &Section<'_>) -> Restart {
     let section = top.section("restart", &SCHEMA);
-    let delay = section.get_at("delay", units::positive);
+    let delay = section.get_at("delay", units::duration);
     let max_delay = section.get("max_delay", units::positive);
     let limit = max_delay.unwrap_or(MAX_DELAY);
     if let Some(delay) = delay.as_ref().filter(|delay| delay.value > limit) {
@@ -83,6 +83,7 @@ mod tests {
         .restart;
         assert_eq!((restart.policy, restart.success), (Policy::OnFailure, vec![0, 2]));
         assert_eq!(restart.limit, Limit { failures: 1, within: Duration::from_secs(3600), then: None });
+        assert_eq!(service(&with("delay = '0s'")).restart.delay, Duration::ZERO);
         assert_eq!(service(&with("max_delay = '50ms'")).restart.delay, Duration::from_millis(50));
     }
 

@@ -234,10 +234,10 @@ impl Machine {
 
     fn stop_in_order(&mut self) {
         loop {
-            let dependent = |name: &Box<str>, other: &ServiceId| {
+            let dependent = |name: &str, other: &ServiceId| {
                 self.services
                     .get(other)
-                    .is_some_and(|s| s.policy.after.contains(name) || s.policy.requires.contains(name))
+                    .is_some_and(|s| s.policy.after.iter().chain(&*s.policy.requires).any(|n| **n == *name))
             };
             let free: Vec<ServiceId> = self
                 .held

@@ -195,7 +195,7 @@ impl Machine {
         // What is left of an earlier generation (one that was given up, say) must be gone where two may not overlap.
         let old = || Hold::Order("it waits for the end of what is left of it".to_owned());
         let mut hold = (!service.policy.overlap && self.any_live(id)).then(old);
-        let known = |name: &Box<str>| self.names.get(name).and_then(|id| self.services.get(id));
+        let known = |name| self.names.get::<Box<str>>(name).and_then(|id| self.services.get(id));
         for needed in service.policy.requires.iter().filter_map(known) {
             if needed.serves(&self.workers) {
                 continue;

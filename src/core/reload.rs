@@ -306,10 +306,11 @@ impl Machine {
             (None, Stage::StartingNew { old }) => format!("generation {old} comes back"),
             (None, _) => "no older generation is left".to_owned(),
         };
-        self.note(id.service, None, Level::Warning, format!("generation {number} is taken back: {reason}; {what_now}"));
+        let text = format!("generation {number} is taken back: {reason}; {what_now}");
+        // Answered first, so that who waits for it does not read the same twice.
+        self.done(replacement.op, Err(text.clone()), Some(number));
+        self.note(id.service, None, Level::Warning, text);
         self.retire(id, None);
-        let failure = format!("generation {number} {reason}; {what_now}");
-        self.done(replacement.op, Err(failure), Some(number));
         self.fail_if_nothing_is_left(id.service, reason);
         self.touched.insert(id.service);
     }

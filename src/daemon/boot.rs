@@ -111,7 +111,7 @@ async fn serve(
         signals,
         containment,
         around,
-        own: login_of(&own),
+        own: Arc::new(login_of(&own)),
         logs: log_thread.handle(),
         store,
         daemon: Daemon::default(),

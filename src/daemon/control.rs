@@ -6,13 +6,15 @@ use crate::api::types::{
     ActionResult, ApiError, ErrorCode, PidEntry, PidList, ServiceResult, StatusList, Version, rfc3339,
 };
 use crate::api::{Call, Reply, Request};
-use crate::core::{Command, Event, Failure, OpId, ServiceId};
-use std::time::SystemTime;
+use crate::core::{Command, Event, Failure, GenerationId, OpId, ServiceId};
+use std::time::{Duration, SystemTime};
 
 /// Bytes of a failed generation's output that its error quotes.
-const QUOTED: usize = 4096;
+const QUOTED: usize = 8192;
+/// How long the end of a failed generation is waited for, so that its last output is all there.
+const LAST_WORDS: Duration = Duration::from_millis(1500);
 /// Lines of it.
-pub const QUOTED_LINES: usize = 20;
+pub const QUOTED_LINES: usize = 30;
 
 /// A call whose services are not all done.
 pub struct Pending {
@@ -29,7 +31,8 @@ pub struct Op {
     pub service: ServiceId,
     name: Name,
     done: &'static str,
-    failure: Option<Failure>,
+    /// It has failed, and only its explanation is still fetched.
+    pub failure: Option<Failure>,
 }
 
 impl Host {
@@ -168,14 +171,25 @@ impl Host {
         }
     }
 
-    /// Fetches the last output of the generation that failed, then finishes the operation.
-    fn explain(&mut self, op: OpId, service: ServiceId, generation: Option<u64>) {
-        let unit = self.units.get(&service);
-        let tail = unit.filter(|_| generation.is_some()).map(|u| self.logs.tail(u.name.clone(), generation, QUOTED));
-        let Some(Ok(tail)) = tail else { return self.handle_explained(op, Vec::new()) };
-        let messages = self.messages.clone();
+    /// Fetches the last output of the generation that failed, then finishes the operation. It is known to have failed
+    /// before it has written why (a traceback follows the report of it), so that its end is waited for a while.
+    fn explain(&mut self, op: OpId, service: ServiceId, number: Option<u64>) {
+        let name = self.units.get(&service).map(|u| u.name.clone());
+        let (Some(name), Some(number)) = (name, number) else { return self.handle_explained(op, Vec::new()) };
+        let ended = self.generations.get_mut(&GenerationId { service, number }).map(|generation| {
+            let (tell, ended) = tokio::sync::oneshot::channel();
+            generation.until_gone.push(tell);
+            ended
+        });
+        let (logs, messages) = (self.logs.clone(), self.messages.clone());
         tokio::task::spawn_local(async move {
-            let bytes = tail.await.unwrap_or_default();
+            if let Some(ended) = ended {
+                let _ = tokio::time::timeout(LAST_WORDS, ended).await;
+            }
+            let bytes = match logs.tail(name, Some(number), QUOTED) {
+                Ok(tail) => tail.await.unwrap_or_default(),
+                Err(_) => Vec::new(),
+            };
             let lines = last_lines(&bytes);
             let _ = messages.send(super::host::Message::Explained { op, lines }).await;
         });

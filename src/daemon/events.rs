@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::time::SystemTime;
 
 /// Events that are remembered.
-const REMEMBERED: usize = 1000;
+const REMEMBERED: usize = 256;
 /// Followers of events at once.
 const FOLLOWERS: usize = 256;
 
@@ -78,8 +78,9 @@ impl Host {
 
     /// A line to everybody who waits for something of this service.
     fn progress(&mut self, service: ServiceId, op: Option<OpId>, step: &str, text: &str) {
-        let calls: Vec<u64> =
-            self.ops.iter().filter(|(id, o)| o.service == service || Some(**id) == op).map(|(_, o)| o.call).collect();
+        let wanted =
+            |id: &OpId, o: &super::control::Op| (o.service == service || Some(*id) == op) && o.failure.is_none();
+        let calls: Vec<u64> = self.ops.iter().filter(|(id, o)| wanted(id, o)).map(|(_, o)| o.call).collect();
         if calls.is_empty() {
             return;
         }

@@ -12,7 +12,10 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// What gunicorn gives workers that it stops before they were committed. They end at once unless they hang.
+const GATED_GRACE: Duration = Duration::from_secs(1);
 
 impl Host {
     pub fn execute(&mut self, action: Action) {
@@ -22,12 +25,15 @@ impl Host {
                 let result = self.spawn(worker, generation, slot);
                 self.tell(Event::Spawned { worker, result });
             }
-            Action::Signal { worker, signal } => self.signal_worker(worker, signal),
+            Action::Signal { worker, signal } => {
+                self.hurry_gated(worker);
+                self.signal_worker(worker, signal);
+            }
             Action::SignalTree { worker, signal } => {
                 if let Some(process) = self.workers.get_mut(&worker)
                     && let Err(e) = process.worker.signal_tree(signal)
                 {
-                    let text = format!("cannot signal what is left of {}: {e}", process.description);
+                    let text = format!("cannot signal what is left of {}: {e}", self.describe(worker));
                     self.warn(None, &text);
                 }
             }
@@ -35,7 +41,7 @@ impl Host {
                 if let Some(process) = self.workers.get_mut(&worker)
                     && let Err(e) = process.worker.kill_tree()
                 {
-                    let text = format!("cannot kill {}: {e}", process.description);
+                    let text = format!("cannot kill {}: {e}", self.describe(worker));
                     self.warn(None, &text);
                 }
             }
@@ -112,14 +118,15 @@ impl Host {
         let sockets = unit.sockets.clone();
         let name = Arc::clone(&unit.name);
         let port = if crate::kinds::wants_port(&plan.spec) { Some(self.free_port()?) } else { None };
-        let gunicorn = if crate::kinds::gunicorn::is_gunicorn(&plan.spec) { Some(self.share(id)?) } else { None };
+        let gunicorn =
+            if crate::kinds::gunicorn::is_gunicorn(&plan.spec) { Some(Box::new(self.share(id)?)) } else { None };
         let began = SystemTime::now();
         if plan.spec.logs.capture {
             let release = plan.places.id.as_deref().map(Into::into);
             // Best effort: a log thread that is stuck must not stop a start.
             let _ = self.logs.begin_generation(name, id.number, release, began);
         }
-        self.generations.insert(id, Generation { id, plan, sockets, port, gunicorn });
+        self.generations.insert(id, Generation { id, plan, sockets, port, gunicorn, until_gone: Vec::new() });
         Ok(())
     }
 
@@ -148,6 +155,7 @@ impl Host {
         ];
         Ok(Gunicorn {
             gate,
+            committed: false,
             report,
             counters: shared,
             inherited,
@@ -176,14 +184,24 @@ impl Host {
         Err("no private port is free on 127.0.0.1".to_owned())
     }
 
+    /// A generation that never served has no requests to finish: what hangs in its import need not be waited for.
+    fn hurry_gated(&mut self, worker: crate::core::WorkerId) {
+        let generation = self.workers.get(&worker).and_then(|p| self.generations.get(&p.generation));
+        if let Some(gunicorn) = generation.and_then(|g| g.gunicorn.as_ref()).filter(|g| !g.committed) {
+            let (at, seconds) = counters::drain_word(GATED_GRACE);
+            gunicorn.counters.store(at, seconds);
+        }
+    }
+
     fn commit(&mut self, id: GenerationId) {
-        let Some(generation) = self.generations.get(&id) else { return };
+        let Some(generation) = self.generations.get_mut(&id) else { return };
         let plan = Rc::clone(&generation.plan);
-        if let Some(gunicorn) = &generation.gunicorn
-            && let Err(e) = gunicorn.gate.open()
-        {
-            let text = format!("cannot open the gate: {}", e.desc());
-            self.warn(Some(id.service), &text);
+        if let Some(gunicorn) = &mut generation.gunicorn {
+            gunicorn.committed = true;
+            if let Err(e) = gunicorn.gate.open() {
+                let text = format!("cannot open the gate: {}", e.desc());
+                self.warn(Some(id.service), &text);
+            }
         }
         if let Some(unit) = self.units.get_mut(&id.service) {
             unit.kept = Some((id.number, plan));
@@ -194,7 +212,7 @@ impl Host {
 
     fn close_sockets(&mut self, service: ServiceId) {
         let Some(unit) = self.units.get_mut(&service) else { return };
-        unit.health.task = None;
+        unit.health = None;
         unit.sockets.clear();
         for socket in &unit.spec.sockets {
             if let crate::config::spec::Listen::Unix { path, .. } = &socket.listen {

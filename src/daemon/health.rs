@@ -12,10 +12,10 @@ impl Host {
     /// The checks of a generation that was just committed, instead of the one before.
     pub fn begin_health(&mut self, id: GenerationId) {
         let Some(unit) = self.units.get_mut(&id.service) else { return };
-        unit.health = super::unit::Health::default();
+        unit.health = None;
         let Some(health) = unit.spec.health.clone() else { return };
         let Some(by) = &health.by else { return };
-        unit.health.state = Some(HealthState::Unknown);
+        unit.health = Some(Box::default());
         let target = match self.target(id, 0, by) {
             Ok(mut target) => {
                 if !matches!(by, crate::config::spec::ReadyBy::Http(_)) {
@@ -36,8 +36,8 @@ impl Host {
                 }
             }
         });
-        if let Some(unit) = self.units.get_mut(&id.service) {
-            unit.health.task = Some(Task(task));
+        if let Some(health) = self.units.get_mut(&id.service).and_then(|u| u.health.as_mut()) {
+            health.task = Some(Task(task));
         }
     }
 
@@ -49,14 +49,14 @@ impl Host {
         }
         let Some(spec) = &unit.spec.health else { return };
         let (limit, action) = (spec.failures, spec.action);
-        let health = &mut unit.health;
+        let Some(health) = &mut unit.health else { return };
         health.last = Some(SystemTime::now());
         match result {
             Ok(()) => {
-                let was = health.state.replace(HealthState::Healthy);
+                let was = std::mem::replace(&mut health.state, HealthState::Healthy);
                 health.failures = 0;
                 health.message = None;
-                if was == Some(HealthState::Unhealthy) {
+                if was == HealthState::Unhealthy {
                     self.info(Some(service), "is healthy again");
                 }
             }
@@ -66,9 +66,9 @@ impl Host {
                 if health.failures < limit {
                     return;
                 }
-                let was = health.state.replace(HealthState::Unhealthy);
+                let was = std::mem::replace(&mut health.state, HealthState::Unhealthy);
                 let failures = health.failures;
-                if was != Some(HealthState::Unhealthy) {
+                if was != HealthState::Unhealthy {
                     self.warn(Some(service), &format!("is unhealthy: {reason} ({failures} times in a row)"));
                 }
                 if action == HealthAction::Restart {

@@ -25,6 +25,9 @@ use tokio::sync::mpsc;
 /// Messages of tasks and the pool that wait for the loop; senders wait when it is full.
 pub const MESSAGES: usize = 1024;
 
+/// Longer than workers need that count as ready when they have stayed up for a second.
+const TRIM_AFTER: Duration = Duration::from_millis(1500);
+
 /// What comes back from tasks, the pool and the log thread.
 pub enum Message {
     Planned {
@@ -71,7 +74,7 @@ pub struct Host {
     pub spawner: Spawner,
     pub containment: Containment,
     pub around: Surroundings,
-    pub own: Login,
+    pub own: std::sync::Arc<Login>,
     pub logs: LogHandle,
     pub store: Store,
     pub events: Events,
@@ -95,6 +98,9 @@ pub struct Host {
     pub ports: VecDeque<u16>,
     /// When the state file is written, if it is to be.
     pub save_at: Option<Instant>,
+    /// When memory that only a start or an update needed is given back.
+    pub trim_at: Option<Instant>,
+    pub last_policy: Option<Rc<crate::core::Policy>>,
     pub finished: bool,
 }
 
@@ -110,7 +116,7 @@ pub struct Start {
     pub signals: Signals,
     pub containment: Containment,
     pub around: Surroundings,
-    pub own: Login,
+    pub own: std::sync::Arc<Login>,
     pub logs: LogHandle,
     pub store: Store,
     pub daemon: Daemon,
@@ -163,6 +169,8 @@ impl Host {
             last_check: 0,
             ports: VecDeque::new(),
             save_at: None,
+            trim_at: None,
+            last_policy: None,
             finished: false,
         }
     }
@@ -188,8 +196,6 @@ impl Host {
                     if ready.is_empty() {
                         guard.clear_ready();
                     }
-                    // A descriptor that is always ready must not keep timers and callers waiting.
-                    tokio::task::consume_budget().await;
                 }
                 Some(message) = inputs.messages.recv() => self.handle_message(message),
                 Some(event) = inputs.logs.recv() => self.handle_log_event(event),
@@ -197,6 +203,8 @@ impl Host {
                 () = sleep_until(deadline), if deadline.is_some() => self.handle_deadline(),
             }
             self.deliver();
+            // Whoever keeps one of these ready all the time must not keep timers and connections from their turn.
+            tokio::task::consume_budget().await;
         }
         Ok(())
     }
@@ -233,10 +241,7 @@ impl Host {
             (a, b) => a.or(b),
         };
         let first = first.map(|at| self.began + Duration::from_nanos(at.0));
-        match (first, self.save_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [first, self.save_at, self.trim_at].into_iter().flatten().min()
     }
 
     fn handle_deadline(&mut self) {
@@ -254,6 +259,10 @@ impl Host {
         if self.save_at.is_some_and(|at| at <= Instant::now()) {
             self.save_soon_over();
         }
+        if self.trim_at.is_some_and(|at| at <= Instant::now()) {
+            self.trim_at = None;
+            crate::sys::memory::trim();
+        }
     }
 
     fn handle_message(&mut self, message: Message) {
@@ -268,6 +277,11 @@ impl Host {
             Message::Saved(Err(text)) => self.warn(None, &text),
             Message::Saved(Ok(())) => {}
         }
+    }
+
+    /// A start or an update is over: what it alone needed is given back when things have settled.
+    pub fn trim_soon(&mut self) {
+        self.trim_at = Some(Instant::now() + TRIM_AFTER);
     }
 
     /// Writes what must survive a moment later, together with what else changes until then.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Login, old: &[i32]) -> Result<Plan, String> {
+pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Arc<Login>, old: &[i32]) -> Result<Plan, String> {
     room_for_two(old)?;
     let places = kinds::resolve(spec.root.as_deref(), release)?;
     let run_as = run_as(spec, own)?;
@@ -75,19 +75,19 @@ fn memory_available() -> Option<u64> {
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn run_as(spec: &Service, own: &Login) -> Result<RunAs, String> {
+fn run_as(spec: &Service, own: &Arc<Login>) -> Result<RunAs, String> {
     let group = spec.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
     let Some(name) = &spec.user else {
         if group.is_none() {
-            return Ok(RunAs { ids: None, login: own.clone() });
+            return Ok(RunAs { ids: None, login: Arc::clone(own) });
         }
         let account = Account::own().map_err(|e| e.to_string())?;
         let ids = account.ids(group).map_err(|e| e.to_string())?;
-        return Ok(RunAs { ids: Some(ids), login: own.clone() });
+        return Ok(RunAs { ids: Some(ids), login: Arc::clone(own) });
     };
     let account = Account::find(name).map_err(|e| e.to_string())?;
     let ids = account.ids(group).map_err(|e| e.to_string())?;
-    Ok(RunAs { ids: Some(ids), login: login_of(&account) })
+    Ok(RunAs { ids: Some(ids), login: Arc::new(login_of(&account)) })
 }
 
 pub fn login_of(account: &Account) -> Login {

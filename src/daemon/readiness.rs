@@ -76,11 +76,7 @@ impl Host {
     }
 
     fn begin_descriptor(&mut self, id: WorkerId) {
-        let Some(process) = self.workers.get_mut(&id) else { return };
-        // The child has its own copy; ours would hide the end of file.
-        let prepared = std::rc::Rc::make_mut(&mut process.prepared);
-        prepared.descriptors.retain(|w| w.target < 3 || !matches!(&w.source, crate::sys::spawn::Source::Fd(_)));
-        let Some(fd) = &process.ready_fd else { return };
+        let Some(fd) = self.workers.get(&id).and_then(|p| p.ready_fd.as_ref()) else { return };
         if let Err(e) = self.poll.add(fd, Interest::Read, token::of_ready(id)) {
             let reason = format!("cannot be watched for its readiness: {}", e.desc());
             self.tell(Event::Unfit { worker: id, reason });

@@ -61,11 +61,11 @@ impl Host {
         let shown = service.committed().or_else(|| service.candidate()).map(|g| g.id.number);
         let workers = generations.iter().find(|g| Some(g.number) == shown).map(|g| g.workers.clone());
         let traffic = generations.iter().find(|g| Some(g.number) == shown).and_then(|g| g.traffic);
-        let health = unit.health.state.map(|state| HealthStatus {
-            state,
-            last_check: unit.health.last.map(rfc3339),
-            failures: unit.health.failures,
-            message: unit.health.message.clone(),
+        let health = unit.health.as_ref().map(|health| HealthStatus {
+            state: health.state,
+            last_check: health.last.map(rfc3339),
+            failures: health.failures,
+            message: health.message.clone(),
         });
         let since = self.ago(service.since);
         Some(ServiceStatus {

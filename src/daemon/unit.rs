@@ -27,18 +27,24 @@ pub struct Unit {
     pub drained: bool,
     /// Gunicorn's workers by `svctl scale`.
     pub scaled: Option<u32>,
-    pub health: Health,
+    /// Where the file asks for checks.
+    pub health: Option<Box<Health>>,
     /// What the last committed generation had, for [`crate::core::Source::Again`].
     pub kept: Option<(u64, Rc<Plan>)>,
 }
 
-#[derive(Default)]
 pub struct Health {
-    pub state: Option<HealthState>,
+    pub state: HealthState,
     pub last: Option<SystemTime>,
     pub failures: u32,
     pub message: Option<Box<str>>,
     pub task: Option<Task>,
+}
+
+impl Default for Health {
+    fn default() -> Health {
+        Health { state: HealthState::Unknown, last: None, failures: 0, message: None, task: None }
+    }
 }
 
 /// Everything that a generation keeps from its beginning: the configuration and the real directories.
@@ -56,7 +62,7 @@ pub struct Plan {
 pub struct RunAs {
     /// `None`: svd's own user.
     pub ids: Option<Ids>,
-    pub login: Login,
+    pub login: Arc<Login>,
 }
 
 pub struct Generation {
@@ -65,12 +71,16 @@ pub struct Generation {
     pub sockets: Vec<Arc<OwnedFd>>,
     /// The private port of `{port}`.
     pub port: Option<u16>,
-    pub gunicorn: Option<Gunicorn>,
+    pub gunicorn: Option<Box<Gunicorn>>,
+    /// Who wants to know when nothing of it is left: they are dropped with it.
+    pub until_gone: Vec<tokio::sync::oneshot::Sender<()>>,
 }
 
 /// What svd shares with a gunicorn generation.
 pub struct Gunicorn {
     pub gate: Gate,
+    /// Was the gate opened?
+    pub committed: bool,
     /// Our end of the report socket.
     pub report: OwnedFd,
     pub counters: SharedWords,
@@ -92,7 +102,8 @@ pub struct Process {
     pub worker: Worker,
     pub generation: GenerationId,
     pub slot: u32,
-    pub pipes: Vec<PipeId>,
+    /// Of stdout (or both), and of stderr.
+    pub pipes: [Option<PipeId>; 2],
     /// What readiness still waits for; empty: ready.
     pub needs: BTreeSet<Need>,
     pub ready: bool,
@@ -108,9 +119,6 @@ pub struct Process {
     pub watchdog: Option<Time>,
     /// By `WATCHDOG_USEC=`, in place of the configured one; zero: none is awaited any more.
     pub watchdog_every: Option<Duration>,
-    pub description: Rc<str>,
-    /// For messages about a step before exec.
-    pub prepared: Rc<crate::sys::spawn::Prepared>,
 }
 
 /// One thing that readiness waits for.

@@ -1,7 +1,7 @@
 //! A new configuration, applied to what differs (SIGHUP, `svctl update`). With any error nothing changes (I8).
 
 use super::host::{Host, Message};
-use super::unit::{Health, Unit};
+use super::unit::Unit;
 use crate::api::Reply;
 use crate::api::access::Access;
 use crate::api::server::Directory;
@@ -96,6 +96,7 @@ impl Host {
         }
         self.tell(Event::Configure { add, change, remove });
         self.publish_directory();
+        self.trim_soon();
     }
 
     fn op(&mut self, call: Option<u64>, id: ServiceId, name: &str, done: &'static str) -> Option<OpId> {
@@ -114,7 +115,7 @@ impl Host {
             enabled,
             drained: false,
             scaled: None,
-            health: Health::default(),
+            health: None,
             kept: None,
         };
         self.configure_logs(&unit);
@@ -123,10 +124,19 @@ impl Host {
         Setup {
             service,
             name: spec.name.clone(),
-            policy: Rc::new(Policy::new(spec)),
+            policy: self.policy(spec),
             start: enabled,
             last_generation: self.store.last_generation(&name),
             op,
+        }
+    }
+
+    /// Many services have the same policy: they share it.
+    fn policy(&mut self, spec: &Service) -> Rc<Policy> {
+        let policy = Policy::new(spec);
+        match &self.last_policy {
+            Some(last) if **last == policy => Rc::clone(last),
+            _ => Rc::clone(self.last_policy.insert(Rc::new(policy))),
         }
     }
 

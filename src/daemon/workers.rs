@@ -6,15 +6,15 @@ use super::logs::{Attach, Stream};
 use super::token::{self, Token};
 use super::unit::{Need, Process};
 use crate::core::{Event, Exit, GenerationId, WorkerId};
-use crate::sys::poll::Interest;
+use crate::sys::poll::{Interest, Poll};
 use crate::sys::process::{self, ExitStatus};
 use crate::sys::worker::{Worker, WorkerEvent};
 use crate::sys::{fifo, socket};
+use nix::errno::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// Room in a log pipe: what a service may write while svd is away.
@@ -65,8 +65,6 @@ impl Host {
             main_pid: None,
             watchdog: None,
             watchdog_every: None,
-            description: format!("{name} (generation {}, worker {slot})", generation.number).into(),
-            prepared: Rc::new(prepared),
         };
         self.workers.insert(id, process);
         self.store.spawned(id.0);
@@ -82,7 +80,7 @@ impl Host {
         }
         let owner = made.plan.run_as.ids.as_ref().map(|ids| (ids.uid, ids.gid));
         let pipe = |stream: &str| -> Result<(PathBuf, OwnedFd), String> {
-            let path = self.around.paths.pipes().join(format!("{}.{slot}.{}.{stream}", spec.name, id.0));
+            let path = self.pipe_path(&spec.name, slot, id, stream);
             let failed =
                 |e: std::io::Error| format!("cannot make the log pipe {}: {}", path.display(), crate::sys::io_text(&e));
             fifo::create(&path, owner).map_err(failed)?;
@@ -96,23 +94,28 @@ impl Host {
         Ok(Some(Pipes { stdout, stderr }))
     }
 
+    fn pipe_path(&self, name: &str, slot: u32, id: WorkerId, stream: &str) -> PathBuf {
+        self.around.paths.pipes().join(format!("{name}.{slot}.{}.{stream}", id.0))
+    }
+
     fn attach(
         &mut self,
         name: &Arc<str>,
         generation: GenerationId,
         slot: u32,
         output: Option<Pipes>,
-    ) -> Vec<super::logs::PipeId> {
-        let Some(output) = output else { return Vec::new() };
+    ) -> [Option<super::logs::PipeId>; 2] {
+        let mut pipes = [None, None];
+        let Some(output) = output else { return pipes };
         let joined = output.stderr.is_none();
-        let mut pipes = Vec::with_capacity(1);
         let first = if joined { Stream::Joined } else { Stream::Stdout };
         let both = [(first, Some(output.stdout)), (Stream::Stderr, output.stderr)];
-        for (stream, (_, reader)) in both.into_iter().filter_map(|(s, pipe)| pipe.map(|p| (s, p))) {
+        for (at, (stream, pipe)) in pipes.iter_mut().zip(both) {
+            let Some((_, reader)) = pipe else { continue };
             let service = Arc::clone(name);
             let origin = Attach { service, generation: generation.number, worker: slot, stream };
             match self.logs.attach(origin, reader) {
-                Ok(pipe) => pipes.push(pipe),
+                Ok(pipe) => *at = Some(pipe),
                 Err(e) => {
                     let text = format!("the output of generation {} cannot be kept: {e}", generation.number);
                     self.warn(Some(generation.service), &text);
@@ -151,10 +154,27 @@ impl Host {
         Ok((Some(File::from(ours)), Some(Arc::new(theirs))))
     }
 
+    /// For messages.
+    pub fn describe(&self, id: WorkerId) -> String {
+        let Some(process) = self.workers.get(&id) else { return format!("worker {}", id.0) };
+        let name = self.units.get(&process.generation.service).map_or("", |u| &u.name);
+        format!("{name} (generation {}, worker {})", process.generation.number, process.slot)
+    }
+
+    /// Why a program never ran; what it was prepared with is made once more for that.
+    fn describe_failure(&self, id: WorkerId, failure: crate::sys::spawn::ExecFailure) -> String {
+        let process = self.workers.get(&id);
+        let Some((process, made)) = process.and_then(|p| Some((p, self.generations.get(&p.generation)?))) else {
+            return "could not be started".to_owned();
+        };
+        let own = Own { slot: process.slot, scaled: None, output: None, notify: None, ready: None };
+        launch::prepare(made, &self.around, &own).map_or_else(|why| why, |prepared| failure.describe(&prepared))
+    }
+
     pub fn signal_worker(&mut self, id: WorkerId, signal: i32) {
         let Some(process) = self.workers.get_mut(&id) else { return };
         if let Err(e) = process.worker.signal(signal) {
-            let text = format!("cannot send signal {signal} to {}: {}", process.description, e.desc());
+            let text = format!("cannot send signal {signal} to {}: {}", self.describe(id), e.desc());
             self.warn(None, &text);
         }
     }
@@ -179,7 +199,7 @@ impl Host {
                 Ok(Some(event)) => self.worker_event(id, event),
                 Ok(None) => break,
                 Err(e) => {
-                    let text = format!("cannot learn about {}: {}", process.description, crate::sys::io_text(&e));
+                    let text = format!("cannot learn about {}: {}", self.describe(id), crate::sys::io_text(&e));
                     self.warn(None, &text);
                     break;
                 }
@@ -214,17 +234,8 @@ impl Host {
     /// What to wait for has changed.
     fn rewatch(&mut self, id: WorkerId) {
         let Some(process) = self.workers.get(&id) else { return };
-        if let Some(ended) = process.worker.watched_before()
-            && let Err(e) = self.poll.delete(ended)
-        {
-            tracing::debug!("the descriptor of {} was not watched: {e}, ignoring", process.description);
-        }
-        let Some((fd, interest)) = process.worker.watch() else { return };
-        let token = token::of_worker(id);
-        if self.poll.modify(fd, interest, token).is_err()
-            && let Err(e) = self.poll.add(fd, interest, token)
-        {
-            let text = format!("cannot watch what is left of {}: {}", process.description, e.desc());
+        if let Err(e) = watch_again(&self.poll, &process.worker, token::of_worker(id)) {
+            let text = format!("cannot watch what is left of {}: {}", self.describe(id), e.desc());
             self.warn(None, &text);
         }
     }
@@ -235,7 +246,7 @@ impl Host {
         process.needs.clear();
         // It never ran: the step that failed says more than an exit code.
         let failure = process.worker.exec_failure().filter(|_| status == ExitStatus::Code(127));
-        let reason = failure.map(|failure| failure.describe(&process.prepared));
+        let reason = failure.map(|failure| self.describe_failure(id, failure));
         self.tell(Event::Exited { worker: id, exit: exit_of(status), leftovers, reason });
     }
 
@@ -243,15 +254,14 @@ impl Host {
     fn release(&mut self, id: WorkerId) {
         let Some(process) = self.workers.remove(&id) else { return };
         self.alarms.retain(|(_, worker, _)| *worker != id);
-        for pipe in &process.pipes {
+        for pipe in process.pipes.into_iter().flatten() {
             // Best effort: the log thread closes it at its end of file as well.
-            let _ = self.logs.detach(*pipe);
+            let _ = self.logs.detach(pipe);
         }
-        for wire in &process.prepared.descriptors {
-            if let crate::sys::spawn::Source::Path { path, .. } = &wire.source {
-                // What is in it is read through the descriptor that the log thread has.
-                let _ = std::fs::remove_file(std::path::Path::new(&*path.to_string_lossy()));
-            }
+        let Some(name) = self.units.get(&process.generation.service).map(|u| Arc::clone(&u.name)) else { return };
+        for (stream, _) in ["output", "stderr", "stdout"].iter().zip(&process.pipes) {
+            // What is in it is read through the descriptor that the log thread has.
+            let _ = std::fs::remove_file(self.pipe_path(&name, process.slot, id, stream));
         }
         if process.notify.is_some() {
             let _ = std::fs::remove_file(self.around.paths.notify().join(id.0.to_string()));
@@ -321,6 +331,19 @@ impl Host {
             Alarm::Watchdog => self.watchdog_due(id),
         }
     }
+}
+
+/// Watches what a worker waits for now, instead of what it waited for before its last event.
+///
+/// # Errors
+/// The kernel refuses; then nothing tells of its next event.
+pub fn watch_again(poll: &Poll, worker: &Worker, token: u64) -> Result<(), Errno> {
+    if let Some(ended) = worker.watched_before() {
+        // A reaped process stays readable: left in the set, it would keep the loop busy for ever.
+        let _ = poll.delete(ended);
+    }
+    let Some((fd, interest)) = worker.watch() else { return Ok(()) };
+    poll.modify(fd, interest, token).or_else(|_| poll.add(fd, interest, token))
 }
 
 struct Pipes {

@@ -12,6 +12,7 @@
 //! | [`fifo`] | the named pipes of the logs |
 //! | [`kernel`] | what this kernel can do |
 //! | [`user`] | users and groups |
+//! | [`memory`] | giving back what only the start needed |
 //! | [`lock`], [`durable`] | one svd per run directory; files that are old or new, never half |
 
 pub mod cgroup;
@@ -19,6 +20,7 @@ pub mod durable;
 pub mod fifo;
 pub mod kernel;
 pub mod lock;
+pub mod memory;
 pub mod poll;
 pub mod process;
 pub mod socket;

@@ -205,6 +205,21 @@ pub fn set_child_subreaper() -> Result<(), Errno> {
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.into()).map(drop)
 }
 
+/// Lets the program get `signal` when the thread that starts it ends, however it ends (`prctl(2)`, PR_SET_PDEATHSIG).
+pub fn end_with_parent(command: &mut std::process::Command, signal: nix::sys::signal::Signal) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id().cast_signed();
+    let prepare = move || {
+        // SAFETY: numbers only.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_int, 0, 0, 0) }.into())?;
+        // It may have ended before that.
+        // SAFETY: no arguments, cannot fail.
+        if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    };
+    // SAFETY: two system calls, which may be made between fork and exec; nothing is allocated.
+    unsafe { command.pre_exec(prepare) };
+}
+
 /// What `/proc/PID/stat` says (`proc_pid_stat(5)`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcStat {

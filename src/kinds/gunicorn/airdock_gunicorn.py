@@ -746,11 +746,25 @@ def look_like_gunicorn():
 
 
 def arbiter_class(base, launcher):
+    from gunicorn.errors import HaltServer
+
     class Arbiter(base):
+        airdock_stopping = False
+
         def stop(self, graceful=True):
+            self.airdock_stopping = True
             if graceful:
                 launcher.apply_drain(self.cfg)
             super().stop(graceful)
+
+        def reap_workers(self):
+            try:
+                super().reap_workers()
+            except HaltServer:
+                # A second worker that could not boot, while the first one's failure is already ending everything:
+                # letting it through would end the stop half-way, with a traceback that hides the application's.
+                if not self.airdock_stopping:
+                    raise
 
         def signal(self, sig, frame):
             if os.getpid() != self.pid and sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -1,0 +1,132 @@
+//! Scaling, draining, counting, and deaths.
+
+use super::support::{Env, Load, PATIENCE, Release, alone, http_get, wait_for, wait_until};
+use super::{GUNICORN, Site, kill_hard, workers_of};
+use airdock::sys::process::ProcStat;
+use serde_json::Value;
+
+#[test]
+fn scale_changes_the_number_of_workers_without_a_restart() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let _alone = alone();
+    let site = Site::start(&env, "sync", "");
+    let master = site.svd.main_pid("web");
+    let load = Load::start(site.address);
+    for count in [6, 2] {
+        site.svd.ok(&["scale", "web", &count.to_string()]);
+        wait_until("gunicorn has so many workers", PATIENCE, || workers_of(master).len() == count);
+    }
+    assert_eq!(site.svd.main_pid("web"), master, "the master is the same");
+    load.more(30);
+    // The next generation keeps the number.
+    site.reload_to(&Release::new("r1"));
+    assert_eq!(workers_of(site.svd.main_pid("web")).len(), 2);
+    load.more(30);
+    load.stop().assert_no_failure();
+}
+
+#[test]
+fn drain_turns_health_and_lets_the_service_answer() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let _alone = alone();
+    let site = Site::start(&env, "sync", "");
+    assert_eq!(site.svd.health("web").0, 200);
+    site.svd.ok(&["drain", "web"]);
+    let (status, health) = site.svd.health("web");
+    assert_eq!((status, &health["draining"]), (503, &Value::Bool(true)));
+    assert_eq!(http_get(site.svd.public, "/health").expect("an answer").0, 503);
+    assert_eq!(site.answers(), "r0");
+    // A reload does not put it back.
+    site.reload_to(&Release::new("r1"));
+    site.comes_up("r1");
+    assert_eq!(site.svd.health("web").0, 503);
+    site.svd.ok(&["undrain", "web"]);
+    assert_eq!(site.svd.health("web").0, 200);
+    assert_eq!(http_get(site.svd.public, "/health").expect("an answer").0, 200);
+    site.svd.ok(&["stop", "web"]);
+    assert_eq!(site.svd.health("web").0, 503);
+}
+
+fn traffic(health: &Value, role: &str) -> Value {
+    let generations = health["generations"].as_array().cloned().unwrap_or_default();
+    generations.into_iter().find(|g| g["role"] == role).map_or(Value::Null, |g| g["traffic"].clone())
+}
+
+#[test]
+fn health_counts_requests_and_errors_without_svds_own_probes() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    for class in ["sync", "gthread", "gevent"] {
+        let _alone = alone();
+        let more =
+            "[ready]\nprobe = { path = \"/healthz\" }\n[health]\nprobe = { path = \"/healthz\" }\ninterval = \"1s\"";
+        let site = Site::start(&env, class, more);
+        for _ in 0..7 {
+            site.answers();
+        }
+        for path in ["/error", "/raise"] {
+            assert_eq!(http_get(site.address, path).expect("an answer").0, 500);
+        }
+        wait_until("svd has probed", PATIENCE, || site.svd.health("web").1["health"] == "healthy");
+        // gunicorn counts behind its answer.
+        let traffic = wait_for("all are counted", PATIENCE, || {
+            let traffic = traffic(&site.svd.health("web").1, "committed");
+            (traffic["requests"].as_u64()? >= 9).then_some(traffic)
+        });
+        assert_eq!((&traffic["requests"], &traffic["errors_5xx"]), (&9.into(), &2.into()), "{class}: {traffic}");
+        assert!(traffic["latency_ms"]["p50"].as_f64() > Some(0.0), "{class}: {traffic}");
+        let metrics = http_get(site.svd.public, "/metrics").expect("metrics").1;
+        assert!(metrics.lines().any(|l| l.contains("requests_total") && l.ends_with(" 9")), "{class}: {metrics}");
+    }
+}
+
+#[test]
+fn a_worker_killed_with_a_request_open_is_counted_and_replaced() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let _alone = alone();
+    let site = Site::with(&env, |_| "workers = 1".to_owned());
+    let master = site.svd.main_pid("web");
+    let worker = workers_of(master)[0];
+    let address = site.address;
+    let asked = std::thread::spawn(move || http_get(address, "/slow?seconds=20"));
+    // `begun` is not public: the request has begun when the worker has taken it from the queue, which the next one
+    // shows by waiting. Killing it before would count nothing.
+    wait_until("the request is open", PATIENCE, || sockets_of(worker) > sockets_at_rest());
+    kill_hard(worker);
+    assert!(asked.join().expect("the client").is_err(), "a killed worker does not answer");
+    wait_until("it is counted", PATIENCE, || traffic(&site.svd.health("web").1, "committed")["died_open"] == 1);
+    assert_eq!(site.answers(), "r0");
+    assert_eq!(site.svd.main_pid("web"), master, "gunicorn has replaced it itself");
+}
+
+/// Connections that a process has: established ones of the service's port are among its sockets.
+fn sockets_of(pid: i32) -> usize {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|t| t.to_string_lossy().starts_with("socket:"))).count()
+}
+
+/// The listening socket and the report.
+const fn sockets_at_rest() -> usize {
+    2
+}
+
+#[test]
+fn a_killed_master_is_replaced_and_its_workers_end() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    for class in ["sync", "gthread", "gevent"] {
+        let _alone = alone();
+        let site = Site::start(&env, class, "");
+        let master = site.svd.main_pid("web");
+        let workers = workers_of(master);
+        assert_eq!(workers.len(), 3);
+        kill_hard(master);
+        wait_until("the old workers have ended", PATIENCE, || workers.iter().all(|w| ProcStat::read(*w).is_none()));
+        let new = wait_for("a new master runs", PATIENCE, || {
+            let status = site.svd.status("web");
+            let pid = status["pid"].as_i64()?;
+            (status["state"] == "running" && pid != i64::from(master)).then_some(pid)
+        });
+        assert_eq!(site.answers(), "r0");
+        assert_eq!(workers_of(new as i32).len(), 3, "{class}");
+        assert_eq!(site.svd.status("web")["restarts"], 1, "{class}");
+    }
+}
