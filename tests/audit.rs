@@ -23,8 +23,7 @@ const LICENCES: &[&str] = &[
 ];
 
 /// Packages that are there twice, and why that is accepted.
-const DUPLICATES: &[(&str, &str)] =
-    &[("syn", "runs while building only; derive macros move from 2 to 3 at their own pace")];
+const DUPLICATES: &[(&str, &str)] = &[];
 
 fn packages() -> Vec<Value> {
     let rustc = Command::new("rustc").arg("-vV").output().unwrap();

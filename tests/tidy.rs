@@ -1,7 +1,5 @@
 //! Rules of style as tests: what a reviewer would otherwise have to say again and again.
 
-#![expect(clippy::disallowed_methods, reason = "forbidden in the core alone")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
