@@ -23,6 +23,8 @@ impl Machine {
         let generation = GenerationId { service: id, number: service.last_generation };
         let policy = Rc::clone(&service.policy);
         let slots = service.slots();
+        // One is the rule; a vector would begin with room for four.
+        service.generations.reserve_exact(1);
         service.generations.push(Generation::new(generation, policy, slots, now));
         self.out.push(Action::Prepare { generation, source });
     }

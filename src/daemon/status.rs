@@ -128,7 +128,7 @@ impl Host {
             since: rfc3339(since.0),
             since_seconds: since.1,
             workers: slots.map(|(index, slot)| self.worker_status(generation, index, slot)).collect(),
-            traffic: made.and_then(traffic),
+            traffic: made.and_then(|g| traffic(g)),
         }
     }
 

@@ -66,7 +66,7 @@ impl Host {
             watchdog: None,
             watchdog_every: None,
         };
-        self.workers.insert(id, process);
+        self.workers.insert(id, Box::new(process));
         self.store.spawned(id.0);
         self.begin_readiness(id);
         Ok(())
@@ -282,14 +282,14 @@ impl Host {
                     // A full queue means that the log thread hangs; it says so itself.
                     let _ = self.logs.reopen();
                 }
-                Received::Child => self.reap_orphans(),
+                Received::Child => self.reap = true,
                 Received::Pipe => {}
             }
         }
     }
 
     /// Reaps what nobody tracks: orphans that came to svd, the sub-reaper. What is tracked is left to its pidfd.
-    fn reap_orphans(&mut self) {
+    pub fn reap_orphans(&mut self) {
         while let Some(pid) = process::peek_any() {
             let tracked = self.workers.iter().find(|(_, p)| p.worker.child_pid() == pid).map(|(id, _)| *id);
             if let Some(id) = tracked {
