@@ -39,9 +39,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// A sentence: why it cannot start.
-pub fn run(args: &Args, report: &mut Report) -> Result<(), String> {
-    // First of all: threads inherit the mask.
-    let signals = Signals::block().map_err(|e| format!("cannot block signals: {}", e.desc()))?;
+pub fn run(args: &Args, signals: Signals, report: &mut Report) -> Result<(), String> {
     let features = Features::detect();
     if let Some(why) = features.fatal() {
         return Err(why);

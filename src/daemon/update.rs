@@ -178,6 +178,8 @@ impl Host {
         }
         let change = match needs {
             Needs::Nothing | Needs::Live => core::Change::Live,
+            // The core gives a plain command more or fewer slots; gunicorn's number is its master's argument.
+            Needs::Scale if matches!(spec.kind, crate::config::spec::Kind::Command { .. }) => core::Change::Live,
             Needs::Scale | Needs::Reload => core::Change::Reload,
             Needs::Restart => core::Change::Restart,
         };
