@@ -168,6 +168,11 @@ impl Machine {
                 self.restart(id, op);
             }
             (Phase::Active, Change::Live) if resized => self.scale(id, op, policy.instances),
+            (Phase::Stopping, Change::Restart) => {
+                // It may be on its way to another start, which needs the new sockets.
+                service.reopen = true;
+                self.done(op, Ok(()), None);
+            }
             (Phase::Failed { .. }, Change::Reload | Change::Restart) => self.start(id, op),
             _ => self.done(op, Ok(()), None),
         }

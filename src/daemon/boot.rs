@@ -13,12 +13,14 @@ use crate::api::reply::Counters;
 use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
 use crate::config::spec::{Config, Daemon};
 use crate::config::{self, diff};
+use crate::core::Event;
 use crate::sys::cgroup::Tree;
 use crate::sys::kernel::Features;
 use crate::sys::lock::Lock;
 use crate::sys::poll::{Interest, Poll, Signals};
 use crate::sys::socket::{self, UnixOptions};
 use crate::sys::spawn::OpenFiles;
+use crate::sys::stub;
 use crate::sys::user::{self, Account};
 use crate::sys::worker::Containment;
 use std::os::unix::net::UnixDatagram;
@@ -32,8 +34,8 @@ const CALLS: usize = 256;
 /// Threads for what may block; more work waits.
 const POOL: usize = 8;
 const POOL_IDLE: Duration = Duration::from_secs(5);
-/// For what an earlier svd left to end after its kill.
-const SWEEP: Duration = Duration::from_secs(5);
+/// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
+const LEFT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs svd until it is told to end.
 ///
@@ -59,8 +61,7 @@ pub fn run(args: &Args, signals: Signals, report: &mut Report) -> Result<(), Str
     // A hung disk must not keep svd from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let _ = std::fs::remove_file(paths.socket());
-    drop(lock);
-    let _ = std::fs::remove_file(paths.pid_file());
+    lock.release();
     result
 }
 
@@ -75,7 +76,7 @@ async fn serve(
     write_launcher(&paths)?;
     let (store, trouble) = Store::open(&paths);
     let mut limitations: Vec<Box<str>> = features.lacking().into_iter().map(Into::into).collect();
-    let containment = contain(&paths, &mut limitations);
+    let containment = contain(&paths, &mut limitations)?;
     let (log_events, logs_in) = mpsc::unbounded_channel();
     let notify = Box::new(move |event| {
         // Only while svd ends is nobody there to hear it.
@@ -131,7 +132,7 @@ async fn serve(
     report.up();
     let inputs = Inputs { calls: calls_in, messages: messages_in, logs: logs_in };
     let result = host.run(inputs).await.map_err(|e| format!("svd cannot go on: {}", crate::sys::io_text(&e)));
-    notify_manager("STOPPING=1");
+    host.end_checks();
     if let Err(why) = host.store.save() {
         tracing::warn!("{why}");
     }
@@ -150,6 +151,13 @@ impl Host {
         let count = self.units.len();
         self.info(None, &format!("up, with {}", config::counted(count, "service")));
         notify_manager("READY=1");
+    }
+
+    /// Stops everything in order, and then ends.
+    pub fn shut_down(&mut self) {
+        self.info(None, "told to end: everything is stopped in order");
+        notify_manager("STOPPING=1");
+        self.tell(Event::Shutdown);
     }
 }
 
@@ -171,50 +179,42 @@ fn notify_manager(text: &str) {
     }
 }
 
-fn contain(paths: &Paths, limitations: &mut Vec<Box<str>>) -> Containment {
-    match Tree::create(&paths.id()) {
+/// # Errors
+/// A sentence.
+fn contain(paths: &Paths, limitations: &mut Vec<Box<str>>) -> Result<Containment, String> {
+    let failed = |e| format!("cannot read {}: {}", paths.run.display(), crate::sys::io_text(&e));
+    let stubs = stub::Name::of(&paths.run).map_err(failed)?;
+    let mut left = stub::end_orphans(stubs, LEFT_LIMIT);
+    let containment = match Tree::create(&paths.id()) {
         Ok(tree) => {
-            sweep(&tree, limitations);
+            left += sweep(&tree);
             Containment::Cgroup(tree)
         }
         Err(why) => {
             limitations.push(format!("no cgroups ({why}): each worker has a small stub process above it").into());
-            Containment::Stub
+            Containment::Stub(stubs)
         }
+    };
+    if left > 0 {
+        let left = config::counted(left, "worker");
+        tracing::warn!("an svd that was killed has left {left}; they are ended, and the services started anew");
     }
+    Ok(containment)
 }
 
-/// What an svd that was killed has left. It is not adopted yet, and must not run a second time beside it.
-fn sweep(tree: &Arc<Tree>, limitations: &mut Vec<Box<str>>) {
-    let Ok(groups) = tree.groups() else { return };
-    for group in groups {
-        if group.is_populated().unwrap_or(false) {
-            let text = format!("{} was left by an svd that was killed; it is ended and started anew", group.name());
-            tracing::warn!("{text}");
-            limitations.push(text.into());
-            // Best effort: what cannot be killed is in uninterruptible sleep.
-            let _ = group.kill();
-            wait_until_empty(&group);
+/// Ends what an svd that was killed has left: it is not adopted yet, and must neither run a second time beside it nor hold
+/// on to its sockets. Gives how many workers there were.
+fn sweep(tree: &Arc<Tree>) -> usize {
+    let mut groups = tree.groups().unwrap_or_default();
+    let left = groups.iter().filter(|g| g.is_populated().unwrap_or(false)).count();
+    let until = Instant::now() + LEFT_LIMIT;
+    loop {
+        // Best effort, and again: before Linux 5.14 one round misses what is forked meanwhile.
+        groups.retain(|group| !group.kill().and_then(|()| group.remove()).unwrap_or(false));
+        if groups.is_empty() || Instant::now() >= until {
+            return left;
         }
-        let _ = group.remove();
-    }
-}
-
-/// The kill takes a moment, and a new worker in a group of the same name must not be hit by it.
-fn wait_until_empty(group: &crate::sys::cgroup::Group) {
-    use nix::poll::{PollFd, PollFlags, poll};
-    use std::os::fd::AsFd;
-    let deadline = Instant::now() + SWEEP;
-    let Ok(mut events) = group.events() else { return };
-    while events.is_populated().unwrap_or(false) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            tracing::warn!("{} cannot be ended; it may run beside its replacement", group.name());
-            return;
-        }
-        let left = u16::try_from(left.as_millis()).unwrap_or(u16::MAX);
-        // A signal or an error: looked at again at once.
-        let _ = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], left);
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

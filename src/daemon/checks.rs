@@ -85,6 +85,14 @@ impl Host {
         self.checks.insert(number, running);
     }
 
+    /// svd ends: so do its commands.
+    pub fn end_checks(&mut self) {
+        for running in self.checks.values_mut() {
+            // Best effort: what cannot be killed hangs in the kernel.
+            let _ = running.worker.kill_tree();
+        }
+    }
+
     pub fn end_late_check(&mut self, number: u64) {
         let Some(running) = self.checks.get_mut(&number) else { return };
         // Best effort: what cannot be killed is waited for.

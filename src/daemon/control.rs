@@ -65,8 +65,7 @@ impl Host {
             Request::Update { dry_run } => self.update(dry_run, reply),
             Request::Version => reply.ok(&self.version()),
             Request::Shutdown => {
-                self.info(None, "told to end: everything is stopped in order");
-                self.tell(Event::Shutdown);
+                self.shut_down();
                 reply.ok(&ActionResult::default());
             }
             Request::PublicHealth { name } => self.answer_health(name, reply),

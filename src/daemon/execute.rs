@@ -17,6 +17,9 @@ use std::time::{Duration, SystemTime};
 /// What gunicorn gives workers that it stops before they were committed. They end at once unless they hang.
 const GATED_GRACE: Duration = Duration::from_secs(1);
 
+/// For reading what a generation needs. Whoever waits for a start or a stop is answered even if a file system hangs.
+const PLAN_LIMIT: Duration = Duration::from_secs(60);
+
 impl Host {
     pub fn execute(&mut self, action: Action) {
         match action {
@@ -96,7 +99,10 @@ impl Host {
         let own = self.own.clone();
         let messages = self.messages.clone();
         tokio::task::spawn_local(async move {
-            let plan = in_pool(move || launch::plan(&spec, release.as_deref(), &own, &beside)).await;
+            let plan = in_pool(move || launch::plan(&spec, release.as_deref(), &own, &beside));
+            let late =
+                |_| Err(format!("its files could not be read within {} s: does a disk hang?", PLAN_LIMIT.as_secs()));
+            let plan = tokio::time::timeout(PLAN_LIMIT, plan).await.unwrap_or_else(late);
             let _ = messages.send(Message::Planned { generation: id, plan }).await;
         });
     }
@@ -219,18 +225,18 @@ impl Host {
     fn close_sockets(&mut self, service: ServiceId) {
         let Some(unit) = self.units.get_mut(&service) else { return };
         unit.health = None;
-        unit.sockets.clear();
-        for socket in &unit.spec.sockets {
-            if let crate::config::spec::Listen::Unix { path, .. } = &socket.listen {
-                // Best effort: one that stays is found stale at the next start.
-                let _ = std::fs::remove_file(path);
-            }
+        // What was bound: the file may name others by now, or one that another program holds.
+        for path in unit.sockets.drain(..).filter_map(|s| super::sockets::path_of(&s)) {
+            // Best effort: one that stays is found stale at the next start.
+            let _ = std::fs::remove_file(path);
         }
     }
 
     fn forget(&mut self, service: ServiceId) {
-        if let Some(unit) = self.units.remove(&service) {
-            // Best effort, as above.
+        if let Some(unit) = self.units.remove(&service)
+            && !self.units.values().any(|u| u.name == unit.name)
+        {
+            // Best effort, as above. One that came back under the name meanwhile has its logs there.
             let _ = self.logs.remove(unit.name);
         }
     }

@@ -12,10 +12,13 @@ use std::time::Duration;
 /// Beyond its `graceful_timeout`, for the master to notice and end.
 const GRACE_MORE: Duration = Duration::from_secs(5);
 
+/// Reports taken before others have their turn.
+const AT_ONCE: usize = 64;
+
 impl Host {
     pub fn handle_report(&mut self, id: GenerationId) {
         let mut buffer = vec![0_u8; MESSAGE_MAX];
-        loop {
+        for _ in 0..AT_ONCE {
             let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
             match recv(gunicorn.report.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 // All ends of the generation's are closed.

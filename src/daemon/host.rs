@@ -281,7 +281,11 @@ impl Host {
             Message::Explained { op, lines } => self.handle_explained(op, lines),
             Message::Check(check) => self.start_check(check),
             Message::CheckLate(number) => self.end_late_check(number),
-            Message::Saved(Err(text)) => self.warn(None, &text),
+            Message::Saved(Err(text)) => {
+                // The next change, or the end, tries again.
+                self.store.dirty = true;
+                self.warn(None, &text);
+            }
             Message::Saved(Ok(())) => {}
         }
     }
@@ -300,14 +304,10 @@ impl Host {
 
     fn save_soon_over(&mut self) {
         self.save_at = None;
-        let (path, text) = self.store.snapshot();
+        let snapshot = self.store.snapshot();
         let messages = self.messages.clone();
         tokio::task::spawn_local(async move {
-            let write = move || {
-                let why = |e: std::io::Error| format!("cannot write {}: {}", path.display(), crate::sys::io_text(&e));
-                crate::sys::durable::write(&path, &text, 0o600).map_err(why)
-            };
-            let result = in_pool(write).await;
+            let result = in_pool(move || snapshot.write()).await;
             let _ = messages.send(Message::Saved(result)).await;
         });
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Longest datagram taken.
 const DATAGRAM_MAX: usize = 4096;
+/// Datagrams taken before others have their turn: whoever sends without end must not stop svd.
+const AT_ONCE: usize = 64;
 /// Of a `STATUS=` that is kept.
 const STATUS_MAX: usize = 256;
 
@@ -53,7 +55,7 @@ pub fn parse(datagram: &[u8]) -> Vec<Said> {
 impl Host {
     pub fn handle_notify(&mut self, id: WorkerId) {
         let mut buffer = [0_u8; DATAGRAM_MAX];
-        loop {
+        for _ in 0..AT_ONCE {
             let Some(process) = self.workers.get_mut(&id) else { return };
             let Some(socket) = &mut process.notify else { return };
             match socket.receive(&mut buffer) {

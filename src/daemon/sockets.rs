@@ -3,8 +3,10 @@
 use crate::config::spec::{Listen, Service};
 use crate::sys::socket::{self, UnixOptions};
 use crate::sys::user;
-use std::os::fd::OwnedFd;
+use nix::sys::socket::{UnixAddr, getsockname};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Binds all sockets of the file, or none.
@@ -53,10 +55,32 @@ pub fn adjust(old: &Service, new: &Service, open: &[Arc<OwnedFd>]) -> Result<(),
     Ok(())
 }
 
+/// Where a UNIX socket is bound; `None` for others.
+pub fn path_of(socket: &OwnedFd) -> Option<PathBuf> {
+    let address = getsockname::<UnixAddr>(socket.as_raw_fd()).ok()?;
+    address.path().map(PathBuf::from)
+}
+
 /// `0.0.0.0:8000` or `unix:/run/airship.sock`.
 pub fn text(listen: &Listen) -> String {
     match listen {
         Listen::Tcp(address) => address.to_string(),
         Listen::Unix { path, .. } => format!("unix:{}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_knows_its_own_path() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let options = UnixOptions { mode: 0o600, owner: None, group: None, backlog: 1 };
+        let unix = socket::listen_unix(&path, options).expect("listen");
+        assert_eq!(path_of(&unix), Some(path));
+        let tcp = socket::listen_tcp(([127, 0, 0, 1], 0).into(), 1, false).expect("listen");
+        assert_eq!(path_of(&tcp), None);
     }
 }

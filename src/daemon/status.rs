@@ -205,6 +205,7 @@ impl Host {
     fn all_statuses(&self) -> Vec<ServiceStatus> {
         let mut names: Vec<&str> = self.machine.services().map(|s| &*s.name).collect();
         names.sort_unstable();
+        names.dedup();
         names.into_iter().filter_map(|n| self.status(n)).collect()
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 const VERSION: u32 = 1;
 
@@ -25,6 +26,36 @@ pub struct Store {
     path: PathBuf,
     content: Content,
     pub dirty: bool,
+    /// How many snapshots were taken …
+    taken: u64,
+    /// … and the newest of which the disk has something.
+    written: Arc<Mutex<u64>>,
+}
+
+/// The content at one moment, for a thread that may block.
+#[derive(Debug)]
+pub struct Snapshot {
+    path: PathBuf,
+    text: Vec<u8>,
+    number: u64,
+    written: Arc<Mutex<u64>>,
+}
+
+impl Snapshot {
+    /// Writes the file, durably, unless a newer snapshot has done so: what was acknowledged from that one must stay.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn write(&self) -> Result<(), String> {
+        let mut written = self.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *written > self.number {
+            return Ok(());
+        }
+        crate::sys::durable::write(&self.path, &self.text, 0o600)
+            .map_err(|e| format!("cannot write {}: {}", self.path.display(), crate::sys::io_text(&e)))?;
+        *written = self.number;
+        Ok(())
+    }
 }
 
 impl Store {
@@ -50,7 +81,7 @@ impl Store {
                 Content::default()
             }
         };
-        (Store { path, content, dirty: false }, trouble)
+        (Store { path, content, dirty: false, taken: 0, written: Arc::default() }, trouble)
     }
 
     pub fn enabled(&self, name: &str, autostart: bool) -> bool {
@@ -92,11 +123,12 @@ impl Store {
     }
 
     /// What [`Store::save`] would write, for a thread that may block.
-    pub fn snapshot(&mut self) -> (PathBuf, Vec<u8>) {
+    pub fn snapshot(&mut self) -> Snapshot {
         self.dirty = false;
+        self.taken += 1;
         self.content.version = VERSION;
         let text = serde_json::to_vec_pretty(&self.content).unwrap_or_default();
-        (self.path.clone(), text)
+        Snapshot { path: self.path.clone(), text, number: self.taken, written: Arc::clone(&self.written) }
     }
 
     /// Writes the file, durably.
@@ -104,11 +136,7 @@ impl Store {
     /// # Errors
     /// A sentence.
     pub fn save(&mut self) -> Result<(), String> {
-        let (path, text) = self.snapshot();
-        crate::sys::durable::write(&path, &text, 0o600).map_err(|e| {
-            self.dirty = true;
-            format!("cannot write {}: {}", path.display(), crate::sys::io_text(&e))
-        })
+        self.snapshot().write().inspect_err(|_| self.dirty = true)
     }
 }
 
@@ -144,5 +172,19 @@ mod tests {
         let (store, trouble) = Store::open(&paths);
         assert!(trouble.is_some_and(|t| t.contains("unreadable")));
         assert_eq!(store.last_generation("web"), 0);
+    }
+
+    #[test]
+    fn an_older_snapshot_does_not_overwrite_a_newer_one() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let at = dir.path().to_owned();
+        let paths = Paths { config: at.clone(), run: at.clone(), state: at.clone(), log: at };
+        let (mut store, _) = Store::open(&paths);
+        store.began("web", 1);
+        let slow = store.snapshot();
+        assert!(store.set_enabled("web", true, false));
+        store.save().expect("saved, and told to somebody");
+        slow.write().expect("nothing to do");
+        assert!(!Store::open(&paths).0.enabled("web", true));
     }
 }

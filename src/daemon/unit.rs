@@ -24,6 +24,8 @@ pub struct Unit {
     /// Open from the first start to the stop, in the order of the file.
     pub sockets: Vec<Arc<OwnedFd>>,
     pub enabled: bool,
+    /// Its file is gone; forgotten when it has stopped.
+    pub removed: bool,
     /// Out of the load balancer.
     pub drained: bool,
     /// Gunicorn's workers by `svctl scale`.

@@ -25,7 +25,9 @@ impl Host {
     }
 
     fn configuration(&self) -> Config {
-        let services = self.units.values().map(|u| (u.spec.name.clone(), Arc::clone(&u.spec))).collect();
+        // One that is on its way out is not there any more: its file may come back before it has stopped.
+        let services =
+            self.units.values().filter(|u| !u.removed).map(|u| (u.spec.name.clone(), Arc::clone(&u.spec))).collect();
         Config { daemon: self.daemon.clone(), services }
     }
 
@@ -82,6 +84,9 @@ impl Host {
                 Change::Removed { service } => {
                     if let Some(id) = self.machine.named(service).map(|s| s.id) {
                         remove.push((id, self.op(call, id, service, "removed")));
+                        if let Some(unit) = self.units.get_mut(&id) {
+                            unit.removed = true;
+                        }
                     }
                 }
                 Change::Changed { service, needs, .. } => {
@@ -114,6 +119,7 @@ impl Host {
             sockets: Vec::new(),
             enabled,
             drained: false,
+            removed: false,
             scaled: None,
             health: None,
             kept: None,
@@ -196,6 +202,8 @@ impl Host {
 pub fn directory(machine: &core::Machine, daemon: &crate::config::spec::Daemon) -> Directory {
     let mut names: Vec<Box<str>> = machine.services().map(|s| s.name.clone()).collect();
     names.sort_unstable();
+    // One may be on its way out while its successor is there.
+    names.dedup();
     Directory {
         names: names.into(),
         access: Access { owner: nix::unistd::geteuid().as_raw(), rules: daemon.access.clone().into() },

@@ -26,6 +26,17 @@ impl Host {
     /// # Errors
     /// A sentence: the step that failed, on what, why.
     pub fn spawn(&mut self, id: WorkerId, generation: GenerationId, slot: u32) -> Result<(), String> {
+        let result = self.try_spawn(id, generation, slot);
+        if result.is_err()
+            && let Some(name) = self.units.get(&generation.service).map(|u| Arc::clone(&u.name))
+        {
+            // One that fails again and again must not fill the run directory.
+            self.remove_files(&name, slot, id);
+        }
+        result
+    }
+
+    fn try_spawn(&mut self, id: WorkerId, generation: GenerationId, slot: u32) -> Result<(), String> {
         let output = self.make_pipes(id, generation, slot)?;
         let notify = self.make_notify(id, generation)?;
         let (ready_ours, ready_theirs) = self.make_ready(generation)?;
@@ -259,13 +270,15 @@ impl Host {
             let _ = self.logs.detach(pipe);
         }
         let Some(name) = self.units.get(&process.generation.service).map(|u| Arc::clone(&u.name)) else { return };
-        for (stream, _) in ["output", "stderr", "stdout"].iter().zip(&process.pipes) {
-            // What is in it is read through the descriptor that the log thread has.
-            let _ = std::fs::remove_file(self.pipe_path(&name, process.slot, id, stream));
+        self.remove_files(&name, process.slot, id);
+    }
+
+    /// Pipes and notify socket, as far as there are any. What is in a pipe is read through the log thread's descriptor.
+    fn remove_files(&self, name: &str, slot: u32, id: WorkerId) {
+        for stream in ["output", "stdout", "stderr"] {
+            let _ = std::fs::remove_file(self.pipe_path(name, slot, id, stream));
         }
-        if process.notify.is_some() {
-            let _ = std::fs::remove_file(self.around.paths.notify().join(id.0.to_string()));
-        }
+        let _ = std::fs::remove_file(self.around.paths.notify().join(id.0.to_string()));
     }
 
     fn handle_signals(&mut self) {
@@ -273,8 +286,7 @@ impl Host {
             use crate::sys::poll::Received;
             match received {
                 Received::Terminate | Received::Interrupt | Received::Quit => {
-                    self.info(None, "told to end: everything is stopped in order");
-                    self.tell(Event::Shutdown);
+                    self.shut_down();
                 }
                 Received::Hangup => self.update(false, crate::api::Reply::to_nobody()),
                 Received::User1 => {}

@@ -67,6 +67,13 @@ impl Lock {
         Ok(Lock { file })
     }
 
+    /// Gives it back and empties the file, so that nobody takes our number for a running svd's. The file itself stays: with
+    /// it removed, two others could each lock one of the same name.
+    pub fn release(self) {
+        // Best effort: a stale number is told from a living one by the lock.
+        let _ = self.file.set_len(0);
+    }
+
     /// Takes over a lock whose descriptor was inherited across an exec; it must be held already.
     pub fn adopt(fd: std::os::fd::OwnedFd) -> io::Result<Lock> {
         match Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock) {
@@ -116,8 +123,9 @@ mod tests {
         let second = Lock::acquire(&path).expect_err("the second").to_string();
         assert!(second.contains(&format!("is held by process {own} (")), "{second}");
         assert_eq!(holder(&path).expect("ask"), Some(Holder(Some(own as i32))));
-        drop(first);
+        first.release();
         assert_eq!(holder(&path).expect("ask"), None);
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "");
         Lock::acquire(&path).expect("free again");
     }
 }

@@ -10,8 +10,10 @@
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
+use std::time::{Duration, Instant};
 
 use super::check;
+use super::process::{PidFd, ProcStat};
 use super::spawn::Step;
 use super::spawn::child::{self, Plan, Way, close, close_between, write_decimal};
 
@@ -28,9 +30,63 @@ pub(super) const SIGNAL_ALL: i32 = 4;
 /// From svd: kill until nothing is left.
 pub(super) const KILL_ALL: i32 = 5;
 
+/// The signal that tells a stub whose svd is gone to kill until nothing is left.
+const END: i32 = libc::SIGTERM;
+
 /// How long to wait, while killing, before looking again for what was forked meanwhile.
 const KILL_AGAIN_MS: i64 = 20;
 const KILL_AGAIN_MAX_MS: i64 = 1000;
+
+/// What the stubs of one run directory are called (`comm`): by it, the next svd finds those that a killed one left.
+///
+/// Made from the directory's device and inode, as its path may mean another one in a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name([u8; 16]);
+
+impl Name {
+    /// # Errors
+    /// `stat(2)` of the directory.
+    pub fn of(run_dir: &std::path::Path) -> std::io::Result<Name> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(run_dir)?;
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325; // FNV-1a: stable across builds
+        for byte in meta.dev().to_ne_bytes().into_iter().chain(meta.ino().to_ne_bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        let mut name = [0_u8; 16];
+        let text = format!("svd:{:011x}", hash & 0xfff_ffff_ffff);
+        name.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+        Ok(Name(name))
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default().trim_end_matches('\0')
+    }
+}
+
+/// Ends what a killed svd left below its stubs, and gives how many of them there were. Blocks until nothing is left, at most
+/// `limit`. Only for the holder of the run directory's lock: then no living svd has stubs of that name.
+pub fn end_orphans(name: Name, limit: Duration) -> usize {
+    let ours = |pid: i32| {
+        use std::os::unix::fs::MetadataExt;
+        ProcStat::read(pid).is_some_and(|stat| stat.comm == name.as_str())
+            && std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| m.uid() == nix::unistd::geteuid().as_raw())
+    };
+    let mut left = Vec::new();
+    for pid in super::process::all_pids().into_iter().filter(|pid| ours(*pid)) {
+        let Ok(pidfd) = PidFd::open(pid) else { continue };
+        // Again, now that the process cannot be confused any more.
+        if ours(pid) && pidfd.signal(END).unwrap_or(false) {
+            left.push(pidfd);
+        }
+    }
+    let count = left.len();
+    let until = Instant::now() + limit;
+    while left.iter().any(|pidfd| !pidfd.has_ended()) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    count
+}
 
 struct Stub {
     own: i32,
@@ -42,15 +98,17 @@ struct Stub {
     /// The worker's wait status between its reaping and the report.
     ended: Option<i32>,
     reaped: bool,
+    /// Told to end everything once svd is gone.
+    told: bool,
     /// 0: not killing; else the wait before the next round.
     killing_ms: i64,
 }
 
 /// Lives in the forked child until no descendant is left. Only system calls from here on.
-pub(super) fn run(plan: &mut Plan<'_>, way: Way, socket: RawFd) -> ! {
+pub(super) fn run(plan: &mut Plan<'_>, way: Way, socket: RawFd, name: Name) -> ! {
     child::set_signal_mask(u64::MAX);
     child::default_dispositions();
-    let signals = match prepare() {
+    let signals = match prepare(&name) {
         Ok(signals) => signals,
         Err(errno) => plan.fail(Step::Stub, errno, 0),
     };
@@ -62,7 +120,8 @@ pub(super) fn run(plan: &mut Plan<'_>, way: Way, socket: RawFd) -> ! {
     };
     // SAFETY: no memory is involved.
     let own = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
-    let mut stub = Stub { own, socket, signals, worker, worker_fd, ended: None, reaped: false, killing_ms: 0 };
+    let mut stub =
+        Stub { own, socket, signals, worker, worker_fd, ended: None, reaped: false, told: false, killing_ms: 0 };
     stub.keep_only_own_descriptors();
     stub.report_start();
     loop {
@@ -74,17 +133,17 @@ pub(super) fn run(plan: &mut Plan<'_>, way: Way, socket: RawFd) -> ! {
     }
 }
 
-fn prepare() -> Result<RawFd, Errno> {
+fn prepare(name: &Name) -> Result<RawFd, Errno> {
     let on: libc::c_ulong = 1;
-    // SAFETY: numbers, and a NUL-terminated constant.
+    // SAFETY: numbers, a name that ends with NUL (15 bytes are set at most), and a NUL-terminated constant.
     unsafe {
         check(libc::syscall(libc::SYS_setsid))?;
         check(libc::syscall(libc::SYS_prctl, libc::PR_SET_CHILD_SUBREAPER, on, 0, 0, 0))?;
-        libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, c"svd: stub".as_ptr(), 0, 0, 0);
+        libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, name.0.as_ptr(), 0, 0, 0);
         // So that no file system is kept from being unmounted.
         libc::syscall(libc::SYS_chdir, c"/".as_ptr());
     }
-    let mask: u64 = 1 << (libc::SIGCHLD - 1);
+    let mask: u64 = 1 << (libc::SIGCHLD - 1) | 1 << (END - 1);
     // SAFETY: the kernel reads eight bytes.
     let fd = check(unsafe {
         libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8_usize, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
@@ -184,9 +243,15 @@ impl Stub {
             let mut info = [0_u64; 16];
             // SAFETY: at most 128 bytes, the size of a signalfd_siginfo, into this stack's buffer.
             unsafe { libc::syscall(libc::SYS_read, self.signals, info.as_mut_ptr(), 128_usize) };
+            // Its first field is ssi_signo, a u32. As long as svd lives, svd decides.
+            let first = info[0].to_ne_bytes();
+            self.told |= u32::from_ne_bytes([first[0], first[1], first[2], first[3]]) == END as u32;
         }
         if fds[1].revents != 0 {
             self.receive();
+        }
+        if self.told && self.socket < 0 && self.killing_ms == 0 {
+            self.killing_ms = KILL_AGAIN_MS;
         }
     }
 

@@ -18,7 +18,8 @@ use super::stub::{self, Message};
 #[derive(Debug, Clone)]
 pub enum Containment {
     Cgroup(Arc<Tree>),
-    Stub,
+    /// A small process above each worker, called so.
+    Stub(stub::Name),
 }
 
 /// What [`Worker::handle_ready`] learned.
@@ -101,15 +102,15 @@ impl Worker {
                     slot: Some(child.slot),
                 })
             }
-            Containment::Stub => Worker::start_below_stub(spawner, prepared),
+            Containment::Stub(stub) => Worker::start_below_stub(spawner, prepared, *stub),
         }
     }
 
-    fn start_below_stub(spawner: &Spawner, prepared: &Prepared) -> Result<Worker, SpawnError> {
+    fn start_below_stub(spawner: &Spawner, prepared: &Prepared, name: stub::Name) -> Result<Worker, SpawnError> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(SpawnError::Socket)?;
         let number = theirs.as_raw_fd();
-        let child = spawner.spawn_stub(prepared, |plan, way| stub::run(plan, way, number))?;
+        let child = spawner.spawn_stub(prepared, |plan, way| stub::run(plan, way, number, name))?;
         Ok(Worker {
             keeper: Keeper::Stub(Stub {
                 pidfd: child.pidfd,

@@ -31,7 +31,7 @@ impl Drop for TestTree {
 
 /// Runs the test below a stub, and in a cgroup where one can be made.
 fn both(name: &str, test: impl Fn(&Containment)) {
-    test(&Containment::Stub);
+    test(&stubs());
     match Tree::create(&format!("test-{name}-{}", std::process::id())) {
         Ok(tree) => {
             let tree = TestTree(tree);
@@ -40,6 +40,11 @@ fn both(name: &str, test: impl Fn(&Containment)) {
         }
         Err(reason) => eprintln!("only the stub was tested: {reason}"),
     }
+}
+
+/// Called after a directory that this test run shares with nobody's svd.
+fn stubs() -> Containment {
+    Containment::Stub(stub::Name::of(&std::env::temp_dir()).expect("a name"))
 }
 
 fn start(script: &str, containment: &Containment) -> (Worker, BufReader<File>) {
@@ -108,7 +113,7 @@ fn statuses_and_own_pid() {
         let text = line(&mut output);
         let (own, listen) = text.split_once(' ').expect("two pids");
         assert_eq!(own, listen);
-        if let Containment::Stub = containment {
+        if let Containment::Stub(_) = containment {
             assert_eq!(next_event(&mut worker), WorkerEvent::Started(own.parse().expect("pid")));
             assert_eq!(worker.cgroup(), None);
         }
@@ -182,7 +187,7 @@ fn a_signal_reaches_the_whole_tree() {
                       trap 'exit 5' USR1; wait; wait";
         let (mut worker, mut output) = start(script, containment);
         assert_eq!(line(&mut output), "set");
-        if let Containment::Stub = containment {
+        if let Containment::Stub(_) = containment {
             assert!(matches!(next_event(&mut worker), WorkerEvent::Started(_)));
         }
         worker.signal_tree(libc::SIGUSR1).expect("signal");
@@ -233,14 +238,14 @@ fn failed_steps_are_told_by_both() {
 
 #[test]
 fn the_stub_goes_on_without_svd_and_holds_nothing() {
-    let (mut worker, mut output) = start("echo; read x < /dev/zero; exec sleep 60", &Containment::Stub);
+    let (mut worker, mut output) = start("echo; read x < /dev/zero; exec sleep 60", &stubs());
     line(&mut output);
     let WorkerEvent::Started(pid) = next_event(&mut worker) else {
         panic!("the start comes first");
     };
     let stub = worker.child_pid();
     let stat = ProcStat::read(stub).expect("stat");
-    assert_eq!((stat.comm.as_str(), stat.session), ("svd: stub", stub));
+    assert_eq!((&stat.comm[..4], stat.session), ("svd:", stub));
     let held = std::fs::read_dir(format!("/proc/{stub}/fd")).expect("list").count();
     assert_eq!(held, 3, "socket, signals, the worker's pidfd");
     let pidfd = PidFd::open(pid).expect("a pidfd");
@@ -254,7 +259,7 @@ fn the_stub_goes_on_without_svd_and_holds_nothing() {
 #[test]
 fn a_killed_stub_is_noticed() {
     // In a process of its own it would come to svd; here it goes to whoever is the sub-reaper.
-    let (mut worker, _output) = start("exec sleep 60", &Containment::Stub);
+    let (mut worker, _output) = start("exec sleep 60", &stubs());
     let WorkerEvent::Started(pid) = next_event(&mut worker) else {
         panic!("the start comes first");
     };
@@ -315,4 +320,22 @@ fn the_end_of_the_main_process_is_silent_once_told() {
         worker.kill_tree().expect("kill");
         assert_eq!(next_event(&mut worker), WorkerEvent::Empty);
     });
+}
+
+#[test]
+fn what_a_killed_svd_left_below_its_stubs_is_ended() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let name = stub::Name::of(dir.path()).expect("a name");
+    let script = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; echo $$; sleep 60' &); sleep 60";
+    let (worker, mut output) = start(script, &Containment::Stub(name));
+    let runaway: i32 = line(&mut output).trim().parse().expect("a pid");
+    let stub = worker.child_pid();
+    // As long as its svd lives, a stub does not heed it.
+    assert_eq!(stub::end_orphans(name, Duration::from_millis(100)), 1);
+    assert!(ProcStat::read(runaway).is_some_and(|s| s.state != 'Z'));
+    drop(worker);
+    assert_eq!(stub::end_orphans(name, LIMIT), 1);
+    assert!(ProcStat::read(runaway).is_none_or(|s| s.state == 'Z'), "it has left its session, and yet it is ended");
+    wait_gone(stub);
+    assert_eq!(stub::end_orphans(name, LIMIT), 0);
 }
