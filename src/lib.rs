@@ -12,7 +12,7 @@
 //! | [`sys`] | everything unsafe: processes, pidfds, cgroups, sockets, pipes; knows nothing of services | nothing of ours |
 //! | [`daemon`] | the event loop that executes the core's actions; logs, probes, notify, state | all of the above, `api` |
 //! | [`api`] | request and reply types, routes, access rules, server, client, public health and metrics | `config` |
-//! | [`cli`] | arguments, one file per verb, rendering | `api::client`, `config` (check) |
+//! | [`cli`] | arguments, one file per verb, rendering | `api::client`, `config` (check), `sys` (the demo starts svd) |
 //! | `sim` | simulated kernel, faults, invariant checks (test and feature builds only) | `core` |
 //!
 //! Arrows go down only. `sys` never sees `core`; `cli` talks to svd through `api::client` alone.

@@ -102,19 +102,19 @@ async fn control(mut calls: mpsc::Receiver<Call>) {
             }
             Request::Service { name } => call.reply.ok(&status(&name)),
             Request::Start { services } => {
-                let result = |n: &Box<str>| match &**n {
+                let result = |n: &str| match n {
                     "db" => ServiceResult::failed(n, ApiError::new(ErrorCode::Failed, "It died.")),
                     _ => ServiceResult::done(n, true, "started"),
                 };
                 let line = Progress::now(Some(&services[0]), "starting", "starting \x1b[2J");
                 call.reply.progress(&line);
-                call.reply.actions(&ActionResult { services: services.iter().map(result).collect() });
+                call.reply.actions(&ActionResult { services: services.iter().map(|n| result(n)).collect() });
             }
             Request::Update { dry_run } => {
                 call.reply.ok(&UpdateResult { changed: !dry_run, dry_run, ..UpdateResult::default() });
             }
             Request::Pid { services } => {
-                let pids = |n: &Box<str>| if &**n == "db" { vec![] } else { vec![4711, 4712] };
+                let pids = |n: &str| if n == "db" { vec![] } else { vec![4711, 4712] };
                 let services = services.iter().map(|n| PidEntry { service: n.clone(), pids: pids(n) });
                 call.reply.ok(&PidList { services: services.collect() });
             }

@@ -238,7 +238,9 @@ pub fn progress(progress: &Progress) -> String {
 pub fn service_result(result: &ServiceResult) -> String {
     let name = line(&result.service);
     if let Some(failure) = &result.error {
-        return error(&format!("{name}: "), failure);
+        // Most messages name the service themselves.
+        let named = failure.message.starts_with(&*result.service);
+        return error(&if named { String::new() } else { format!("{name}: ") }, failure);
     }
     match &result.message {
         Some(message) => format!("{name}: {}\n", line(message)),

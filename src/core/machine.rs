@@ -16,7 +16,8 @@ use std::rc::Rc;
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub(super) now: Time,
-    pub(super) services: BTreeMap<ServiceId, Service>,
+    /// Boxed, as the other tables' values: a tree keeps its nodes half empty.
+    pub(super) services: BTreeMap<ServiceId, Box<Service>>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     pub(super) names: BTreeMap<Box<str>, ServiceId>,
     pub(super) last_worker: u64,
@@ -70,15 +71,15 @@ impl Machine {
     }
 
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(|s| &**s)
     }
 
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
-        self.services.get(&id)
+        self.services.get(&id).map(|s| &**s)
     }
 
     pub fn named(&self, name: &str) -> Option<&Service> {
-        self.services.get(self.names.get(name)?)
+        self.services.get(self.names.get(name)?).map(|s| &**s)
     }
 
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
@@ -138,7 +139,7 @@ impl Machine {
             add.iter().filter(|s| s.start).map(|s| (s.service, s.op)).collect();
         for setup in add {
             self.names.insert(setup.name.clone(), setup.service);
-            self.services.insert(setup.service, Service::new(setup, self.now));
+            self.services.insert(setup.service, Box::new(Service::new(setup, self.now)));
         }
         for (id, op) in started {
             self.start(id, op);

@@ -162,7 +162,7 @@ impl Machine {
                         moved = true;
                         None
                     }
-                    Some(Hold::Order) => None,
+                    Some(Hold::Order(_)) => None,
                     Some(Hold::Requirement(reason)) => Some(reason),
                 };
                 moved |= self.set_in_vain(id, vain);
@@ -182,10 +182,19 @@ impl Machine {
         changed
     }
 
+    /// Why a service is not simply running, for people.
+    pub fn reason(&self, id: ServiceId) -> Option<String> {
+        let service = self.services.get(&id)?;
+        service.reason().or_else(|| match self.held_by(id).filter(|_| service.phase == Phase::Waiting)? {
+            Hold::Order(reason) | Hold::Requirement(reason) => Some(reason),
+        })
+    }
+
     fn held_by(&self, id: ServiceId) -> Option<Hold> {
         let service = self.services.get(&id)?;
         // What is left of an earlier generation (one that was given up, say) must be gone where two may not overlap.
-        let mut hold = (!service.policy.overlap && self.any_live(id)).then_some(Hold::Order);
+        let old = || Hold::Order("it waits for the end of what is left of it".to_owned());
+        let mut hold = (!service.policy.overlap && self.any_live(id)).then(old);
         let known = |name| self.names.get::<Box<str>>(name).and_then(|id| self.services.get(id));
         for needed in service.policy.requires.iter().filter_map(known) {
             if needed.serves(&self.workers) {
@@ -197,7 +206,7 @@ impl Machine {
                 let reason = format!("it waits for {}, which it requires and which is {state}", needed.name);
                 return Some(Hold::Requirement(reason));
             }
-            hold = Some(Hold::Order);
+            hold = Some(Hold::Order(format!("it waits for {}, which it requires", needed.name)));
         }
         for earlier in service.policy.after.iter().filter_map(known) {
             // Order only: what fails, or is not wanted, does not hold anybody up.
@@ -207,7 +216,7 @@ impl Machine {
                 _ => false,
             };
             if coming && earlier.id != id {
-                hold = Some(Hold::Order);
+                hold = Some(Hold::Order(format!("it waits for {}, after which it starts", earlier.name)));
             }
         }
         hold
@@ -255,7 +264,7 @@ impl Machine {
 }
 
 enum Hold {
-    Order,
+    Order(String),
     Requirement(String),
 }
 

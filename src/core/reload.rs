@@ -23,6 +23,8 @@ impl Machine {
         let generation = GenerationId { service: id, number: service.last_generation };
         let policy = Rc::clone(&service.policy);
         let slots = service.slots();
+        // One is the rule; a vector would begin with room for four.
+        service.generations.reserve_exact(1);
         service.generations.push(Generation::new(generation, policy, slots, now));
         self.out.push(Action::Prepare { generation, source });
     }
@@ -411,6 +413,10 @@ impl Machine {
 
     /// Everything ended by itself, and the policy leaves it so.
     pub(super) fn exited(&mut self, id: GenerationId) {
+        let bad = self.generation(id).and_then(|g| g.slots.iter().find_map(|s| s.reason.clone()));
+        if let Some(service) = self.services.get_mut(&id.service) {
+            service.ended_badly = bad;
+        }
         self.retire(id, None);
         let left = |s: &super::Service| s.committed().is_some() || s.candidate().is_some() || s.replacement.is_some();
         if self.services.get(&id.service).is_some_and(|s| s.phase == Phase::Active && !left(s)) {

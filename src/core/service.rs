@@ -68,6 +68,8 @@ pub struct Service {
     pub scale: Option<u32>,
     /// It waits for something that does not come by itself.
     pub(super) in_vain: Option<String>,
+    /// It ended by itself, and not well.
+    pub(super) ended_badly: Option<String>,
     pub(super) replacement: Option<Replacement>,
     /// After a stop: start this.
     pub(super) then: Option<Source>,
@@ -130,6 +132,7 @@ impl Service {
             last_generation: setup.last_generation,
             scale: None,
             in_vain: None,
+            ended_badly: None,
             replacement: None,
             then: None,
             reopen: false,
@@ -202,12 +205,12 @@ impl Service {
             })
     }
 
-    /// Why it is not simply running, for people.
-    pub fn reason(&self) -> Option<String> {
+    pub(super) fn reason(&self) -> Option<String> {
         match &self.phase {
             Phase::Failed { reason, .. } => Some(reason.clone()),
             Phase::Waiting => self.in_vain.clone(),
-            Phase::Active | Phase::Exited => self.committed().or_else(|| self.candidate()).and_then(|g| {
+            Phase::Exited => self.ended_badly.clone(),
+            Phase::Active => self.committed().or_else(|| self.candidate()).and_then(|g| {
                 g.slots.iter().find_map(|s| match s.state {
                     SlotState::Backoff(_) | SlotState::Failed(_) => s.reason.clone(),
                     _ => None,

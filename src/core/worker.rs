@@ -161,7 +161,7 @@ impl Machine {
                 worker.state = WorkerState::Killed;
                 let service = worker.generation.service;
                 self.out.push(Action::KillTree { worker: id });
-                let text = format!("worker {} did not leave within its grace time and is killed", id.0);
+                let text = format!("worker {} did not leave within its grace time and is killed", worker.slot);
                 self.note(service, None, Level::Warning, text);
             }
             WorkerState::Spawning | WorkerState::Ready | WorkerState::Killed => {}
@@ -311,11 +311,11 @@ impl Machine {
     fn again(&mut self, worker: &Worker, delay: Duration, reason: String) {
         let id = worker.generation;
         if delay.is_zero() {
-            self.note(id.service, None, Level::Warning, format!("worker {} {reason}; it is replaced", worker.id.0));
+            self.note(id.service, None, Level::Warning, format!("worker {} {reason}; it is replaced", worker.slot));
             return self.spawn(id, worker.slot);
         }
         let shown = humantime::format_duration(Duration::from_millis(delay.as_millis() as u64)).to_string();
-        let text = format!("worker {} {reason}; next attempt in {shown}", worker.id.0);
+        let text = format!("worker {} {reason}; next attempt in {shown}", worker.slot);
         self.note(id.service, None, Level::Warning, text);
         self.timers.set(Timer::Slot(id, worker.slot), self.now + delay);
         // Whoever waits for the start is told now; the attempts go on.

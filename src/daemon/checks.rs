@@ -65,12 +65,13 @@ impl Host {
         Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())
     }
 
-    fn watch_check(&mut self, check: Check, worker: Worker) {
+    fn watch_check(&mut self, check: Check, mut worker: Worker) {
         self.last_check += 1;
         let number = self.last_check;
         if let Some((fd, interest)) = worker.watch()
             && let Err(e) = self.poll.add(fd, interest, token::of_check(number))
         {
+            let _ = worker.kill_tree();
             let _ = check.done.send(Err(format!("cannot watch the command: {}", e.desc())));
             return;
         }
@@ -112,10 +113,7 @@ impl Host {
                     }
                     // A check has no business to leave anything behind.
                     let _ = running.worker.kill_tree();
-                    if let Some((fd, interest)) = running.worker.watch() {
-                        let token = token::of_check(number);
-                        let _ = self.poll.modify(fd, interest, token).or_else(|_| self.poll.add(fd, interest, token));
-                    }
+                    let _ = super::workers::watch_again(&self.poll, &running.worker, token::of_check(number));
                 }
                 Ok(Some(WorkerEvent::Empty)) | Err(_) => {
                     self.checks.remove(&number);

@@ -201,7 +201,7 @@ impl Host {
         let code =
             if failure.reason.starts_with("it is not running") { ErrorCode::NotRunning } else { ErrorCode::Failed };
         let mut error = ApiError::new(code, format!("{}: {}.", op.name, failure.reason)).last_output(lines);
-        if failure.generation.is_some() {
+        if !error.last_output.is_empty() {
             error = error.hint(format!("`svctl logs {}` has all of its output.", op.name));
         }
         let mut result = ServiceResult::failed(&op.name, error);

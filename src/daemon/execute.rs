@@ -126,7 +126,7 @@ impl Host {
             // Best effort: a log thread that is stuck must not stop a start.
             let _ = self.logs.begin_generation(name, id.number, release, began);
         }
-        self.generations.insert(id, Generation { id, plan, sockets, port, gunicorn, until_gone: Vec::new() });
+        self.generations.insert(id, Box::new(Generation { id, plan, sockets, port, gunicorn, until_gone: Vec::new() }));
         Ok(())
     }
 

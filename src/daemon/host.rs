@@ -67,8 +67,8 @@ pub struct Host {
     began: Instant,
     pub since: SystemTime,
     pub units: Units,
-    pub generations: BTreeMap<GenerationId, Generation>,
-    pub workers: BTreeMap<WorkerId, Process>,
+    pub generations: BTreeMap<GenerationId, Box<Generation>>,
+    pub workers: BTreeMap<WorkerId, Box<Process>>,
     pub poll: Poll,
     pub signals: Signals,
     pub spawner: Spawner,
@@ -100,6 +100,8 @@ pub struct Host {
     pub save_at: Option<Instant>,
     /// When memory that only a start or an update needed is given back.
     pub trim_at: Option<Instant>,
+    /// SIGCHLD came.
+    pub reap: bool,
     pub last_policy: Option<Rc<crate::core::Policy>>,
     pub finished: bool,
 }
@@ -170,6 +172,7 @@ impl Host {
             ports: VecDeque::new(),
             save_at: None,
             trim_at: None,
+            reap: false,
             last_policy: None,
             finished: false,
         }
@@ -203,6 +206,8 @@ impl Host {
                 () = sleep_until(deadline), if deadline.is_some() => self.handle_deadline(),
             }
             self.deliver();
+            // Whoever keeps one of these ready all the time must not keep timers and connections from their turn.
+            tokio::task::consume_budget().await;
         }
         Ok(())
     }
@@ -213,6 +218,10 @@ impl Host {
         for ready in ready.iter() {
             self.handle_descriptor(ready.token);
             self.deliver();
+        }
+        // Only when no pidfd has anything to tell any more: what is left then is nobody's.
+        if ready.is_empty() && std::mem::take(&mut self.reap) {
+            self.reap_orphans();
         }
         Ok(())
     }

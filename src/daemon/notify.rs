@@ -88,16 +88,10 @@ impl Host {
                     process.main_pid = Some(pid);
                 }
             }
-            Said::Watchdog => {
-                let interval = self.generations.get(&process.generation);
-                if let Some(interval) = interval.and_then(|g| super::launch::watchdog(&g.plan.spec)) {
-                    let at = self.now() + interval;
-                    self.set_watchdog(id, at);
-                }
-            }
+            Said::Watchdog => self.feed_watchdog(id),
             Said::WatchdogInterval(interval) => {
-                let at = self.now() + interval;
-                self.set_watchdog(id, at);
+                process.watchdog_every = Some(interval);
+                self.feed_watchdog(id);
             }
             Said::WatchdogTrigger => self.watchdog_due(id),
             Said::Extend(by) => self.tell(Event::Extend { worker: id, by }),

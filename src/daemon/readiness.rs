@@ -39,7 +39,6 @@ impl Host {
         if let Some(process) = self.workers.get_mut(&id) {
             process.needs = needs.iter().copied().collect();
         }
-        self.begin_watchdog(id, &spec);
         if let Some(delay) = delay {
             self.begin_delay(id, delay);
         }
@@ -149,18 +148,20 @@ impl Host {
         probe::target(&context, by, token, id, slot)
     }
 
-    fn begin_watchdog(&mut self, id: WorkerId, spec: &Service) {
-        let Some(interval) = super::launch::watchdog(spec) else { return };
-        let at = self.now() + interval;
-        self.set_watchdog(id, at);
-    }
-
-    pub fn set_watchdog(&mut self, id: WorkerId, at: crate::core::Time) {
+    /// Begins the interval within which `WATCHDOG=1` must come: once it is ready (until then its start has a limit of
+    /// its own), and again with each message.
+    pub fn feed_watchdog(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get_mut(&id).filter(|p| p.ready) else { return };
+        let configured = self.generations.get(&process.generation).and_then(|g| super::launch::watchdog(&g.plan.spec));
+        let every = process.watchdog_every.or(configured).filter(|every| !every.is_zero());
+        let at = every.map(|every| self.now() + every);
         let Some(process) = self.workers.get_mut(&id) else { return };
-        if let Some(old) = process.watchdog.replace(at) {
+        if let Some(old) = std::mem::replace(&mut process.watchdog, at) {
             self.alarms.remove(&(old, id, Alarm::Watchdog));
         }
-        self.alarms.insert((at, id, Alarm::Watchdog));
+        if let Some(at) = at {
+            self.alarms.insert((at, id, Alarm::Watchdog));
+        }
     }
 
     pub fn watchdog_due(&mut self, id: WorkerId) {

@@ -35,7 +35,7 @@ impl Host {
             restarts: shown.map_or(0, |g| g.slots.iter().map(|s| s.restarts).sum()),
             enabled: unit.enabled,
             draining: unit.drained,
-            reason: service.reason().map(Into::into),
+            reason: self.machine.reason(service.id).map(Into::into),
         })
     }
 
@@ -128,7 +128,7 @@ impl Host {
             since: rfc3339(since.0),
             since_seconds: since.1,
             workers: slots.map(|(index, slot)| self.worker_status(generation, index, slot)).collect(),
-            traffic: made.and_then(traffic),
+            traffic: made.and_then(|g| traffic(g)),
         }
     }
 

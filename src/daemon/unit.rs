@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 
 /// A configured service.
@@ -117,6 +117,8 @@ pub struct Process {
     pub main_pid: Option<i32>,
     /// When the next `WATCHDOG=1` must have come.
     pub watchdog: Option<Time>,
+    /// By `WATCHDOG_USEC=`, in place of the configured one; zero: none is awaited any more.
+    pub watchdog_every: Option<Duration>,
 }
 
 /// One thing that readiness waits for.

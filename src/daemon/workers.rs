@@ -6,10 +6,11 @@ use super::logs::{Attach, Stream};
 use super::token::{self, Token};
 use super::unit::{Need, Process};
 use crate::core::{Event, Exit, GenerationId, WorkerId};
-use crate::sys::poll::Interest;
+use crate::sys::poll::{Interest, Poll};
 use crate::sys::process::{self, ExitStatus};
 use crate::sys::worker::{Worker, WorkerEvent};
 use crate::sys::{fifo, socket};
+use nix::errno::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -63,8 +64,9 @@ impl Host {
             status: None,
             main_pid: None,
             watchdog: None,
+            watchdog_every: None,
         };
-        self.workers.insert(id, process);
+        self.workers.insert(id, Box::new(process));
         self.store.spawned(id.0);
         self.begin_readiness(id);
         Ok(())
@@ -232,11 +234,7 @@ impl Host {
     /// What to wait for has changed.
     fn rewatch(&mut self, id: WorkerId) {
         let Some(process) = self.workers.get(&id) else { return };
-        let Some((fd, interest)) = process.worker.watch() else { return };
-        let token = token::of_worker(id);
-        if self.poll.modify(fd, interest, token).is_err()
-            && let Err(e) = self.poll.add(fd, interest, token)
-        {
+        if let Err(e) = watch_again(&self.poll, &process.worker, token::of_worker(id)) {
             let text = format!("cannot watch what is left of {}: {}", self.describe(id), e.desc());
             self.warn(None, &text);
         }
@@ -284,14 +282,14 @@ impl Host {
                     // A full queue means that the log thread hangs; it says so itself.
                     let _ = self.logs.reopen();
                 }
-                Received::Child => self.reap_orphans(),
+                Received::Child => self.reap = true,
                 Received::Pipe => {}
             }
         }
     }
 
     /// Reaps what nobody tracks: orphans that came to svd, the sub-reaper. What is tracked is left to its pidfd.
-    fn reap_orphans(&mut self) {
+    pub fn reap_orphans(&mut self) {
         while let Some(pid) = process::peek_any() {
             let tracked = self.workers.iter().find(|(_, p)| p.worker.child_pid() == pid).map(|(id, _)| *id);
             if let Some(id) = tracked {
@@ -322,6 +320,7 @@ impl Host {
         if process.needs.remove(&need) && process.needs.is_empty() && !process.ready {
             process.ready = true;
             process.probes.clear();
+            self.feed_watchdog(id);
             self.tell(Event::Ready { worker: id });
         }
     }
@@ -332,6 +331,19 @@ impl Host {
             Alarm::Watchdog => self.watchdog_due(id),
         }
     }
+}
+
+/// Watches what a worker waits for now, instead of what it waited for before its last event.
+///
+/// # Errors
+/// The kernel refuses; then nothing tells of its next event.
+pub fn watch_again(poll: &Poll, worker: &Worker, token: u64) -> Result<(), Errno> {
+    if let Some(ended) = worker.watched_before() {
+        // A reaped process stays readable: left in the set, it would keep the loop busy for ever.
+        let _ = poll.delete(ended);
+    }
+    let Some((fd, interest)) = worker.watch() else { return Ok(()) };
+    poll.modify(fd, interest, token).or_else(|_| poll.add(fd, interest, token))
 }
 
 struct Pipes {

@@ -9,6 +9,7 @@ pub mod app;
 pub mod env;
 pub mod leftovers;
 pub mod load;
+pub mod plain;
 pub mod svd;
 
 pub use app::{App, Release};

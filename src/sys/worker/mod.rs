@@ -38,7 +38,7 @@ pub enum WorkerEvent {
 /// A started worker. Dropping it lets go of it: nothing is signalled.
 ///
 /// The caller watches [`Worker::watch`], calls [`Worker::handle_ready`] until it gives `None` whenever that is ready, and
-/// then looks whether `watch` has changed.
+/// then looks whether `watch` has changed; if so, [`Worker::watched_before`] leaves the set.
 #[derive(Debug)]
 pub struct Worker {
     keeper: Keeper,
@@ -237,6 +237,15 @@ impl Worker {
         }
     }
 
+    /// What was watched for the worker's own end, once it has ended and others are left: it stays ready for ever, so it
+    /// must leave the set.
+    pub fn watched_before(&self) -> Option<BorrowedFd<'_>> {
+        match &self.keeper {
+            Keeper::Group { pidfd, stage: Stage::Leftovers(_), .. } => Some(pidfd.as_fd()),
+            _ => None,
+        }
+    }
+
     /// The next event, without waiting.
     pub fn handle_ready(&mut self) -> io::Result<Option<WorkerEvent>> {
         match &mut self.keeper {
@@ -287,18 +296,14 @@ fn group_ready(pidfd: &PidFd, group: &Group, stage: &mut Stage) -> io::Result<Op
             let Some(status) = wait_for(pidfd)? else {
                 return Ok(None);
             };
-            *stage = Stage::Gone;
-            let mut leftovers = false;
-            if !group.remove()? {
-                // Opened first, then asked: a change in between makes the descriptor ready.
-                let mut events = group.events()?;
-                leftovers = events.is_populated()?;
-                if leftovers {
-                    *stage = Stage::Leftovers(events);
-                } else {
-                    group.remove()?;
-                }
-            }
+            // From here on nothing may fail: the process is reaped, and this is the only time that its end is told.
+            let left = look_for_leftovers(group).unwrap_or_else(|_| {
+                // No descriptor is to be had, say: what may be left cannot be watched, so it must not go on.
+                let _ = group.kill();
+                None
+            });
+            let leftovers = left.is_some();
+            *stage = left.map_or(Stage::Gone, Stage::Leftovers);
             Ok(Some(WorkerEvent::Exited { status, leftovers }))
         }
         Stage::Leftovers(events) => {
@@ -306,10 +311,25 @@ fn group_ready(pidfd: &PidFd, group: &Group, stage: &mut Stage) -> io::Result<Op
                 return Ok(None);
             }
             *stage = Stage::Gone;
-            group.remove()?;
+            // Best effort: an empty directory does no harm, and the next svd removes it.
+            let _ = group.remove();
             Ok(Some(WorkerEvent::Empty))
         }
     }
+}
+
+/// Removes the group, or gives what tells that the rest of it has ended.
+fn look_for_leftovers(group: &Group) -> io::Result<Option<Events>> {
+    if group.remove()? {
+        return Ok(None);
+    }
+    // Opened first, then asked: a change in between makes the descriptor ready.
+    let mut events = group.events()?;
+    if events.is_populated()? {
+        return Ok(Some(events));
+    }
+    group.remove()?;
+    Ok(None)
 }
 
 /// The end of the worker, whether it is our child or was adopted.

@@ -291,3 +291,28 @@ fn a_new_svd_adopts() {
     };
     assert_eq!(status.to_string(), "was ended by signal SIGKILL");
 }
+
+/// A set that holds what has ended reports it for ever: a loop that waits on it would never sleep again.
+#[test]
+fn the_end_of_the_main_process_is_silent_once_told() {
+    both("silent", |containment| {
+        let (mut worker, mut output) = start("(trap '' TERM; exec 2>&-; sleep 60) & echo $!; exit 3", containment);
+        let _ = line(&mut output);
+        let mut poll = Poll::new(4).expect("epoll");
+        let (fd, interest) = worker.watch().expect("something to wait for");
+        poll.add(fd, interest, 1).expect("add");
+        let end = next_end(&mut worker);
+        assert_eq!(end, WorkerEvent::Exited { status: ExitStatus::Code(3), leftovers: true });
+        if let Some(ended) = worker.watched_before() {
+            poll.delete(ended).expect("delete");
+        }
+        let (fd, interest) = worker.watch().expect("leftovers");
+        poll.modify(fd, interest, 1).or_else(|_| poll.add(fd, interest, 1)).expect("watch");
+        assert_eq!(worker.handle_ready().expect("event"), None);
+        let mut ready = Vec::new();
+        poll.wait(Some(200), &mut ready).expect("wait");
+        assert_eq!(ready, [], "nothing has happened, and yet something is ready");
+        worker.kill_tree().expect("kill");
+        assert_eq!(next_event(&mut worker), WorkerEvent::Empty);
+    });
+}

@@ -1,0 +1,76 @@
+//! The shell examples of the documents that are marked with `sh run` work as pasted: each document's, one after the other,
+//! in one shell, in an empty directory, with svd and svctl on the path.
+
+#![expect(clippy::disallowed_methods, reason = "forbidden in the core alone")]
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+/// The port of the examples; here another one, for they run beside other tests.
+const PORT: &str = "8123";
+
+fn blocks(text: &str) -> String {
+    let mut out = String::new();
+    let mut inside = false;
+    for line in text.lines() {
+        match line {
+            "```sh run" => inside = true,
+            "```" => inside = false,
+            line if inside => {
+                out.push_str(line);
+                out.push('\n');
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+fn run(document: &str) {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+    let script = blocks(&text);
+    assert!(!script.is_empty(), "{document} has no examples that are marked");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let script = script.replace(PORT, &free.to_string());
+    let dir = tempfile::Builder::new().prefix("ad-doc-").tempdir_in("/tmp").unwrap();
+    let programs = Path::new(env!("CARGO_BIN_EXE_svd")).parent().unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let output = Command::new("timeout")
+        .args(["120", "sh", "-eux", "-c", &script])
+        .env("PATH", path)
+        .env_remove("AIRDOCK_SOCKET")
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        // Whatever the examples have started ends before the directory goes.
+        for socket in glob_sockets(dir.path()) {
+            let _ = Command::new(env!("CARGO_BIN_EXE_svctl")).arg("--socket").arg(socket).arg("shutdown").output();
+        }
+        panic!("{document}: {}\n{said}\n{shown}", output.status);
+    }
+    let left = glob_sockets(dir.path());
+    assert!(left.is_empty(), "{document} leaves svd running: {left:?}\n{said}");
+}
+
+fn glob_sockets(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(glob_sockets(&path));
+        } else if path.ends_with("svd.sock") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_readmes_examples_work_as_pasted() {
+    run("README.md");
+}
