@@ -7,7 +7,7 @@
 //! | [`execute`], [`launch`], [`workers`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
-//! | [`store`], [`paths`] | what survives, and where |
+//! | [`store`], [`paths`], [`messages`] | what survives, and where; svd's own messages |
 //! | [`logs`] | the log thread |
 //!
 //! May use everything but `cli`. Decides nothing that the core decides.
@@ -25,6 +25,7 @@ mod health;
 mod host;
 mod launch;
 pub mod logs;
+mod messages;
 mod notify;
 mod output;
 mod paths;
@@ -47,15 +48,33 @@ pub fn main() -> ExitCode {
     if args.daemon {
         return background::start(&args);
     }
-    let level = if args.verbose { tracing::Level::INFO } else { tracing::Level::WARN };
-    tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr).init();
     let mut report = background::Report::take();
-    match boot::run(&args, &mut report) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
+    let (ended, messages) = match run(&args, &mut report) {
+        Ok(messages) => (ExitCode::SUCCESS, messages),
+        Err((why, messages)) => {
             eprintln!("svd: {why}");
             report.failed(&why);
-            ExitCode::FAILURE
+            (ExitCode::FAILURE, messages)
         }
+    };
+    if let Some(messages) = messages {
+        messages.flush_at_the_end();
+    }
+    ended
+}
+
+type Messages = Option<messages::Messages>;
+
+fn run(args: &args::Args, report: &mut background::Report) -> Result<Messages, (String, Messages)> {
+    // First of all: threads inherit the mask.
+    let signals = crate::sys::poll::Signals::block();
+    let signals = signals.map_err(|e| (format!("cannot block signals: {}", e.desc()), None))?;
+    let messages = messages::start().map_err(|e| (format!("cannot start a thread: {e}"), None))?;
+    let level = if args.verbose { tracing::Level::INFO } else { tracing::Level::WARN };
+    let writer = messages.clone();
+    tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(move || writer.clone()).init();
+    match boot::run(args, signals, report) {
+        Ok(()) => Ok(Some(messages)),
+        Err(why) => Err((why, Some(messages))),
     }
 }

@@ -156,6 +156,10 @@ impl Host {
         op: Option<OpId>,
     ) -> (ServiceId, Rc<Policy>, core::Change, Option<OpId>) {
         if let Some(unit) = self.units.get_mut(&id) {
+            let adjusted = match needs {
+                Needs::Restart => Ok(()),
+                _ => super::sockets::adjust(&unit.spec, spec, &unit.sockets),
+            };
             let logs = unit.spec.logs != spec.logs;
             let health = unit.spec.health != spec.health;
             unit.spec = Arc::clone(spec);
@@ -168,9 +172,14 @@ impl Host {
             if let (true, Some(committed)) = (health, committed) {
                 self.begin_health(committed);
             }
+            if let Err(why) = adjusted {
+                self.warn(Some(id), &why);
+            }
         }
         let change = match needs {
             Needs::Nothing | Needs::Live => core::Change::Live,
+            // The core gives a plain command more or fewer slots; gunicorn's number is its master's argument.
+            Needs::Scale if matches!(spec.kind, crate::config::spec::Kind::Command { .. }) => core::Change::Live,
             Needs::Scale | Needs::Reload => core::Change::Reload,
             Needs::Restart => core::Change::Restart,
         };
