@@ -37,6 +37,8 @@ pub enum Request {
         services: Vec<Name>,
         /// `None`: what `current` names now.
         release: Option<Box<str>>,
+        /// Where too many old generations drain already, end the oldest.
+        force: bool,
     },
     Enable {
         services: Vec<Name>,
@@ -282,7 +284,11 @@ impl Request {
     /// For the audit journal: what was asked for beside names.
     pub(super) fn detail(&self) -> Box<str> {
         match self {
-            Request::Reload { release: Some(id), .. } => format!("release={id}").into(),
+            Request::Reload { release, force, .. } => {
+                let id = release.as_ref().map(|id| format!("release={id}"));
+                let force = force.then(|| "force".to_owned());
+                id.into_iter().chain(force).collect::<Vec<_>>().join(" ").into()
+            }
             Request::Scale { count, .. } => format!("count={count}").into(),
             Request::Signal { signal, worker: Some(worker), .. } => {
                 format!("signal={} worker={worker}", show_signal(*signal)).into()

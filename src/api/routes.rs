@@ -249,6 +249,8 @@ struct NoOptions {}
 #[serde(deny_unknown_fields)]
 struct ReloadOptions {
     release: Option<Box<str>>,
+    #[serde(default)]
+    force: bool,
 }
 
 #[derive(Deserialize)]
@@ -274,11 +276,11 @@ struct UpdateOptions {
 fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, ApiError> {
     Ok(match endpoint {
         Endpoint::Reload => {
-            let ReloadOptions { release } = options(body)?;
+            let ReloadOptions { release, force } = options(body)?;
             if let Some(id) = &release {
                 check_release(id)?;
             }
-            Request::Reload { services, release }
+            Request::Reload { services, release, force }
         }
         Endpoint::Scale => {
             let ScaleOptions { count } = options(body)?;

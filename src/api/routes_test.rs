@@ -46,7 +46,11 @@ fn every_route_is_reached() {
 fn options_come_from_body_and_query() {
     assert_eq!(
         request("POST /v1/services/a/reload", r#"{"release": "deploy-1"}"#),
-        Request::Reload { services: names(&["a"]), release: Some("deploy-1".into()) }
+        Request::Reload { services: names(&["a"]), release: Some("deploy-1".into()), force: false }
+    );
+    assert_eq!(
+        request("POST /v1/services/a/reload", r#"{"force": true}"#),
+        Request::Reload { services: names(&["a"]), release: None, force: true }
     );
     assert_eq!(
         request("POST /v1/services/a/signal", r#"{"signal": "sigusr1", "worker": 1}"#),

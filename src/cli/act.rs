@@ -13,8 +13,14 @@ pub fn simple(context: &Context, verb: &str, names: &[String]) -> Result<Exit, C
 }
 
 pub fn reload(context: &Context, args: &ReloadArgs) -> Result<Exit, CliError> {
-    let body = args.release.as_ref().map(|id| json!({ "release": id }));
-    act(context, "reload", &args.names, body.as_ref())
+    let mut body = json!({});
+    if let Some(id) = &args.release {
+        body["release"] = id.as_str().into();
+    }
+    if args.force {
+        body["force"] = true.into();
+    }
+    act(context, "reload", &args.names, Some(&body))
 }
 
 pub fn scale(context: &Context, args: &ScaleArgs) -> Result<Exit, CliError> {

@@ -119,6 +119,10 @@ pub struct ReloadArgs {
     /// A directory in releases/ [default: what `current` names]
     #[arg(long, value_name = "ID")]
     pub release: Option<String>,
+
+    /// End the oldest generation where too many still finish their requests
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

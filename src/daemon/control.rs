@@ -48,8 +48,9 @@ impl Host {
             Request::Start { services } => self.each(services, reply, "running", |_, _| Command::Start),
             Request::Stop { services } => self.each(services, reply, "stopped", |_, _| Command::Stop),
             Request::Restart { services } => self.each(services, reply, "restarted", |_, _| Command::Restart),
-            Request::Reload { services, release } => self
-                .each(services, reply, "reloaded", |_, _| Command::Reload { release: release.clone(), force: false }),
+            Request::Reload { services, release, force } => {
+                self.each(services, reply, "reloaded", |_, _| Command::Reload { release: release.clone(), force })
+            }
             Request::Enable { services } => self.enable(&services, true, reply),
             Request::Disable { services } => self.enable(&services, false, reply),
             Request::Drain { services } => self.drain(&services, true, reply),

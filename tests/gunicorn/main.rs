@@ -6,6 +6,8 @@
 mod support;
 
 mod broken;
+mod drain;
+mod frameworks;
 mod interrupted;
 mod operated;
 mod under_load;
@@ -97,4 +99,13 @@ fn workers_of(master: i32) -> Vec<i32> {
 /// SIGKILL for a process of the service that has just been looked up.
 fn kill_hard(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("killing it");
+}
+
+/// Names the listening socket of an IPv4 address: it changes when the address is bound anew (`proc_net(5)`).
+fn listening_inode(address: SocketAddr) -> String {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+    let end = format!(":{:04X}", address.port());
+    let mut rows = table.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|r| r.len() > 9 && r[1].ends_with(&end) && r[3] == "0A").expect("a listening socket");
+    row[9].to_owned()
 }

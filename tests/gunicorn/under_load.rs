@@ -2,7 +2,7 @@
 
 use super::support::load::Plan;
 use super::support::{Env, Kind, Release, Report, alone};
-use super::{GUNICORN, Site};
+use super::{GUNICORN, Site, listening_inode};
 use std::time::{Duration, Instant};
 
 /// New code must be everywhere this soon after the commit was reported; the aim is 100 ms, the rest is for a machine
@@ -22,19 +22,20 @@ struct Figures {
 fn reloads(env: &Env, class: &str, count: usize) -> Figures {
     let _alone = alone();
     let site = Site::start(env, class, "");
+    let socket = listening_inode(site.address);
     let load = Plan::new(site.address).slow(1, Duration::from_millis(400)).start();
     load.more(300);
     let calm_until = Instant::now();
     let mut commands = Vec::new();
     for n in 1..=count {
         let release = format!("r{n}");
-        let site_release = Release::new(&release).with("import_seconds", 0.2);
-        site.app.ship(&site_release);
+        site.app.ship(&Release::new(&release).with("import_seconds", 0.2));
         let command = Instant::now();
         site.svd.ok(&["reload", "web"]);
         commands.push((release, command, Instant::now()));
         load.more(60);
     }
+    assert_eq!(listening_inode(site.address), socket, "it is the same socket through all reloads");
     let report = load.stop();
     let end = Instant::now();
     let until = commands.iter().skip(1).map(|c| c.1).chain([end]);

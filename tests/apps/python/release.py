@@ -1,6 +1,7 @@
 """What the test applications of one release do: `release.json` beside this file, written by a test.
 
-    {"name": "2", "import": "ok" | "raise" | "hang", "import_seconds": 0.5, "probe": "ok" | "fail" | "raise" | "hang"}
+    {"name": "2", "import": "ok" | "raise" | "hang", "import_seconds": 0.5, "probe": "ok" | "fail" | "raise" | "hang",
+     "slow_note": "a file that is made when /slow begins"}
 """
 
 import json
@@ -41,6 +42,8 @@ def answer(path, seconds):
     if path == "/healthz":
         return health()
     if path == "/slow":
+        if "slow_note" in settings:
+            open(settings["slow_note"], "w").close()
         time.sleep(float(seconds or 1))
     if path == "/error":
         return 500, "asked to fail\n"
