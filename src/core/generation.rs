@@ -6,6 +6,7 @@ use super::restart::Failures;
 use super::time::Time;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -84,8 +85,10 @@ pub enum WorkerState {
     Sweeping {
         deadline: Time,
     },
-    /// The kill is under way.
-    Killed,
+    /// The kill is under way; repeated after `pause`, as what hangs in the kernel does not end at once.
+    Killed {
+        pause: Duration,
+    },
 }
 
 impl Generation {
@@ -111,6 +114,6 @@ impl Slot {
 impl Worker {
     /// Told to stop, or already ended.
     pub fn leaving(&self) -> bool {
-        matches!(self.state, WorkerState::Stopping { .. } | WorkerState::Sweeping { .. } | WorkerState::Killed)
+        matches!(self.state, WorkerState::Stopping { .. } | WorkerState::Sweeping { .. } | WorkerState::Killed { .. })
     }
 }

@@ -41,5 +41,6 @@ pub use event::{
 pub use generation::{Generation, Role, Slot, SlotState, Worker, WorkerState};
 pub use machine::Machine;
 pub use policy::Policy;
+pub use reload::NOT_RUNNING;
 pub use service::{Phase, Service, State};
 pub use time::Time;

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// restart the fleet again and again.
 const HEALTH_RESTART_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
+/// The answer to a reload of what is stopped.
+pub const NOT_RUNNING: &str = "it is not running; `svctl start` starts it with what `current` names";
+
 impl Machine {
     /// Begins a new generation as the candidate.
     pub(super) fn begin(&mut self, id: ServiceId, source: Source) {
@@ -121,7 +124,7 @@ impl Machine {
         match service.phase {
             Phase::Active => {}
             Phase::Stopping | Phase::Stopped => {
-                let why = "it is not running; `svctl start` starts it with what `current` names".to_owned();
+                let why = NOT_RUNNING.to_owned();
                 return self.done(op, Err(why), None);
             }
             Phase::Waiting | Phase::Failed { .. } | Phase::Exited => return self.start(id, op),

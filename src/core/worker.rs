@@ -8,6 +8,9 @@ use super::timers::Timer;
 use crate::config::spec::Policy as RestartPolicy;
 use std::time::Duration;
 
+/// Between two kills of a worker that does not end: at first, and at most.
+const KILL_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
 impl Machine {
     pub(super) fn spawn(&mut self, id: GenerationId, slot: u32) {
         let now = self.now;
@@ -137,7 +140,7 @@ impl Machine {
                 *old = deadline;
                 false
             }
-            WorkerState::Killed => return,
+            WorkerState::Killed { .. } => return,
         };
         let generation = worker.generation;
         self.timers.set(Timer::Worker(id), deadline);
@@ -158,14 +161,24 @@ impl Machine {
                 self.find_fault(id, format!("was not ready within {}", humantime::format_duration(timeout)));
             }
             WorkerState::Stopping { .. } | WorkerState::Sweeping { .. } => {
-                worker.state = WorkerState::Killed;
-                let service = worker.generation.service;
-                self.out.push(Action::KillTree { worker: id });
-                let text = format!("worker {} did not leave within its grace time and is killed", worker.slot);
-                self.note(service, None, Level::Warning, text);
+                let text = format!("worker {} did not leave within its grace time and is killed", id.0);
+                self.kill(id, KILL_AGAIN.0, text);
             }
-            WorkerState::Spawning | WorkerState::Ready | WorkerState::Killed => {}
+            WorkerState::Killed { pause } => {
+                let text = format!("worker {} was killed and does not end: it hangs in the kernel", id.0);
+                self.kill(id, pause.saturating_mul(2).min(KILL_AGAIN.1), text);
+            }
+            WorkerState::Spawning | WorkerState::Ready => {}
         }
+    }
+
+    fn kill(&mut self, id: WorkerId, pause: Duration, text: String) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.state = WorkerState::Killed { pause };
+        let service = worker.generation.service;
+        self.timers.set(Timer::Worker(id), self.now + pause);
+        self.out.push(Action::KillTree { worker: id });
+        self.note(service, None, Level::Warning, text);
     }
 
     pub(super) fn handle_exited(&mut self, id: WorkerId, exit: Exit, leftovers: bool, reason: Option<String>) {
@@ -189,7 +202,7 @@ impl Machine {
         };
         let unasked = !worker.leaving();
         match worker.state {
-            WorkerState::Killed | WorkerState::Sweeping { .. } => return,
+            WorkerState::Killed { .. } | WorkerState::Sweeping { .. } => return,
             WorkerState::Stopping { deadline } => worker.state = WorkerState::Sweeping { deadline },
             WorkerState::Spawning | WorkerState::Booting { .. } | WorkerState::Ready => {
                 worker.state = WorkerState::Sweeping { deadline };

@@ -23,6 +23,7 @@ use crate::sys::user::{self, Account};
 use crate::sys::worker::Containment;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
@@ -30,7 +31,9 @@ use tokio::task::LocalSet;
 const CALLS: usize = 256;
 /// Threads for what may block; more work waits.
 const POOL: usize = 8;
-const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(5);
+const POOL_IDLE: Duration = Duration::from_secs(5);
+/// For what an earlier svd left to end after its kill.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// Runs svd until it is told to end.
 ///
@@ -56,7 +59,7 @@ pub fn run(args: &Args, report: &mut Report) -> Result<(), String> {
     let local = LocalSet::new();
     let result = runtime.block_on(local.run_until(serve(paths.clone(), config, features, signals, report)));
     // A hung disk must not keep svd from ending.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     let _ = std::fs::remove_file(paths.socket());
     drop(lock);
     let _ = std::fs::remove_file(paths.pid_file());
@@ -193,8 +196,27 @@ fn sweep(tree: &Arc<Tree>, limitations: &mut Vec<Box<str>>) {
             limitations.push(text.into());
             // Best effort: what cannot be killed is in uninterruptible sleep.
             let _ = group.kill();
+            wait_until_empty(&group);
         }
         let _ = group.remove();
+    }
+}
+
+/// The kill takes a moment, and a new worker in a group of the same name must not be hit by it.
+fn wait_until_empty(group: &crate::sys::cgroup::Group) {
+    use nix::poll::{PollFd, PollFlags, poll};
+    use std::os::fd::AsFd;
+    let deadline = Instant::now() + SWEEP;
+    let Ok(mut events) = group.events() else { return };
+    while events.is_populated().unwrap_or(false) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            tracing::warn!("{} cannot be ended; it may run beside its replacement", group.name());
+            return;
+        }
+        let left = u16::try_from(left.as_millis()).unwrap_or(u16::MAX);
+        // A signal or an error: looked at again at once.
+        let _ = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], left);
     }
 }
 

@@ -198,8 +198,7 @@ impl Host {
     pub fn handle_explained(&mut self, id: OpId, lines: Vec<Box<str>>) {
         let Some(op) = self.ops.remove(&id) else { return };
         let Some(failure) = op.failure else { return };
-        let code =
-            if failure.reason.starts_with("it is not running") { ErrorCode::NotRunning } else { ErrorCode::Failed };
+        let code = if failure.reason == crate::core::NOT_RUNNING { ErrorCode::NotRunning } else { ErrorCode::Failed };
         let mut error = ApiError::new(code, format!("{}: {}.", op.name, failure.reason)).last_output(lines);
         if !error.last_output.is_empty() {
             error = error.hint(format!("`svctl logs {}` has all of its output.", op.name));

@@ -77,7 +77,7 @@ impl Host {
     }
 
     /// A line to everybody who waits for something of this service.
-    fn progress(&mut self, service: ServiceId, op: Option<OpId>, step: &str, text: &str) {
+    pub fn progress(&mut self, service: ServiceId, op: Option<OpId>, step: &str, text: &str) {
         let wanted =
             |id: &OpId, o: &super::control::Op| (o.service == service || Some(*id) == op) && o.failure.is_none();
         let calls: Vec<u64> = self.ops.iter().filter(|(id, o)| wanted(id, o)).map(|(_, o)| o.call).collect();

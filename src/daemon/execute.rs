@@ -47,6 +47,9 @@ impl Host {
             }
             Action::Commit { generation } => self.commit(generation),
             Action::Drain { generation, limit } => {
+                let (number, limit_text) = (generation.number, humantime::format_duration(limit));
+                let text = format!("generation {number} finishes its requests, within {limit_text}");
+                self.progress(generation.service, None, "drain", &text);
                 if let Some(gunicorn) = self.generations.get_mut(&generation).and_then(|g| g.gunicorn.as_mut()) {
                     let (at, seconds) = crate::kinds::counters::drain_word(limit);
                     gunicorn.counters.store(at, seconds);
@@ -116,6 +119,9 @@ impl Host {
             unit.sockets = super::sockets::open(&plan.spec)?;
         }
         let sockets = unit.sockets.clone();
+        let from = plan.places.id.as_ref().map(|id| format!(" from release {id}")).unwrap_or_default();
+        self.progress(id.service, None, "boot", &format!("generation {} boots{from}", id.number));
+        let Some(unit) = self.units.get_mut(&id.service) else { return Err("it is not configured any more".into()) };
         let name = Arc::clone(&unit.name);
         let port = if crate::kinds::wants_port(&plan.spec) { Some(self.free_port()?) } else { None };
         let gunicorn =

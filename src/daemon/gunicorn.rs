@@ -92,9 +92,13 @@ impl Host {
     /// Ready when as many workers as the master wants have passed their probe.
     fn gunicorn_ready(&mut self, id: GenerationId) {
         let Some(gunicorn) = self.generations.get(&id).and_then(|g| g.gunicorn.as_ref()) else { return };
+        let (ready, all) = (gunicorn.ready.len(), gunicorn.workers);
         let enough = gunicorn.workers > 0 && gunicorn.ready.len() >= gunicorn.workers as usize;
         if let (true, Some(worker)) = (enough, self.worker_of(id)) {
             self.satisfied(worker, Need::Gunicorn);
+        } else if ready > 0 {
+            let text = format!("generation {}: {ready} of {all} gunicorn workers are ready", id.number);
+            self.progress(id.service, None, "ready", &text);
         }
     }
 

@@ -47,7 +47,33 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Arc<Login>, old: &
             }
         }
     }
-    Ok(Plan { spec: Arc::clone(spec), places, run_as, variables })
+    let mut plan = Plan { spec: Arc::clone(spec), places, run_as, program: None, variables };
+    plan.program = find_program(&plan);
+    Ok(plan)
+}
+
+/// The program, if it can be told without a worker. What is wrong with it is said when a worker is prepared.
+fn find_program(plan: &Plan) -> Option<PathBuf> {
+    if plan.spec.root.is_none() {
+        return None;
+    }
+    let context = Context {
+        spec: &plan.spec,
+        places: &plan.places,
+        host: "",
+        generation: 0,
+        worker: 0,
+        port: None,
+        workers: None,
+        launcher: Path::new("launcher"),
+    };
+    // Arguments may need what is not known yet; the program alone seldom does.
+    let name = kinds::program(&context).ok()?;
+    let directory = directory(&context).ok()?;
+    let login = &plan.run_as.login;
+    let variables = environment::variables(&context, login, "", &plan.variables, Vec::new()).ok()?;
+    let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
+    resolve_program(name.as_ref(), path.as_ref(), &directory).ok()
 }
 
 /// A reload that overlaps needs memory for two.
@@ -142,7 +168,10 @@ pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) ->
     let variables = environment::variables(&context, &plan.run_as.login, text, &plan.variables, extra)?;
     let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
     let name = line.argv.first().ok_or("the command is empty")?;
-    let program = resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?;
+    let program = match &plan.program {
+        Some(program) => program.clone(),
+        None => resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?,
+    };
     let mut prepared = Prepared::new(
         c_path(&program).ok_or("the program's path has a NUL byte")?,
         line.argv.iter().map(|a| text_for_kernel(a)).collect::<Result<_, _>>()?,

@@ -11,6 +11,7 @@ use crate::sys::worker::Worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -53,6 +54,8 @@ pub struct Plan {
     pub spec: Arc<Service>,
     pub places: Places,
     pub run_as: RunAs,
+    /// The program, where it does not depend on the worker: looked for once, in the pool, as its disk may hang.
+    pub program: Option<PathBuf>,
     /// From the environment files.
     pub variables: Vec<(String, String)>,
 }

@@ -156,6 +156,10 @@ impl Host {
         op: Option<OpId>,
     ) -> (ServiceId, Rc<Policy>, core::Change, Option<OpId>) {
         if let Some(unit) = self.units.get_mut(&id) {
+            let adjusted = match needs {
+                Needs::Restart => Ok(()),
+                _ => super::sockets::adjust(&unit.spec, spec, &unit.sockets),
+            };
             let logs = unit.spec.logs != spec.logs;
             let health = unit.spec.health != spec.health;
             unit.spec = Arc::clone(spec);
@@ -167,6 +171,9 @@ impl Host {
             let committed = self.machine.service(id).and_then(|s| s.committed()).map(|g| g.id);
             if let (true, Some(committed)) = (health, committed) {
                 self.begin_health(committed);
+            }
+            if let Err(why) = adjusted {
+                self.warn(Some(id), &why);
             }
         }
         let change = match needs {

@@ -123,6 +123,28 @@ pub fn command_line(context: &Context<'_>) -> Result<CommandLine, String> {
     }
 }
 
+/// The first word of the command line, where no placeholder in it depends on the worker.
+///
+/// # Errors
+/// One does, or has no value.
+pub fn program(context: &Context<'_>) -> Result<String, String> {
+    let varies = |t: &Template| {
+        t.placeholders()
+            .any(|p| matches!(p, Placeholder::Worker | Placeholder::Generation | Placeholder::Port | Placeholder::Host))
+    };
+    let text = match &context.spec.kind {
+        Kind::Command { command } => command.first(),
+        Kind::Jvm { java, .. } => java.as_ref(),
+        Kind::Gunicorn { python, .. } => python.as_ref(),
+    };
+    match (text, &context.spec.kind) {
+        (Some(text), _) if varies(text) => Err("it depends on the worker".to_owned()),
+        (Some(text), _) => context.expand(text),
+        (None, Kind::Jvm { .. }) => Ok("java".to_owned()),
+        (None, _) => Ok(context.places.venv_python().unwrap_or_else(|| "python3".to_owned())),
+    }
+}
+
 /// The word of the service file.
 pub fn kind_word(kind: &Kind) -> &'static str {
     match kind {
