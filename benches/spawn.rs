@@ -48,7 +48,16 @@ fn main() {
         report("bare, wait for each", count, bare_one_by_one(count));
         let spawner = Spawner::new();
         report("spawn", count, spawned(&spawner, &prepared, count));
-        report("stub", count, workers(&spawner, &prepared, &Containment::Stub, count));
+        report(
+            "stub",
+            count,
+            workers(
+                &spawner,
+                &prepared,
+                &Containment::Stub(airdock::sys::stub::Name::of(&std::env::temp_dir()).expect("a directory")),
+                count,
+            ),
+        );
         if let Ok(tree) = Tree::create(&format!("bench-{}", std::process::id())) {
             let containment = Containment::Cgroup(Arc::clone(&tree));
             report("cgroup", count, workers(&spawner, &prepared, &containment, count));
