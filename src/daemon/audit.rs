@@ -10,38 +10,73 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 /// Records that wait for the disk.
 const WAITING: usize = 4096;
 /// The file is renamed to `audit.log.1` at this size.
 const MAX_BYTES: u64 = 16 << 20;
+const AT_THE_END: Duration = Duration::from_secs(1);
 
-/// A sink that never blocks: a thread of its own writes.
-pub fn sink(paths: &Paths) -> AuditSink {
+enum Entry {
+    Line(String),
+    /// Answered when everything before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// The way to the thread that writes.
+pub struct Journal(SyncSender<Entry>);
+
+/// Starts the thread.
+pub fn start(paths: &Paths) -> Journal {
     let path = paths.audit_file();
-    let (records, waiting) = sync_channel::<String>(WAITING);
+    let (entries, waiting) = sync_channel::<Entry>(WAITING);
     let thread = std::thread::Builder::new().name("svd-audit".into()).stack_size(128 * 1024);
     if let Err(e) = thread.spawn(move || write_all(&path, &waiting)) {
         tracing::warn!("the audit journal cannot be written: {e}");
     }
-    Arc::new(move |record| send(&records, record))
+    Journal(entries)
 }
 
-fn send(records: &SyncSender<String>, record: &AuditRecord) {
+impl Journal {
+    /// Never blocks.
+    pub fn sink(&self) -> AuditSink {
+        let entries = self.0.clone();
+        Arc::new(move |record| send(&entries, record))
+    }
+
+    /// At svd's end: waits a moment for the disk.
+    pub fn flush(&self) {
+        let (done, written) = sync_channel(1);
+        if self.0.try_send(Entry::Flush(done)).is_ok() && written.recv_timeout(AT_THE_END).is_err() {
+            tracing::warn!("the audit journal's disk hangs: its last records may be lost");
+        }
+    }
+}
+
+fn send(entries: &SyncSender<Entry>, record: &AuditRecord) {
     let line = json!({
         "id": record.id, "time": rfc3339(record.time), "uid": record.uid, "user": record.user, "pid": record.pid,
         "verb": record.verb, "services": record.services, "detail": record.detail,
         "outcome": record.outcome.as_str(),
     });
-    match records.try_send(format!("{line}\n")) {
+    match entries.try_send(Entry::Line(format!("{line}\n"))) {
         Ok(()) => {}
         Err(TrySendError::Full(_)) => tracing::warn!("the audit journal's disk hangs: a record is lost: {line}"),
         Err(TrySendError::Disconnected(_)) => tracing::warn!("not in the audit journal: {line}"),
     }
 }
 
-fn write_all(path: &PathBuf, waiting: &Receiver<String>) {
-    while let Ok(line) = waiting.recv() {
+fn write_all(path: &PathBuf, waiting: &Receiver<Entry>) {
+    while let Ok(entry) = waiting.recv() {
+        let line = match entry {
+            Entry::Line(line) => line,
+            Entry::Flush(done) => {
+                // Whoever asked may have given up.
+                let _ = done.try_send(());
+                continue;
+            }
+        };
         if let Err(e) = append(path, &line) {
             tracing::warn!("cannot write {}: {}; not in the journal: {line}", path.display(), crate::sys::io_text(&e));
         }

@@ -33,6 +33,8 @@ use tokio::task::LocalSet;
 const CALLS: usize = 256;
 /// Threads for what may block; more work waits.
 const POOL: usize = 8;
+/// Turns for the server's tasks before svd ends; an answer takes a few.
+const LAST_TURNS: u32 = 64;
 const POOL_IDLE: Duration = Duration::from_secs(5);
 /// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
 const LEFT_LIMIT: Duration = Duration::from_secs(10);
@@ -99,10 +101,11 @@ async fn serve(
     let (calls, calls_in) = mpsc::channel(CALLS);
     let machine = crate::core::Machine::new(0, 0);
     let directory = SharedDirectory::new(update::directory(&machine, &config.daemon));
+    let journal = audit::start(&paths);
     let context = ServerContext {
         calls,
         directory: directory.clone(),
-        audit: audit::sink(&paths),
+        audit: journal.sink(),
         counters: Arc::clone(&counters),
         limits: Limits::default(),
     };
@@ -132,6 +135,11 @@ async fn serve(
     report.up();
     let inputs = Inputs { calls: calls_in, messages: messages_in, logs: logs_in };
     let result = host.run(inputs).await.map_err(|e| format!("svd cannot go on: {}", crate::sys::io_text(&e)));
+    // Answers that were given with the last events are on their way to their clients: the server's tasks have a turn.
+    for _ in 0..LAST_TURNS {
+        tokio::task::yield_now().await;
+    }
+    journal.flush();
     host.end_checks();
     if let Err(why) = host.store.save() {
         tracing::warn!("{why}");

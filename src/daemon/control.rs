@@ -59,10 +59,7 @@ impl Host {
             Request::Signal { services, signal, worker } => self.signal(&services, signal, worker, reply),
             Request::Pid { services } => reply.ok(&self.pids(&services)),
             Request::Logs(request) => self.answer_logs(request, reply),
-            Request::Events(request) => {
-                let stream = reply.stream(None);
-                self.follow_events(request, stream);
-            }
+            Request::Events(request) => self.follow_events(request, reply),
             Request::Update { dry_run } => self.update(dry_run, reply),
             Request::Version => reply.ok(&self.version()),
             Request::Shutdown => {

@@ -3,17 +3,19 @@
 
 use super::host::Host;
 use super::logs::LogEvent;
-use crate::api::ByteStream;
 use crate::api::access::Scope;
 use crate::api::reply::StreamError;
 use crate::api::request::EventsRequest;
-use crate::api::types::{Event, Progress, rfc3339};
+use crate::api::types::{ApiError, ErrorCode, Event, Progress, rfc3339};
+use crate::api::{ByteStream, Reply};
 use crate::core::{Level, OpId, ServiceId};
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
 /// Events that are remembered.
 const REMEMBERED: usize = 256;
+/// Remembered events that a follower begins with; fewer than fit into its queue.
+const BEGINNING: usize = 10;
 /// Followers of events at once.
 const FOLLOWERS: usize = 256;
 
@@ -47,11 +49,19 @@ fn visible(scope: &Scope, event: &Event) -> bool {
 }
 
 impl Host {
-    pub fn follow_events(&mut self, request: EventsRequest, stream: ByteStream) {
+    pub fn follow_events(&mut self, request: EventsRequest, reply: Reply) {
+        if request.follow && self.events.followers.len() >= FOLLOWERS {
+            let why = format!("{FOLLOWERS} clients follow the events already.");
+            return reply.error(ApiError::new(ErrorCode::Unavailable, why));
+        }
+        let stream = reply.stream(None);
         let recent = self.events.recent.iter().filter(|e| visible(&request.scope, e));
         let lines: Vec<Event> = recent.cloned().collect();
-        let follow = request.follow && self.events.followers.len() < FOLLOWERS;
-        if follow {
+        if request.follow {
+            // What fits without waiting, as `tail -f` begins.
+            for event in &lines[lines.len().saturating_sub(BEGINNING)..] {
+                let _ = stream.try_line(event);
+            }
             self.events.followers.push((request.scope, stream.clone()));
         }
         if !request.follow {

@@ -15,6 +15,9 @@ const GRACE_MORE: Duration = Duration::from_secs(5);
 /// Reports taken before others have their turn.
 const AT_ONCE: usize = 64;
 
+/// Pids that are remembered of a generation: the application may write to the report socket, and invent some.
+const PIDS: usize = 4096;
+
 impl Host {
     pub fn handle_report(&mut self, id: GenerationId) {
         let mut buffer = vec![0_u8; MESSAGE_MAX];
@@ -56,12 +59,16 @@ impl Host {
             }
             Report::Worker { pid, state, reason } => match state {
                 WorkerState::Booted => {
-                    gunicorn.booted.insert(pid);
+                    if gunicorn.booted.len() < PIDS {
+                        gunicorn.booted.insert(pid);
+                    }
                     self.scale_on(id);
                 }
                 WorkerState::Ready => {
-                    gunicorn.booted.insert(pid);
-                    gunicorn.ready.insert(pid);
+                    if gunicorn.ready.len() < PIDS {
+                        gunicorn.booted.insert(pid);
+                        gunicorn.ready.insert(pid);
+                    }
                     self.gunicorn_ready(id);
                 }
                 WorkerState::Failed => {

@@ -45,11 +45,7 @@ pub enum Message {
         result: Result<(), String>,
     },
     /// A configuration was read, for an update.
-    Loaded {
-        config: Result<Config, crate::config::Diagnostics>,
-        dry_run: bool,
-        reply: Reply,
-    },
+    Loaded(Result<Config, crate::config::Diagnostics>),
     /// The last output of a generation, for the result of an operation.
     Explained {
         op: OpId,
@@ -100,6 +96,8 @@ pub struct Host {
     pub save_at: Option<Instant>,
     /// When memory that only a start or an update needed is given back.
     pub trim_at: Option<Instant>,
+    /// Updates in the order in which they were asked for; the first one's files are being read.
+    pub updates: VecDeque<(bool, Reply)>,
     /// SIGCHLD came.
     pub reap: bool,
     pub last_policy: Option<Rc<crate::core::Policy>>,
@@ -172,6 +170,7 @@ impl Host {
             ports: VecDeque::new(),
             save_at: None,
             trim_at: None,
+            updates: VecDeque::new(),
             reap: false,
             last_policy: None,
             finished: false,
@@ -277,7 +276,7 @@ impl Host {
             Message::Planned { generation, plan } => self.handle_planned(generation, plan.map(Rc::new)),
             Message::Passed { worker, need } => self.satisfied(worker, need),
             Message::Health { service, generation, result } => self.handle_health(service, generation, result),
-            Message::Loaded { config, dry_run, reply } => self.handle_loaded(config, dry_run, reply),
+            Message::Loaded(config) => self.handle_loaded(config),
             Message::Explained { op, lines } => self.handle_explained(op, lines),
             Message::Check(check) => self.start_check(check),
             Message::CheckLate(number) => self.end_late_check(number),

@@ -13,15 +13,39 @@ use crate::core::{self, Event, OpId, Policy, ServiceId, Setup};
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Updates that wait.
+const UPDATES: usize = 64;
+
 impl Host {
-    /// Reads the configuration in the pool; [`Host::handle_loaded`] goes on.
+    /// Reads the configuration in the pool; [`Host::handle_loaded`] goes on. One at a time, so that what was read
+    /// first is not applied last.
     pub fn update(&mut self, dry_run: bool, reply: Reply) {
+        if self.updates.len() >= UPDATES {
+            let why = format!("{UPDATES} updates wait already: the configuration's disk may hang.");
+            return reply.error(ApiError::new(ErrorCode::Unavailable, why));
+        }
+        self.updates.push_back((dry_run, reply));
+        if self.updates.len() == 1 {
+            self.load();
+        }
+    }
+
+    fn load(&mut self) {
         let dir = self.around.paths.config.clone();
         let messages = self.messages.clone();
         tokio::task::spawn_local(async move {
             let Ok(config) = tokio::task::spawn_blocking(move || config::load(&dir)).await else { return };
-            let _ = messages.send(Message::Loaded { config, dry_run, reply }).await;
+            let _ = messages.send(Message::Loaded(config)).await;
         });
+    }
+
+    pub fn handle_loaded(&mut self, config: Result<Config, Diagnostics>) {
+        if let Some((dry_run, reply)) = self.updates.pop_front() {
+            self.loaded(config, dry_run, reply);
+        }
+        if !self.updates.is_empty() {
+            self.load();
+        }
     }
 
     fn configuration(&self) -> Config {
@@ -31,7 +55,7 @@ impl Host {
         Config { daemon: self.daemon.clone(), services }
     }
 
-    pub fn handle_loaded(&mut self, config: Result<Config, Diagnostics>, dry_run: bool, reply: Reply) {
+    fn loaded(&mut self, config: Result<Config, Diagnostics>, dry_run: bool, reply: Reply) {
         let new = match config {
             Ok(new) => new,
             Err(errors) => {
@@ -58,6 +82,9 @@ impl Host {
         };
         if new.daemon.http != self.daemon.http {
             result.notes.push("[http] listen takes effect when svd is started anew.".into());
+        }
+        if new.daemon.control != self.daemon.control {
+            result.notes.push("[control] mode and group take effect when svd is started anew.".into());
         }
         if dry_run || changes.is_empty() {
             return reply.ok(&result);
