@@ -54,9 +54,7 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Arc<Login>, old: &
 
 /// The program, if it can be told without a worker. What is wrong with it is said when a worker is prepared.
 fn find_program(plan: &Plan) -> Option<PathBuf> {
-    if plan.spec.root.is_none() {
-        return None;
-    }
+    plan.spec.root.as_ref()?;
     let context = Context {
         spec: &plan.spec,
         places: &plan.places,
