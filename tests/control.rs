@@ -217,7 +217,9 @@ fn one_svd_per_run_directory() {
     svd.wait_state("a", "running");
     // A lock, not a guess: after a kill the next one starts, whatever files are left.
     svd.kill();
-    assert!(svd.path("run/svd.sock").exists());
+    assert!(svd.path("run/svd.sock").exists() && svd.path("run/svd.pid").exists());
+    svd.start();
+    svd.wait_state("a", "running");
 }
 
 fn daemon(svd: &Svd) -> Output {
