@@ -303,7 +303,7 @@ impl Host {
     /// Reaps what nobody tracks: orphans that came to svd, the sub-reaper. What is tracked is left to its pidfd.
     pub fn reap_orphans(&mut self) {
         while let Some(pid) = process::peek_any() {
-            let tracked = self.workers.iter().find(|(_, p)| p.worker.child_pid() == pid).map(|(id, _)| *id);
+            let tracked = self.workers.iter().find(|(_, p)| p.worker.reaps(pid)).map(|(id, _)| *id);
             if let Some(id) = tracked {
                 self.handle_worker(id);
                 self.deliver();
@@ -312,7 +312,7 @@ impl Host {
                 }
                 continue;
             }
-            let check = self.checks.iter().find(|(_, c)| c.worker.child_pid() == pid).map(|(n, _)| *n);
+            let check = self.checks.iter().find(|(_, c)| c.worker.reaps(pid)).map(|(n, _)| *n);
             if let Some(number) = check {
                 self.handle_check(number);
                 if process::peek_any() == Some(pid) {
