@@ -35,6 +35,8 @@ const CALLS: usize = 256;
 const POOL: usize = 8;
 /// Turns for the server's tasks before svd ends; an answer takes a few.
 const LAST_TURNS: u32 = 64;
+/// For the last output to reach its files when svd ends.
+const LOGS_END: Duration = Duration::from_secs(10);
 const POOL_IDLE: Duration = Duration::from_secs(5);
 /// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
 const LEFT_LIMIT: Duration = Duration::from_secs(10);
@@ -141,6 +143,7 @@ async fn serve(
     }
     journal.flush();
     host.end_checks();
+    host.store.end();
     if let Err(why) = host.store.save() {
         tracing::warn!("{why}");
     }
@@ -149,8 +152,22 @@ async fn serve(
         let _ = tree.remove();
     }
     drop(host);
-    log_thread.shutdown();
+    end_logs(log_thread);
     result
+}
+
+/// Writes what the pipes hold, and waits for that; but not for a disk that hangs: svd is to end.
+fn end_logs(thread: LogThread) {
+    let (done, ended) = std::sync::mpsc::channel();
+    let end = move || {
+        thread.shutdown();
+        // Nobody listens any more when it took too long.
+        let _ = done.send(());
+    };
+    let started = std::thread::Builder::new().name("svd-logs-end".into()).spawn(end);
+    if started.is_err() || ended.recv_timeout(LOGS_END).is_err() {
+        tracing::warn!("the log directory's disk hangs: the last output may be lost");
+    }
 }
 
 impl Host {

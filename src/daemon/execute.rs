@@ -79,6 +79,8 @@ impl Host {
             return self.tell(Event::Prepared { generation: id, result: Err("it is not configured any more".into()) });
         };
         self.store.began(&unit.name, id.number);
+        self.save_soon();
+        let Some(unit) = self.units.get(&id.service) else { return };
         let release = match source {
             Source::Again { of } => match &unit.kept {
                 Some((number, plan)) if *number == of => {
@@ -122,7 +124,13 @@ impl Host {
     fn make_generation(&mut self, id: GenerationId, plan: Rc<Plan>) -> Result<(), String> {
         let Some(unit) = self.units.get_mut(&id.service) else { return Err("it is not configured any more".into()) };
         if unit.sockets.is_empty() {
-            unit.sockets = super::sockets::open(&plan.spec)?;
+            // One that still drains, after its service failed, holds the same addresses.
+            let mut others = self.generations.range(GenerationId { service: id.service, number: 0 }..=id);
+            let open = others.find(|(_, g)| !g.sockets.is_empty() && g.plan.spec.sockets == plan.spec.sockets);
+            unit.sockets = match open {
+                Some((_, other)) => other.sockets.clone(),
+                None => super::sockets::open(&plan.spec)?,
+            };
         }
         let sockets = unit.sockets.clone();
         let from = plan.places.id.as_ref().map(|id| format!(" from release {id}")).unwrap_or_default();

@@ -25,6 +25,9 @@ use tokio::sync::mpsc;
 /// Messages of tasks and the pool that wait for the loop; senders wait when it is full.
 pub const MESSAGES: usize = 1024;
 
+/// What was acknowledged is saved at once; numbers that only count up may come a little later.
+const SAVE_AFTER: Duration = Duration::from_secs(2);
+
 /// Longer than workers need that count as ready when they have stayed up for a second.
 const TRIM_AFTER: Duration = Duration::from_millis(1500);
 
@@ -98,6 +101,8 @@ pub struct Host {
     pub trim_at: Option<Instant>,
     /// Updates in the order in which they were asked for; the first one's files are being read.
     pub updates: VecDeque<(bool, Reply)>,
+    /// Of paths that others must not guess.
+    pub secret: std::hash::RandomState,
     /// SIGCHLD came.
     pub reap: bool,
     pub last_policy: Option<Rc<crate::core::Policy>>,
@@ -171,6 +176,7 @@ impl Host {
             save_at: None,
             trim_at: None,
             updates: VecDeque::new(),
+            secret: std::hash::RandomState::new(),
             reap: false,
             last_policy: None,
             finished: false,
@@ -297,7 +303,7 @@ impl Host {
     /// Writes what must survive a moment later, together with what else changes until then.
     pub fn save_soon(&mut self) {
         if self.store.dirty && self.save_at.is_none() {
-            self.save_at = Some(Instant::now() + Duration::from_millis(500));
+            self.save_at = Some(Instant::now() + SAVE_AFTER);
         }
     }
 

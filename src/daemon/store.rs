@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 const VERSION: u32 = 1;
+/// More than can be started before the next save.
+const SKIPPED_WORKERS: u64 = 10_000;
+const SKIPPED_GENERATIONS: u64 = 10;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Content {
@@ -18,6 +21,9 @@ struct Content {
     enabled: BTreeSet<Box<str>>,
     generations: BTreeMap<Box<str>, u64>,
     last_worker: u64,
+    /// svd ended in order, and the numbers are the last ones.
+    #[serde(default)]
+    ended: bool,
 }
 
 /// In memory; written by [`Store::save`].
@@ -81,7 +87,24 @@ impl Store {
                 Content::default()
             }
         };
-        (Store { path, content, dirty: false, taken: 0, written: Arc::default() }, trouble)
+        let mut store = Store { path, content, dirty: false, taken: 0, written: Arc::default() };
+        store.skip_unsaved();
+        (store, trouble)
+    }
+
+    /// Numbers are saved a moment after they are given out: after a kill, those that were not saved are skipped, so that
+    /// none is used twice.
+    fn skip_unsaved(&mut self) {
+        if !std::mem::take(&mut self.content.ended) && self.content.version > 0 {
+            self.content.last_worker += SKIPPED_WORKERS;
+            self.content.generations.values_mut().for_each(|number| *number += SKIPPED_GENERATIONS);
+        }
+        self.dirty = true;
+    }
+
+    /// svd ends in order.
+    pub fn end(&mut self) {
+        self.content.ended = true;
     }
 
     pub fn enabled(&self, name: &str, autostart: bool) -> bool {
@@ -163,6 +186,10 @@ mod tests {
         assert!(!store.set_enabled("web", true, false));
         assert!(store.set_enabled("batch", false, true));
         store.began("web", 7);
+        store.save().expect("saved");
+        let (killed, _) = Store::open(&paths);
+        assert!(killed.last_generation("web") > 7, "after a kill, unsaved numbers are skipped");
+        store.end();
         store.save().expect("saved");
         let (store, trouble) = Store::open(&paths);
         assert_eq!(trouble, None);

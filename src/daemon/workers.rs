@@ -13,6 +13,7 @@ use crate::sys::{fifo, socket};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -145,7 +146,7 @@ impl Host {
         if !launch::notifies(&made.plan.spec) {
             return Ok(None);
         }
-        let path = self.around.paths.notify().join(id.0.to_string());
+        let path = self.notify_path(id);
         let failed = |e: std::io::Error| {
             format!("cannot make the notify socket {}: {}", path.display(), crate::sys::io_text(&e))
         };
@@ -265,9 +266,12 @@ impl Host {
     fn release(&mut self, id: WorkerId) {
         let Some(process) = self.workers.remove(&id) else { return };
         self.alarms.retain(|(_, worker, _)| *worker != id);
-        for pipe in process.pipes.into_iter().flatten() {
+        for pipe in process.pipes.iter().copied().flatten() {
             // Best effort: the log thread closes it at its end of file as well.
             let _ = self.logs.detach(pipe);
+        }
+        if process.pipes == [None, None] && process.notify.is_none() {
+            return;
         }
         let Some(name) = self.units.get(&process.generation.service).map(|u| Arc::clone(&u.name)) else { return };
         self.remove_files(&name, process.slot, id);
@@ -278,7 +282,12 @@ impl Host {
         for stream in ["output", "stdout", "stderr"] {
             let _ = std::fs::remove_file(self.pipe_path(name, slot, id, stream));
         }
-        let _ = std::fs::remove_file(self.around.paths.notify().join(id.0.to_string()));
+        let _ = std::fs::remove_file(self.notify_path(id));
+    }
+
+    /// Not to be guessed: the directory cannot be listed, and anybody may write to the socket.
+    fn notify_path(&self, id: WorkerId) -> PathBuf {
+        self.around.paths.notify().join(format!("{}.{:016x}", id.0, self.secret.hash_one(id.0)))
     }
 
     fn handle_signals(&mut self) {
@@ -303,7 +312,7 @@ impl Host {
     /// Reaps what nobody tracks: orphans that came to svd, the sub-reaper. What is tracked is left to its pidfd.
     pub fn reap_orphans(&mut self) {
         while let Some(pid) = process::peek_any() {
-            let tracked = self.workers.iter().find(|(_, p)| p.worker.child_pid() == pid).map(|(id, _)| *id);
+            let tracked = self.workers.iter().find(|(_, p)| p.worker.reaps(pid)).map(|(id, _)| *id);
             if let Some(id) = tracked {
                 self.handle_worker(id);
                 self.deliver();
@@ -312,7 +321,7 @@ impl Host {
                 }
                 continue;
             }
-            let check = self.checks.iter().find(|(_, c)| c.worker.child_pid() == pid).map(|(n, _)| *n);
+            let check = self.checks.iter().find(|(_, c)| c.worker.reaps(pid)).map(|(n, _)| *n);
             if let Some(number) = check {
                 self.handle_check(number);
                 if process::peek_any() == Some(pid) {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
@@ -154,6 +154,9 @@ impl Shared {
     }
 }
 
+/// For the last bytes, at the end.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
 /// The running thread; its owner ends it.
 pub struct LogThread {
     handle: LogHandle,
@@ -177,7 +180,8 @@ impl LogThread {
         self.handle.clone()
     }
 
-    /// Writes all that the pipes hold, closes everything and waits for the thread. Blocks while the disk does.
+    /// Writes all that the pipes hold, closes everything and waits for the thread; not longer than [`END_LIMIT`], as a disk
+    /// that hangs must not keep svd from ending.
     pub fn shutdown(mut self) {
         self.end();
     }
@@ -185,9 +189,15 @@ impl LogThread {
     fn end(&mut self) {
         // Ended already is as good.
         let _ = self.handle.0.push(Command::Shutdown, usize::MAX);
-        if let Some(join) = self.join.take() {
-            let _ = join.join();
+        let Some(join) = self.join.take() else { return };
+        let until = Instant::now() + END_LIMIT;
+        while !join.is_finished() {
+            if Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+        let _ = join.join();
     }
 }
 

@@ -147,6 +147,17 @@ impl Worker {
         }
     }
 
+    /// Is the zombie of that number this handle's to reap? Not once the handle has reaped its own: the kernel may have given
+    /// the number to somebody else.
+    pub fn reaps(&self, pid: i32) -> bool {
+        let reaped = match &self.keeper {
+            Keeper::Group { stage, .. } => !matches!(stage, Stage::Running),
+            Keeper::Stub(stub) => stub.gone,
+            Keeper::Alone { ended, .. } => *ended,
+        };
+        !reaped && self.child_pid() == pid
+    }
+
     /// Where the worker's cgroup is, for records.
     pub fn cgroup(&self) -> Option<PathBuf> {
         match &self.keeper {

@@ -308,6 +308,9 @@ fn the_end_of_the_main_process_is_silent_once_told() {
         poll.add(fd, interest, 1).expect("add");
         let end = next_end(&mut worker);
         assert_eq!(end, WorkerEvent::Exited { status: ExitStatus::Code(3), leftovers: true });
+        if let Containment::Cgroup(_) = containment {
+            assert!(!worker.reaps(worker.child_pid()), "it is reaped; its number may be anybody's");
+        }
         if let Some(ended) = worker.watched_before() {
             poll.delete(ended).expect("delete");
         }
