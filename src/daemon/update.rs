@@ -34,7 +34,11 @@ impl Host {
         let dir = self.around.paths.config.clone();
         let messages = self.messages.clone();
         tokio::task::spawn_local(async move {
-            let Ok(config) = tokio::task::spawn_blocking(move || config::load(&dir)).await else { return };
+            let shown = dir.display().to_string();
+            let config = tokio::task::spawn_blocking(move || config::load(&dir)).await.unwrap_or_else(|e| {
+                let why = format!("cannot be read: svd's own task failed: {e}");
+                Err(Diagnostics(vec![config::Diagnostic::of_file(&shown, why)]))
+            });
             let _ = messages.send(Message::Loaded(config)).await;
         });
     }
