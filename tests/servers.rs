@@ -42,7 +42,7 @@ fn uvicorn_by_descriptor() {
     app.ship(&Release::new("r0"));
     let file = format!(
         "kind = 'command'\nroot = {}\ncommand = [{}, 'drain_uvicorn.py', '--fd', '{{fd}}', 'asgi_app:application']\n\
-         [sockets.http]\nlisten = '{at}'\n[ready]\nlog = 'Uvicorn running on'\n",
+         [sockets.http]\nlisten = '{at}'\n[reload]\nmax_draining = 32\n[ready]\nlog = 'Uvicorn running on'\n",
         quoted(&app.root),
         quoted(&env.python()),
     );
@@ -65,7 +65,7 @@ fn jvm(name: &str, stop: &str) {
     let file = format!(
         "kind = 'jvm'\njar = {}\nargs = ['{{port}}']\njava_options = ['-Drelease=g{{generation}}', '-Xmx96m', \
          '-XX:TieredStopAtLevel=1']\n[sockets.http]\nlisten = '{at}'\n[ready]\nprobe = {{ path = '/health', port = \
-         '{{port}}' }}\n{stop}",
+         '{{port}}' }}\n[reload]\nmax_draining = 32\n{stop}",
         quoted(&env.jar()),
     );
     svd.service(name, &file);

@@ -9,7 +9,7 @@ use super::units;
 pub(super) static SCHEMA: Schema = Schema { name: "[reload]", keys: &["overlap", "drain", "max_draining"] };
 
 const DRAIN: Duration = Duration::from_secs(600);
-const MAX_DRAINING: u32 = 4;
+const MAX_DRAINING: u32 = 10;
 
 /// Processes that share svd's sockets run side by side; others would fight over what they bind or lock.
 pub(super) fn decode(top: &Section<'_>, has_sockets: bool) -> Reload {

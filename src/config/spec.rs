@@ -205,7 +205,7 @@ pub struct Reload {
     pub overlap: bool,
     /// How long an old generation may finish its requests.
     pub drain: Duration,
-    /// Old generations that may drain at once; default 4.
+    /// Old generations that may drain at once; default 10.
     pub max_draining: u32,
 }
 
