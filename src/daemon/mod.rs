@@ -66,7 +66,8 @@ pub fn main() -> ExitCode {
 type Messages = Option<messages::Messages>;
 
 fn run(args: &args::Args, report: &mut background::Report) -> Result<Messages, (String, Messages)> {
-    // First of all: threads inherit the mask.
+    crate::sys::memory::one_heap();
+    // Before anything else: threads inherit the mask.
     let signals = crate::sys::poll::Signals::block();
     let signals = signals.map_err(|e| (format!("cannot block signals: {}", e.desc()), None))?;
     let messages = messages::start().map_err(|e| (format!("cannot start a thread: {e}"), None))?;

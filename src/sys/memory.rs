@@ -1,5 +1,13 @@
 //! Giving back memory that only the start needed.
 
+/// One heap for all threads: the few that svd has seldom allocate, and each heap of its own keeps pages.
+///
+/// To be called before there are other threads; `mallopt(3)`.
+pub fn one_heap() {
+    // SAFETY: sets a number of the allocator's.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 /// Returns free heap pages to the kernel, and lets go of the program's own pages of code: what is still used comes back
 /// from the page cache at its next instruction, by minor faults; what only the start used does not.
 ///

@@ -113,7 +113,7 @@ pub(super) fn run(plan: &mut Plan<'_>, way: Way, socket: RawFd, name: Name) -> !
         Err(errno) => plan.fail(Step::Stub, errno, 0),
     };
     // SAFETY: the worker's side makes only system calls and executes or exits.
-    let (worker, worker_fd) = match unsafe { child::raw_fork(way, None) } {
+    let (worker, worker_fd) = match unsafe { child::raw_fork(way, None, false) } {
         Ok((0, _)) => child::run(plan),
         Ok(parts) => parts,
         Err(errno) => plan.fail(Step::StubFork, errno, 0),

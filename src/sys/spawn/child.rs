@@ -58,9 +58,9 @@ pub(super) enum Forked {
 /// # Safety
 /// The child must make only system calls until it executes a program or exits: other threads' locks, the
 /// allocator's among them, may be held for ever in its copy of the memory.
-pub(super) unsafe fn fork(way: Way, into_cgroup: Option<RawFd>) -> Result<Forked, Errno> {
+pub(super) unsafe fn fork(way: Way, into_cgroup: Option<RawFd>, share_files: bool) -> Result<Forked, Errno> {
     // SAFETY: as promised by the caller.
-    let (pid, pidfd) = unsafe { raw_fork(way, into_cgroup) }?;
+    let (pid, pidfd) = unsafe { raw_fork(way, into_cgroup, share_files) }?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -69,11 +69,16 @@ pub(super) unsafe fn fork(way: Way, into_cgroup: Option<RawFd>) -> Result<Forked
     Ok(Forked::Parent { pid, pidfd })
 }
 
-/// As [`fork`], giving (0, -1) in the child and (pid, pidfd) in the parent.
+/// As [`fork`], giving (0, -1) in the child and (pid, pidfd) in the parent. `share_files` (with a cgroup only): the
+/// child begins with our own table of descriptors, and must leave it first of all ([`own_descriptors`]).
 ///
 /// # Safety
 /// As for [`fork`].
-pub(in crate::sys) unsafe fn raw_fork(way: Way, into_cgroup: Option<RawFd>) -> Result<(i32, RawFd), Errno> {
+pub(in crate::sys) unsafe fn raw_fork(
+    way: Way,
+    into_cgroup: Option<RawFd>,
+    share_files: bool,
+) -> Result<(i32, RawFd), Errno> {
     let mut pidfd: RawFd = -1;
     let result = if way == Way::Clone {
         let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
@@ -98,6 +103,9 @@ pub(in crate::sys) unsafe fn raw_fork(way: Way, into_cgroup: Option<RawFd>) -> R
         // Kernels before 5.7 know a shorter structure and refuse a longer one only if the rest is not zero.
         if let Some(fd) = into_cgroup {
             args.flags |= CLONE_INTO_CGROUP;
+            if share_files {
+                args.flags |= libc::CLONE_FILES as u64;
+            }
             args.cgroup = fd as u64;
         }
         // SAFETY: `args` has the stated size and lives through the call; without CLONE_VM this is fork(2).
@@ -139,6 +147,8 @@ pub(in crate::sys) struct Plan<'a> {
     pub(super) watchdog_pid: Option<&'a mut [u8; PID_TEXT]>,
     /// The directory of the cgroup that the child must join itself.
     pub(super) join_cgroup: Option<RawFd>,
+    /// The table of descriptors is still svd's own.
+    pub(super) share_files: bool,
 }
 
 impl Plan<'_> {
@@ -168,6 +178,9 @@ pub(in crate::sys) fn exit(code: i32) -> ! {
 
 /// Becomes the program, or records why not and exits with 127.
 pub(in crate::sys) fn run(plan: &mut Plan<'_>) -> ! {
+    if plan.share_files {
+        own_descriptors(plan);
+    }
     default_dispositions();
     if let Some(fd) = plan.join_cgroup {
         join_cgroup(plan, fd);
@@ -191,6 +204,19 @@ pub(in crate::sys) fn run(plan: &mut Plan<'_>) -> ! {
     let result = unsafe { libc::syscall(libc::SYS_execve, prepared.program.as_ptr(), plan.argv, plan.envp) };
     plan.must(Step::Exec, result);
     exit(127)
+}
+
+/// Leaves the table of descriptors that is svd's as well, and keeps 0, 1 and 2: with thousands of them open, copying the
+/// table at the fork and closing it again cost more than everything else here.
+fn own_descriptors(plan: &Plan<'_>) {
+    // SAFETY: numbers only; the table that is changed is a copy made by this call.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    if result < 0 {
+        // Linux before 5.9: copied whole, and closed one by one later.
+        // SAFETY: numbers only.
+        let result = unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_FILES) };
+        plan.must(Step::Descriptor, result);
+    }
 }
 
 /// `SIG_IGN` would survive the exec: Rust's runtime ignores SIGPIPE, `nohup` SIGHUP.

@@ -204,6 +204,8 @@ impl Spawner {
         in_child: impl Fn(&mut child::Plan<'_>) -> Infallible,
     ) -> Result<PidFd, SpawnError> {
         let cgroup = cgroup.map(|fd| fd.as_raw_fd());
+        // A child that takes over none of our descriptors need not copy them all.
+        let takes_over = plan.prepared.descriptors.iter().any(|w| matches!(w.source, Source::Fd(_)));
         loop {
             let way = self.way();
             let mut raw = plan.raw();
@@ -214,8 +216,10 @@ impl Spawner {
                     None
                 }
             };
-            // SAFETY: the child runs only `in_child`, which makes raw system calls and never returns.
-            match unsafe { child::fork(way, into) } {
+            raw.share_files = into.is_some() && !takes_over;
+            // SAFETY: the child runs only `in_child`, which makes raw system calls and never returns; where it shares our
+            // descriptors it leaves them first.
+            match unsafe { child::fork(way, into, raw.share_files) } {
                 Ok(Forked::Child) => {
                     in_child(&mut raw);
                 }
@@ -283,6 +287,7 @@ impl<'a> Plan<'a> {
             listen_pid: pids.next().filter(|_| prepared.listen_pid),
             watchdog_pid: pids.next().filter(|_| prepared.watchdog_pid),
             join_cgroup: None,
+            share_files: false,
         }
     }
 }
