@@ -8,31 +8,47 @@ pub fn one_heap() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Returns free heap pages to the kernel, and lets go of the program's own pages of code: what is still used comes back
-/// from the page cache at its next instruction, by minor faults; what only the start used does not.
+/// Returns free heap pages to the kernel, and lets go of the program's own pages of code and constants: what is still
+/// used comes back from the page cache when it is next needed, by minor faults; what only the start used does not.
 ///
 /// `malloc_trim(3)`, `madvise(2)` with `MADV_DONTNEED`.
 pub fn trim() {
     // SAFETY: no arguments that could be wrong.
     unsafe { libc::malloc_trim(0) };
-    for (start, length) in own_code() {
-        // SAFETY: a private, read-only mapping of an unchanged file: dropping its pages changes nothing that can be
-        // read, as they are read from the file again.
+    for (start, length) in unchanged_files() {
+        // SAFETY: a mapping of a file that cannot be written to and of which no page was changed (relocated): dropping its
+        // pages changes nothing that can be read, as they are read from the file again.
         unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
     }
 }
 
-/// Read-only executable mappings of files, by `/proc/self/maps`.
-fn own_code() -> Vec<(usize, usize)> {
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return Vec::new() };
-    maps.lines().filter_map(parse).collect()
+/// Mappings of files that are not writable and have no page of their own, by `/proc/self/smaps`.
+fn unchanged_files() -> Vec<(usize, usize)> {
+    let Ok(text) = std::fs::read_to_string("/proc/self/smaps") else { return Vec::new() };
+    parse(&text)
 }
 
-fn parse(line: &str) -> Option<(usize, usize)> {
+fn parse(smaps: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut current = None;
+    for line in smaps.lines() {
+        match line.split_once(':') {
+            Some((key, value)) if key.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_') => {
+                if key == "Anonymous" && value.trim() == "0 kB" {
+                    found.extend(current.take());
+                }
+            }
+            _ => current = mapping(line),
+        }
+    }
+    found
+}
+
+fn mapping(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (range, permissions) = (words.next()?, words.next()?);
     let path = words.nth(3)?;
-    if permissions != "r-xp" || !path.starts_with('/') {
+    if !matches!(permissions, "r-xp" | "r--p") || !path.starts_with('/') {
         return None;
     }
     let (from, to) = range.split_once('-')?;
@@ -45,12 +61,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_code_of_files_is_let_go() {
-        let code = "55d0c0000000-55d0c0002000 r-xp 00001000 fe:00 123 /usr/sbin/svd";
-        assert_eq!(parse(code), Some((0x55d0_c000_0000, 0x2000)));
-        assert_eq!(parse("55d0c0000000-55d0c0002000 rw-p 00001000 fe:00 123 /usr/sbin/svd"), None);
-        assert_eq!(parse("7ffd0000-7ffd2000 r-xp 00000000 00:00 0 [vdso]"), None);
-        assert_eq!(parse(""), None);
+    fn only_what_the_file_still_has_is_let_go() {
+        let smaps = "\
+55d0c0000000-55d0c0002000 r-xp 00001000 fe:00 123                        /usr/sbin/svd
+Rss:                   8 kB
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+55d0c0002000-55d0c0003000 r--p 00003000 fe:00 123                        /usr/sbin/svd
+Anonymous:             4 kB
+55d0c0003000-55d0c0004000 rw-p 00004000 fe:00 123                        /usr/sbin/svd
+Anonymous:             0 kB
+7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0                          [vdso]
+Anonymous:             0 kB
+";
+        assert_eq!(parse(smaps), [(0x55d0_c000_0000, 0x2000)]);
+        assert!(!unchanged_files().is_empty());
         trim();
     }
 }
