@@ -3,7 +3,7 @@
 use std::ops::Add;
 use std::time::Duration;
 
-/// A point of monotonic time (`CLOCK_BOOTTIME` in the daemon, virtual in the simulator).
+/// A point of monotonic time (`CLOCK_MONOTONIC` in the daemon, virtual in the simulator).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub u64);
 
