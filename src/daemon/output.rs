@@ -58,34 +58,34 @@ impl Host {
     }
 }
 
+/// Reads one block in the pool; `None` when the log cannot be read. An empty block: there is nothing more now.
+async fn block<R: Send + 'static>(
+    mut reader: R,
+    read: fn(&mut R, &mut [u8]) -> std::io::Result<usize>,
+) -> Option<(R, Bytes)> {
+    let step = move || {
+        let mut buffer = vec![0_u8; BLOCK];
+        let n = read(&mut reader, &mut buffer).map_err(|e| crate::sys::io_text(&e))?;
+        buffer.truncate(n);
+        Ok((reader, Bytes::from(buffer)))
+    };
+    super::host::in_pool(step).await.ok()
+}
+
 async fn copy(mut reader: LogReader, out: &ByteStream) {
-    loop {
-        let step = move || {
-            let mut buffer = vec![0_u8; BLOCK];
-            let n = reader.read(&mut buffer).map_err(|e| crate::sys::io_text(&e))?;
-            buffer.truncate(n);
-            Ok((reader, buffer))
-        };
-        let Ok((back, buffer)) = super::host::in_pool(step).await else { return };
+    while let Some((back, bytes)) = block(reader, LogReader::read).await {
         reader = back;
-        if buffer.is_empty() || out.send(Bytes::from(buffer)).await.is_err() {
+        if bytes.is_empty() || out.send(bytes).await.is_err() {
             return;
         }
     }
 }
 
 async fn follow(mut reader: Follow, out: &ByteStream) {
-    loop {
-        let step = move || {
-            let mut buffer = vec![0_u8; BLOCK];
-            let n = reader.read(&mut buffer).map_err(|e| crate::sys::io_text(&e))?;
-            buffer.truncate(n);
-            Ok((reader, buffer))
-        };
-        let Ok((back, buffer)) = super::host::in_pool(step).await else { return };
+    while let Some((back, bytes)) = block(reader, Follow::read).await {
         reader = back;
-        if !buffer.is_empty() {
-            if out.send(Bytes::from(buffer)).await.is_err() {
+        if !bytes.is_empty() {
+            if out.send(bytes).await.is_err() {
                 return;
             }
             continue;
