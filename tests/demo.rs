@@ -21,7 +21,7 @@ fn demo(dir: &Path) -> Command {
 }
 
 fn short_temporary() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("ad-test-").tempdir_in("/tmp").unwrap()
+    tempfile::Builder::new().prefix("ad-test-").tempdir().unwrap()
 }
 
 /// Processes that have `text` in their command line.

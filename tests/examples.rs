@@ -35,7 +35,7 @@ fn run(document: &str) {
     assert!(!script.is_empty(), "{document} has no examples that are marked");
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let script = script.replace(PORT, &free.to_string());
-    let dir = tempfile::Builder::new().prefix("ad-doc-").tempdir_in("/tmp").unwrap();
+    let dir = tempfile::Builder::new().prefix("ad-doc-").tempdir().unwrap();
     let programs = Path::new(env!("CARGO_BIN_EXE_svd")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let output = Command::new("timeout")

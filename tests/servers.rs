@@ -57,16 +57,20 @@ fn uvicorn_by_descriptor() {
     assert!(report.releases().contains_key(&format!("r{RELOADS}")), "{:?}", report.releases());
 }
 
-fn jvm(name: &str, stop: &str) {
+fn jvm(name: &str) {
     let Some(env) = Env::get(name) else { return };
     let _alone = alone();
     let mut svd = Svd::new();
     let at = address();
+    // What Tomcat unpacks, and the page of counters that each JVM has in the system's own directory for them.
+    let temporary = svd.path("tmp");
+    std::fs::create_dir(&temporary).expect("a directory for the JVM's temporary files");
     let file = format!(
         "kind = 'jvm'\njar = {}\nargs = ['{{port}}']\njava_options = ['-Drelease=g{{generation}}', '-Xmx96m', \
-         '-XX:TieredStopAtLevel=1']\n[sockets.http]\nlisten = '{at}'\n[ready]\nprobe = {{ path = '/health', port = \
-         '{{port}}' }}\n[reload]\nmax_draining = 32\n{stop}",
+         '-XX:TieredStopAtLevel=1', '-XX:-UsePerfData', '-Djava.io.tmpdir={}']\n[sockets.http]\nlisten = '{at}'\n\
+         [ready]\nprobe = {{ path = '/health', port = '{{port}}' }}\n[reload]\nmax_draining = 32\n",
         quoted(&env.jar()),
+        temporary.display(),
     );
     svd.service(name, &file);
     svd.start();
@@ -80,10 +84,10 @@ fn jvm(name: &str, stop: &str) {
 
 #[test]
 fn a_jdk_server_on_descriptor_0() {
-    jvm("jdk", "");
+    jvm("jdk");
 }
 
 #[test]
 fn tomcat_with_the_drain_helper() {
-    jvm("tomcat", "");
+    jvm("tomcat");
 }

@@ -34,6 +34,8 @@ JARS = {
         "annotations-api", "api", "catalina", "coyote", "el-api", "jaspic-api", "jni", "jsp-api", "juli",
         "servlet-api", "util", "util-scan")]),
 }
+# Each JVM would leave a directory for its performance counters behind.
+NO_COUNTERS = "-J-XX:-UsePerfData"
 SOURCES = {"jdk": ["InheritedServer.java"], "tomcat": ["SharedSocketDrain.java", "TomcatServer.java"]}
 
 
@@ -73,13 +75,13 @@ def prepare_jar(where, name):
     classes = where / "classes"
     classes.mkdir(parents=True)
     java = "build the Java test servers (on Debian: apt install default-jdk-headless)"
-    run(["javac", "-d", str(classes), "-cp", os.pathsep.join(map(str, jars)) or ".", *map(str, sources)], java)
+    run(["javac", NO_COUNTERS, "-d", str(classes), "-cp", os.pathsep.join(map(str, jars)) or ".", *map(str, sources)], java)
     # A manifest's line has at most 72 bytes; a continued one begins with a space.
     manifest = "Main-Class: %s\n" % main
     if jars:
         manifest += "Class-Path: ." + "".join("\n  %s" % jar.as_uri() for jar in jars) + "\n"
     (where / "manifest").write_text(manifest)
-    run(["jar", "cfm", str(where / "app.jar"), str(where / "manifest"), "-C", str(classes), "."], java)
+    run(["jar", NO_COUNTERS, "cfm", str(where / "app.jar"), str(where / "manifest"), "-C", str(classes), "."], java)
     stamp.write_text(wanted)
 
 
