@@ -151,7 +151,7 @@ impl Host {
             workers: BTreeMap::new(),
             poll: start.poll,
             signals: start.signals,
-            spawner: Spawner::new(),
+            spawner: Spawner::without_heap(),
             containment: start.containment,
             around: start.around,
             own: start.own,

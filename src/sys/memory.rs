@@ -22,6 +22,47 @@ pub fn trim() {
     }
 }
 
+/// The heap of `brk(2)`, which children that execute a program at once do not need.
+///
+/// A fork copies the page tables of what it takes along, and every page of it that is changed afterwards costs a fault and a
+/// copy as long as a child is there.
+#[derive(Debug)]
+pub struct Heap {
+    start: usize,
+    /// As far as it is marked.
+    marked: usize,
+}
+
+impl Heap {
+    /// `None` where there is no such heap, or where it holds more than what the allocator gave out (a statically linked C
+    /// library keeps the threads' own variables there).
+    pub fn find() -> Option<Heap> {
+        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        let line = maps.lines().find(|line| line.ends_with("[heap]"))?;
+        let start = usize::from_str_radix(line.split_once('-')?.0, 16).ok()?;
+        // SAFETY: no arguments; the address is of this thread's own variable.
+        let errno = unsafe { libc::__errno_location() } as usize;
+        (!(start..end_of_heap()).contains(&errno)).then_some(Heap { start, marked: start })
+    }
+
+    /// Children that are forked from now on have nothing of it (`madvise(2)`, `MADV_DONTFORK`): one that looks there dies.
+    pub fn leave_behind(&mut self) {
+        let end = end_of_heap();
+        if end > self.marked {
+            let start = self.start as *mut libc::c_void;
+            // SAFETY: changes nothing in this process. A failure leaves the heap to be copied, as it always is.
+            unsafe { libc::madvise(start, end - self.start, libc::MADV_DONTFORK) };
+        }
+        // Where it has become smaller, what it grows by again is not marked.
+        self.marked = end;
+    }
+}
+
+fn end_of_heap() -> usize {
+    // SAFETY: an increment of zero only asks.
+    unsafe { libc::sbrk(0) as usize }
+}
+
 /// Mappings of files that are not writable and have no page of their own, by `/proc/self/smaps`.
 fn unchanged_files() -> Vec<(usize, usize)> {
     let Ok(text) = std::fs::read_to_string("/proc/self/smaps") else { return Vec::new() };

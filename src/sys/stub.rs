@@ -107,7 +107,7 @@ struct Stub {
 /// Lives in the forked child until no descendant is left. Only system calls from here on.
 pub(super) fn run(plan: &mut Plan<'_>, way: Way, socket: RawFd, name: Name) -> ! {
     child::set_signal_mask(u64::MAX);
-    child::default_dispositions();
+    child::default_dispositions(plan.ignored_signals);
     let signals = match prepare(&name) {
         Ok(signals) => signals,
         Err(errno) => plan.fail(Step::Stub, errno, 0),

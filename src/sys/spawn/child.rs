@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
-use super::Prepared;
+use super::Limit;
 use super::failure::Step;
 use super::slots::encode;
 
@@ -135,16 +135,33 @@ impl RawWire {
     }
 }
 
-/// What the child works from: all memory is the parent's, copied by the fork.
+/// Whom the child becomes.
+pub(super) struct RawIds<'a> {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: &'a [u32],
+}
+
+/// What the child works from. All of it lies in the arena, on the stack of the thread that forks, or in shared memory: the
+/// heap may have stayed behind.
 pub(in crate::sys) struct Plan<'a> {
-    pub(super) prepared: &'a Prepared,
     pub(super) slot: &'a AtomicU64,
+    pub(super) program: *const libc::c_char,
     pub(super) argv: *const *const libc::c_char,
     pub(super) envp: *const *const libc::c_char,
+    pub(super) directory: *const libc::c_char,
     /// By ascending target.
     pub(super) wires: &'a mut [RawWire],
-    pub(super) listen_pid: Option<&'a mut [u8; PID_TEXT]>,
-    pub(super) watchdog_pid: Option<&'a mut [u8; PID_TEXT]>,
+    /// Where the child's own pid is to be written, in digits.
+    pub(super) pids: [Option<&'a mut [u8]>; 2],
+    pub(super) ids: Option<RawIds<'a>>,
+    pub(super) umask: u32,
+    pub(super) nice: Option<i32>,
+    pub(super) limits: &'a [Limit],
+    pub(super) oom_score_adj: Option<i32>,
+    pub(super) session: bool,
+    /// A bit for each signal (the lowest is 1) that svd ignores, and the child must not.
+    pub(in crate::sys) ignored_signals: u64,
     /// The directory of the cgroup that the child must join itself.
     pub(super) join_cgroup: Option<RawFd>,
     /// The table of descriptors is still svd's own.
@@ -181,11 +198,11 @@ pub(in crate::sys) fn run(plan: &mut Plan<'_>) -> ! {
     if plan.share_files {
         own_descriptors(plan);
     }
-    default_dispositions();
+    default_dispositions(plan.ignored_signals);
     if let Some(fd) = plan.join_cgroup {
         join_cgroup(plan, fd);
     }
-    if plan.prepared.session {
+    if plan.session {
         // SAFETY: no memory is involved.
         let result = unsafe { libc::syscall(libc::SYS_setsid) };
         plan.must(Step::Session, result);
@@ -193,15 +210,14 @@ pub(in crate::sys) fn run(plan: &mut Plan<'_>) -> ! {
     place_descriptors(plan);
     set_priorities_and_limits(plan);
     take_ids(plan);
-    let prepared = plan.prepared;
     // As the child's user: root may not see into its directories (NFS), nor should it in its place.
     // SAFETY: a NUL-terminated string of the parent's.
-    let result = unsafe { libc::syscall(libc::SYS_chdir, prepared.directory.as_ptr()) };
+    let result = unsafe { libc::syscall(libc::SYS_chdir, plan.directory) };
     plan.must(Step::Directory, result);
     write_pids(plan);
     unblock_signals();
     // SAFETY: the arrays end with a null pointer, and their strings with NUL.
-    let result = unsafe { libc::syscall(libc::SYS_execve, prepared.program.as_ptr(), plan.argv, plan.envp) };
+    let result = unsafe { libc::syscall(libc::SYS_execve, plan.program, plan.argv, plan.envp) };
     plan.must(Step::Exec, result);
     exit(127)
 }
@@ -219,12 +235,29 @@ fn own_descriptors(plan: &Plan<'_>) {
     }
 }
 
-/// `SIG_IGN` would survive the exec: Rust's runtime ignores SIGPIPE, `nohup` SIGHUP.
-pub(in crate::sys) fn default_dispositions() {
+/// What this process ignores, a bit for each signal (the lowest is 1). Only `SIG_IGN` would survive an exec: Rust's runtime
+/// ignores SIGPIPE, `nohup` SIGHUP.
+pub(super) fn ignored_signals() -> u64 {
+    let mut ignored = 0;
+    for signal in 1..=LAST_SIGNAL {
+        let mut action = [0_u64; 8];
+        // SAFETY: the kernel writes at most 32 bytes to `action`, the handler first.
+        let result = unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, std::ptr::null::<u64>(), action.as_mut_ptr(), KERNEL_SIGSET)
+        };
+        if result == 0 && action[0] == libc::SIG_IGN as u64 {
+            ignored |= 1 << (signal - 1);
+        }
+    }
+    ignored
+}
+
+/// Ends the ignoring of these signals.
+pub(in crate::sys) fn default_dispositions(ignored: u64) {
     // A kernel sigaction of all zero bytes is SIG_DFL, no flags, empty mask, on every machine.
     let action = [0_u64; 8];
-    for signal in 1..=LAST_SIGNAL {
-        // SAFETY: the kernel reads at most 32 bytes of `action`. Errors (KILL, STOP) mean nothing.
+    for signal in (1..=LAST_SIGNAL).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
+        // SAFETY: the kernel reads at most 32 bytes of `action`. Errors mean nothing.
         unsafe {
             libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null_mut::<u64>(), KERNEL_SIGSET)
         };
@@ -332,19 +365,18 @@ pub(in crate::sys) fn close_between(first: RawFd, last: RawFd) {
 }
 
 fn set_priorities_and_limits(plan: &Plan<'_>) {
-    let prepared = plan.prepared;
     // SAFETY: numbers only; umask cannot fail.
-    unsafe { libc::syscall(libc::SYS_umask, prepared.umask) };
-    if let Some(nice) = prepared.nice {
+    unsafe { libc::syscall(libc::SYS_umask, plan.umask) };
+    if let Some(nice) = plan.nice {
         // SAFETY: numbers only.
         let result = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) };
         plan.must(Step::Nice, result);
     }
     // Before the ids are given up: afterwards the file belongs to root.
-    if let Some(score) = prepared.oom_score_adj {
+    if let Some(score) = plan.oom_score_adj {
         write_oom_score(plan, score);
     }
-    for limit in &prepared.limits {
+    for limit in plan.limits {
         let resource = limit.resource;
         let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the structure is written by the kernel.
@@ -388,7 +420,7 @@ fn write_oom_score(plan: &Plan<'_>, score: i32) {
 
 /// Groups first, while we may; the user last. Raw calls, as the C library's would signal all threads.
 fn take_ids(plan: &Plan<'_>) {
-    let Some(ids) = &plan.prepared.ids else {
+    let Some(ids) = &plan.ids else {
         return;
     };
     // SAFETY: the array has the stated length.
@@ -403,14 +435,13 @@ fn take_ids(plan: &Plan<'_>) {
 }
 
 fn write_pids(plan: &mut Plan<'_>) {
-    if plan.listen_pid.is_none() && plan.watchdog_pid.is_none() {
+    if plan.pids.iter().all(Option::is_none) {
         return;
     }
     // SAFETY: no memory is involved; the raw call knows no cached value.
     let pid = unsafe { libc::syscall(libc::SYS_getpid) } as u32;
-    for buffer in [&mut plan.listen_pid, &mut plan.watchdog_pid].into_iter().flatten() {
-        let after_name = buffer.iter().position(|b| *b == 0).unwrap_or(0);
-        write_decimal(&mut buffer[after_name..], pid);
+    for digits in plan.pids.iter_mut().flatten() {
+        write_decimal(digits, pid);
     }
 }
 

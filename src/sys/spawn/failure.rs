@@ -184,8 +184,14 @@ pub enum SpawnError {
     Cgroup(Errno),
     #[error("cannot map memory for a child's report: {}", .0.desc())]
     Slot(Errno),
+    #[error("cannot lay out the arguments and the environment: {}{}", .0.desc(), layout_hint(.0))]
+    Layout(Errno),
     #[error("cannot make the socket pair to the process that keeps the worker: {}", .0.desc())]
     Socket(Errno),
+}
+
+fn layout_hint(errno: &Errno) -> &'static str {
+    if *errno == Errno::E2BIG { " (together they may have 8 MiB)" } else { "" }
 }
 
 fn fork_hint(errno: &Errno) -> &'static str {

@@ -3,20 +3,22 @@
 //! A plain fork (`clone3` without `CLONE_VM`) was measured to be the fastest way; it also gives the child memory of its
 //! own, so that it may write its pid into `LISTEN_PID=`.
 
+mod arena;
 pub(super) mod child;
 mod failure;
+mod plan;
 mod program;
 mod slots;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
@@ -24,7 +26,9 @@ pub use failure::{ExecFailure, SpawnError, Step};
 pub use program::{ProgramError, resolve_program};
 pub use slots::{Slot, StepSlots};
 
+use super::memory::Heap;
 use super::process::PidFd;
+use arena::Arena;
 use child::{Forked, Way};
 
 /// What becomes a descriptor of the child.
@@ -160,6 +164,14 @@ pub fn exec_failure(slot: &Slot) -> Option<ExecFailure> {
 pub struct Spawner {
     slots: Arc<StepSlots>,
     way: AtomicU8,
+    ignored_signals: u64,
+    layout: Mutex<Layout>,
+}
+
+#[derive(Debug, Default)]
+struct Layout {
+    arena: Option<Arena>,
+    heap: Option<Heap>,
 }
 
 impl Spawner {
@@ -168,20 +180,39 @@ impl Spawner {
         Spawner::with_way(Way::Clone3IntoCgroup)
     }
 
+    /// As [`Spawner::new`], with children that have no copy of the heap: a fork costs less then, and so does every page that
+    /// this process changes afterwards.
+    ///
+    /// From its first child on the process must start others by this spawner only, or by what copies no memory (`vfork(2)`,
+    /// `posix_spawn(3)`).
+    pub fn without_heap() -> Spawner {
+        let spawner = Spawner::new();
+        spawner.layout().heap = Heap::find();
+        spawner
+    }
+
     pub(super) fn with_way(way: Way) -> Spawner {
-        Spawner { slots: StepSlots::new(), way: AtomicU8::new(way as u8) }
+        Spawner {
+            slots: StepSlots::new(),
+            way: AtomicU8::new(way as u8),
+            ignored_signals: child::ignored_signals(),
+            layout: Mutex::default(),
+        }
     }
 
     fn way(&self) -> Way {
         Way::from_number(self.way.load(Ordering::Relaxed))
     }
 
+    fn layout(&self) -> MutexGuard<'_, Layout> {
+        self.layout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Starts the program, in the cgroup whose directory is given. Errors in the child come by its exit with 127.
     pub fn spawn(&self, prepared: &Prepared, cgroup: Option<BorrowedFd<'_>>) -> Result<Child, SpawnError> {
-        let slot = self.slots.take().map_err(SpawnError::Slot)?;
-        let mut plan = Plan::new(prepared, &slot);
-        let pidfd = self.fork(&mut plan, cgroup, |plan| child::run(plan))?;
-        Ok(Child { pidfd, slot })
+        // A child that takes over none of our descriptors need not copy them all.
+        let takes_over = prepared.descriptors.iter().any(|w| matches!(w.source, Source::Fd(_)));
+        self.start(prepared, cgroup, !takes_over, |plan, _| child::run(plan))
     }
 
     /// Forks a process that runs `stub` (system calls only!) with the plan of the worker.
@@ -190,38 +221,51 @@ impl Spawner {
         prepared: &Prepared,
         stub: impl Fn(&mut child::Plan<'_>, Way) -> Infallible,
     ) -> Result<Child, SpawnError> {
+        self.start(prepared, None, false, stub)
+    }
+
+    fn start(
+        &self,
+        prepared: &Prepared,
+        cgroup: Option<BorrowedFd<'_>>,
+        share_files: bool,
+        in_child: impl Fn(&mut child::Plan<'_>, Way) -> Infallible,
+    ) -> Result<Child, SpawnError> {
         let slot = self.slots.take().map_err(SpawnError::Slot)?;
-        let mut plan = Plan::new(prepared, &slot);
-        let way = self.way();
-        let pidfd = self.fork(&mut plan, None, |plan| stub(plan, way))?;
-        Ok(Child { pidfd, slot })
+        let mut layout = self.layout();
+        let Layout { arena, heap } = &mut *layout;
+        let arena = match arena {
+            Some(arena) => arena,
+            None => arena.insert(Arena::map().map_err(SpawnError::Layout)?),
+        };
+        let mut plan = plan::lay_out(prepared, &slot, arena).map_err(SpawnError::Layout)?;
+        plan.ignored_signals = self.ignored_signals;
+        if let Some(heap) = heap {
+            heap.leave_behind();
+        }
+        let pidfd = self.fork(plan, cgroup.map(|fd| fd.as_raw_fd()), share_files, in_child);
+        arena.clear();
+        drop(layout);
+        Ok(Child { pidfd: pidfd?, slot })
     }
 
     fn fork(
         &self,
-        plan: &mut Plan<'_>,
-        cgroup: Option<BorrowedFd<'_>>,
-        in_child: impl Fn(&mut child::Plan<'_>) -> Infallible,
+        mut plan: child::Plan<'_>,
+        cgroup: Option<RawFd>,
+        share_files: bool,
+        in_child: impl Fn(&mut child::Plan<'_>, Way) -> Infallible,
     ) -> Result<PidFd, SpawnError> {
-        let cgroup = cgroup.map(|fd| fd.as_raw_fd());
-        // A child that takes over none of our descriptors need not copy them all.
-        let takes_over = plan.prepared.descriptors.iter().any(|w| matches!(w.source, Source::Fd(_)));
         loop {
             let way = self.way();
-            let mut raw = plan.raw();
-            let into = match way {
-                Way::Clone3IntoCgroup => cgroup,
-                Way::Clone3 | Way::Clone => {
-                    raw.join_cgroup = cgroup;
-                    None
-                }
-            };
-            raw.share_files = into.is_some() && !takes_over;
+            let into = cgroup.filter(|_| way == Way::Clone3IntoCgroup);
+            plan.join_cgroup = cgroup.filter(|_| into.is_none());
+            plan.share_files = into.is_some() && share_files;
             // SAFETY: the child runs only `in_child`, which makes raw system calls and never returns; where it shares our
             // descriptors it leaves them first.
-            match unsafe { child::fork(way, into, raw.share_files) } {
+            match unsafe { child::fork(way, into, plan.share_files) } {
                 Ok(Forked::Child) => {
-                    in_child(&mut raw);
+                    in_child(&mut plan, way);
                 }
                 Ok(Forked::Parent { pid, pidfd }) => return Ok(PidFd::from_parts(pid, pidfd)),
                 Err(errno) => match way.without(errno, into.is_some()) {
@@ -244,75 +288,6 @@ impl Default for Spawner {
 
 fn is_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE)
-}
-
-/// The pointer arrays and buffers that the child uses, owned by the parent during the fork.
-struct Plan<'a> {
-    prepared: &'a Prepared,
-    slot: &'a Slot,
-    argv: Vec<*const libc::c_char>,
-    envp: Vec<*const libc::c_char>,
-    wires: Vec<child::RawWire>,
-    /// `LISTEN_PID=` and `WATCHDOG_PID=` with room for ten digits; boxed, as `envp` points into them.
-    pids: Box<[[u8; child::PID_TEXT]; 2]>,
-}
-
-impl<'a> Plan<'a> {
-    fn new(prepared: &'a Prepared, slot: &'a Slot) -> Plan<'a> {
-        let mut pids = Box::new([[0_u8; child::PID_TEXT]; 2]);
-        let mut envp: Vec<*const libc::c_char> = Vec::with_capacity(prepared.environment.len() + 3);
-        envp.extend(prepared.environment.iter().map(|s| s.as_ptr()));
-        let wanted = [(prepared.listen_pid, &b"LISTEN_PID="[..]), (prepared.watchdog_pid, &b"WATCHDOG_PID="[..])];
-        for (buffer, (wanted, name)) in pids.iter_mut().zip(wanted) {
-            if wanted {
-                buffer[..name.len()].copy_from_slice(name);
-                envp.push(buffer.as_ptr().cast());
-            }
-        }
-        envp.push(std::ptr::null());
-        let mut argv: Vec<_> = prepared.argv.iter().map(|s| s.as_ptr()).collect();
-        argv.push(std::ptr::null());
-        Plan { prepared, slot, argv, envp, wires: raw_wires(&prepared.descriptors), pids }
-    }
-
-    fn raw(&mut self) -> child::Plan<'_> {
-        let prepared = self.prepared;
-        let mut pids = self.pids.iter_mut();
-        child::Plan {
-            prepared,
-            slot: self.slot.word(),
-            argv: self.argv.as_ptr(),
-            envp: self.envp.as_ptr(),
-            wires: &mut self.wires,
-            listen_pid: pids.next().filter(|_| prepared.listen_pid),
-            watchdog_pid: pids.next().filter(|_| prepared.watchdog_pid),
-            join_cgroup: None,
-            share_files: false,
-        }
-    }
-}
-
-/// In the order of their targets, 0 to 2 filled up; a later wire for the same target wins.
-fn raw_wires(wires: &[Wire]) -> Vec<child::RawWire> {
-    let mut raw: Vec<child::RawWire> = Vec::with_capacity(wires.len() + 3);
-    let null: &'static CStr = c"/dev/null";
-    for target in 0..3 {
-        if !wires.iter().any(|w| w.target == target) {
-            raw.push(child::RawWire::path(null.as_ptr(), libc::O_RDWR, target));
-        }
-    }
-    for (i, wire) in wires.iter().enumerate() {
-        if wires[i + 1..].iter().any(|w| w.target == wire.target) {
-            continue;
-        }
-        raw.push(match &wire.source {
-            Source::Fd(fd) => child::RawWire::fd(fd.as_raw_fd(), wire.target),
-            Source::Path { path, flags } => child::RawWire::path(path.as_ptr(), *flags, wire.target),
-            Source::Null => child::RawWire::path(null.as_ptr(), libc::O_RDWR, wire.target),
-        });
-    }
-    raw.sort_unstable_by_key(|w| w.target);
-    raw
 }
 
 /// svd's own soft limit of open files, raised at its start, and what its children get back.
