@@ -239,19 +239,14 @@ impl Machine {
     }
 
     fn stop_in_order(&mut self) {
-        loop {
-            let dependent = |name: &str, other: &ServiceId| {
-                self.services
-                    .get(other)
-                    .is_some_and(|s| s.policy.after.iter().chain(&*s.policy.requires).any(|n| **n == *name))
-            };
-            let free: Vec<ServiceId> = self
-                .held
-                .iter()
-                .filter_map(|id| self.services.get(id))
-                .filter(|s| !self.up.iter().any(|up| *up != s.id && dependent(&s.name, up)))
-                .map(|s| s.id)
+        while !self.held.is_empty() {
+            let up = self.up.iter().filter_map(|id| self.services.get(id));
+            let needed: BTreeSet<&str> = up
+                .flat_map(|s| s.policy.after.iter().chain(&*s.policy.requires).filter(|n| **n != s.name))
+                .map(|n| &**n)
                 .collect();
+            let held = self.held.iter().filter_map(|id| self.services.get(id));
+            let free: Vec<ServiceId> = held.filter(|s| !needed.contains(&*s.name)).map(|s| s.id).collect();
             if free.is_empty() {
                 break;
             }

@@ -148,6 +148,7 @@ async fn serve(
         tracing::warn!("{why}");
     }
     if let Containment::Cgroup(tree) = &host.containment {
+        tree.sweep();
         // Best effort: an empty one is taken again.
         let _ = tree.remove();
     }

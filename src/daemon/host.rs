@@ -31,6 +31,9 @@ const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// Longer than workers need that count as ready when they have stayed up for a second.
 const TRIM_AFTER: Duration = Duration::from_millis(1500);
 
+/// So many control groups are removed in one go even while there is other work.
+const SWEEP_AT: usize = 32;
+
 /// What comes back from tasks, the pool and the log thread.
 pub enum Message {
     Planned {
@@ -228,6 +231,7 @@ impl Host {
         if ready.is_empty() && std::mem::take(&mut self.reap) {
             self.reap_orphans();
         }
+        self.sweep(ready.is_empty());
         Ok(())
     }
 
@@ -292,6 +296,15 @@ impl Host {
                 self.warn(None, &text);
             }
             Message::Saved(Ok(())) => {}
+        }
+    }
+
+    /// Has the control groups of what has ended removed: when there is nothing else to do, or many of them.
+    fn sweep(&self, idle: bool) {
+        let Containment::Cgroup(tree) = &self.containment else { return };
+        if tree.wants_sweep(if idle { 1 } else { SWEEP_AT }) {
+            let tree = std::sync::Arc::clone(tree);
+            tokio::task::spawn_blocking(move || tree.sweep());
         }
     }
 

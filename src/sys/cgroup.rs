@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -32,6 +33,12 @@ fn no_tree(reason: impl Into<String>) -> NoTree {
 pub struct Tree {
     path: PathBuf,
     dir: OwnedFd,
+    /// Names of empty directories that are to be removed.
+    discarded: Mutex<Vec<Box<str>>>,
+    /// Held by whoever removes them.
+    sweeping: Mutex<()>,
+    /// Somebody does, or will soon.
+    sweep_due: AtomicBool,
 }
 
 impl Tree {
@@ -66,7 +73,13 @@ impl Tree {
     pub fn open(path: &Path) -> io::Result<Arc<Tree>> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
         let dir = nix::fcntl::open(path, flags, Mode::empty())?;
-        Ok(Arc::new(Tree { path: path.into(), dir }))
+        Ok(Arc::new(Tree {
+            path: path.into(),
+            dir,
+            discarded: Mutex::default(),
+            sweeping: Mutex::default(),
+            sweep_due: AtomicBool::default(),
+        }))
     }
 
     pub fn path(&self) -> &Path {
@@ -97,6 +110,28 @@ impl Tree {
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
+    }
+
+    /// Do at least so many directories wait for [`Tree::sweep`], which nobody has been told yet? Whoever is told calls it.
+    pub fn wants_sweep(&self, at_least: usize) -> bool {
+        self.discarded().len() >= at_least && !self.sweep_due.swap(true, Ordering::SeqCst)
+    }
+
+    /// Removes the directories that were discarded. It takes the kernel longer than anything else at a worker's end, so it is
+    /// done where nobody waits for it; when this returns, nobody else is at it either.
+    pub fn sweep(self: &Arc<Self>) {
+        let _alone = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever discards one from now on finds that nobody sweeps, or leaves it to this loop.
+        self.sweep_due.store(false, Ordering::SeqCst);
+        let pop = || self.discarded().pop();
+        while let Some(name) = pop() {
+            // Best effort: an empty directory does no harm, and the next svd removes it.
+            let _ = self.existing(&name).remove();
+        }
+    }
+
+    fn discarded(&self) -> MutexGuard<'_, Vec<Box<str>>> {
+        self.discarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes the tree itself; `false` if workers are left in it.
@@ -153,6 +188,11 @@ impl Group {
             Err(Errno::EBUSY | Errno::ENOTEMPTY) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Has it removed by the next [`Tree::sweep`]; for one that is empty.
+    pub fn discard(&self) {
+        self.tree.discarded().push(self.name.clone());
     }
 
     /// Whether a living process is in it or below it.

@@ -323,24 +323,20 @@ fn group_ready(pidfd: &PidFd, group: &Group, stage: &mut Stage) -> io::Result<Op
                 return Ok(None);
             }
             *stage = Stage::Gone;
-            // Best effort: an empty directory does no harm, and the next svd removes it.
-            let _ = group.remove();
+            group.discard();
             Ok(Some(WorkerEvent::Empty))
         }
     }
 }
 
-/// Removes the group, or gives what tells that the rest of it has ended.
+/// Discards the group, or gives what tells that the rest of it has ended.
 fn look_for_leftovers(group: &Group) -> io::Result<Option<Events>> {
-    if group.remove()? {
-        return Ok(None);
-    }
     // Opened first, then asked: a change in between makes the descriptor ready.
     let mut events = group.events()?;
     if events.is_populated()? {
         return Ok(Some(events));
     }
-    group.remove()?;
+    group.discard();
     Ok(None)
 }
 

