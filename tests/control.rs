@@ -8,10 +8,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 use std::time::Duration;
-use support::plain::{NOBODY, SLEEP, alive, lines, needs_root, number_in, pids, script};
+use support::plain::{NOBODY, SLEEP, alive, is_root, lines, needs_root, number_in, pids, script};
 use support::svd::both;
 use support::{PATIENCE, Svd, http_get, run_limited, wait_until};
 
@@ -285,4 +286,23 @@ fn names_with_stars_several_names_and_exit_codes() {
     assert_eq!(code_of(&svd, &["status"]), Some(4), "svd cannot be reached");
     let said = both(&svd.svctl(&["stop", "db"]));
     assert!(said.contains("svd.sock"), "{said}");
+}
+
+#[test]
+fn an_open_unix_socket_gets_a_new_mode_and_owner_by_an_update() {
+    let mut svd = Svd::new();
+    let path = svd.path("web.sock");
+    let file = |more: &str| script(SLEEP, &format!("[sockets.http]\nlisten = 'unix:{}'\n{more}", path.display()));
+    svd.service("web", &file("mode = '0600'"));
+    svd.start();
+    svd.wait_state("web", "running");
+    let shown = || fs::metadata(&path).expect("the socket");
+    let (before, pid) = (shown(), svd.main_pid("web"));
+    assert_eq!(before.mode() & 0o777, 0o600);
+    let (uid, gid) = if is_root() { (NOBODY, NOBODY) } else { (before.uid(), before.gid()) };
+    svd.service("web", &file(&format!("mode = '0660'\nowner = '{uid}'\ngroup = '{gid}'")));
+    svd.ok(&["update"]);
+    wait_until("the socket is the other user's", PATIENCE, || (shown().uid(), shown().mode() & 0o777) == (uid, 0o660));
+    assert_eq!((shown().gid(), shown().ino()), (gid, before.ino()));
+    assert_eq!(svd.main_pid("web"), pid, "nothing was restarted");
 }

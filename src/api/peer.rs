@@ -97,11 +97,16 @@ impl Users {
         if let Some(found) = self.remembered(key) {
             return peer(found.user, found.groups);
         }
-        let _permit = self.lookups.acquire().await;
+        let permit = Arc::clone(&self.lookups).acquire_owned().await;
         if let Some(found) = self.remembered(key) {
             return peer(found.user, found.groups);
         }
-        let found = tokio::task::spawn_blocking(move || look_up(who.uid, who.gid)).await;
+        let found = tokio::task::spawn_blocking(move || {
+            // Kept by the thread: whoever asked may have gone.
+            let _permit = permit;
+            look_up(who.uid, who.gid)
+        });
+        let found = found.await;
         let (user, groups) = found.unwrap_or_else(|_| ("".into(), Arc::new([])));
         self.remember(key, &user, &groups);
         peer(user, groups)

@@ -7,7 +7,7 @@ use super::launch::{Surroundings, login_of};
 use super::logs::{LogThread, Options};
 use super::paths::Paths;
 use super::store::Store;
-use super::{audit, token, update};
+use super::{audit, pool, token, update};
 use crate::api::public;
 use crate::api::reply::Counters;
 use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
@@ -31,12 +31,11 @@ use tokio::task::LocalSet;
 
 /// Calls that wait for the loop.
 const CALLS: usize = 256;
-/// Threads for what may block; more work waits.
-const POOL: usize = 8;
 /// Turns for the server's tasks before svd ends; an answer takes a few.
 const LAST_TURNS: u32 = 64;
 /// For the last output to reach its files when svd ends.
 const LOGS_END: Duration = Duration::from_secs(10);
+const STATE_END: Duration = Duration::from_secs(10);
 const POOL_IDLE: Duration = Duration::from_secs(5);
 /// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
 const LEFT_LIMIT: Duration = Duration::from_secs(10);
@@ -56,7 +55,7 @@ pub fn run(args: &Args, signals: Signals, report: &mut Report) -> Result<(), Str
     let lock = Lock::acquire(&paths.pid_file()).map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(POOL)
+        .max_blocking_threads(pool::THREADS)
         .thread_keep_alive(POOL_IDLE)
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
@@ -144,8 +143,10 @@ async fn serve(
     journal.flush();
     host.end_checks();
     host.store.end();
-    if let Err(why) = host.store.save() {
-        tracing::warn!("{why}");
+    let last = host.store.snapshot();
+    let save = move || last.write().unwrap_or_else(|why| tracing::warn!("{why}"));
+    if !within(STATE_END, save) {
+        tracing::warn!("the state directory's disk hangs: what has changed last may be lost");
     }
     if let Containment::Cgroup(tree) = &host.containment {
         tree.sweep();
@@ -153,22 +154,23 @@ async fn serve(
         let _ = tree.remove();
     }
     drop(host);
-    end_logs(log_thread);
+    // Writes what the pipes hold.
+    if !within(LOGS_END, move || log_thread.shutdown()) {
+        tracing::warn!("the log directory's disk hangs: the last output may be lost");
+    }
     result
 }
 
-/// Writes what the pipes hold, and waits for that; but not for a disk that hangs: svd is to end.
-fn end_logs(thread: LogThread) {
+/// Does a last piece of work, but does not wait for a disk that hangs: svd is to end. True: it is done.
+fn within(limit: Duration, work: impl FnOnce() + Send + 'static) -> bool {
     let (done, ended) = std::sync::mpsc::channel();
-    let end = move || {
-        thread.shutdown();
+    let work = move || {
+        work();
         // Nobody listens any more when it took too long.
         let _ = done.send(());
     };
-    let started = std::thread::Builder::new().name("svd-logs-end".into()).spawn(end);
-    if started.is_err() || ended.recv_timeout(LOGS_END).is_err() {
-        tracing::warn!("the log directory's disk hangs: the last output may be lost");
-    }
+    let started = std::thread::Builder::new().name("svd-end".into()).spawn(work);
+    started.is_ok() && ended.recv_timeout(limit).is_ok()
 }
 
 impl Host {

@@ -219,9 +219,19 @@ impl Host {
             unit.enabled = enabled;
             result.services.push(ServiceResult::done(name, changed, word));
         }
-        // Durable before it is said (I5); a small file, and rare.
-        match self.store.save() {
-            Ok(()) => reply.actions(&result),
+        // Durable before it is said (I5).
+        self.save_now(Some((result, reply)));
+    }
+
+    pub fn handle_saved(&mut self, result: Result<(), String>, answer: Option<(ActionResult, Reply)>) {
+        if let Err(text) = &result {
+            // The next change, or the end, tries again.
+            self.store.dirty = true;
+            self.warn(None, text);
+        }
+        let Some((done, reply)) = answer else { return };
+        match result {
+            Ok(()) => reply.actions(&done),
             Err(why) => {
                 reply.error(ApiError::new(ErrorCode::Failed, format!("It would not survive a restart: {why}.")))
             }

@@ -1,9 +1,10 @@
 //! What the core decides, done.
 
-use super::host::{Host, Message, in_pool};
+use super::host::{Host, Message};
 use super::launch;
+use super::pool::Lane;
 use super::unit::{Generation, Gunicorn, Plan};
-use crate::core::{Action, Event, GenerationId, ServiceId, Source};
+use crate::core::{Action, Event, GenerationId, Role, ServiceId, Source};
 use crate::kinds::counters;
 use crate::sys::socket;
 use nix::errno::Errno;
@@ -16,9 +17,6 @@ use std::time::{Duration, SystemTime};
 
 /// What gunicorn gives workers that it stops before they were committed. They end at once unless they hang.
 const GATED_GRACE: Duration = Duration::from_secs(1);
-
-/// For reading what a generation needs. Whoever waits for a start or a stop is answered even if a file system hangs.
-const PLAN_LIMIT: Duration = Duration::from_secs(60);
 
 impl Host {
     pub fn execute(&mut self, action: Action) {
@@ -92,21 +90,35 @@ impl Host {
             Source::Fresh { release } => release,
         };
         let spec = Arc::clone(&unit.spec);
-        let quick = spec.root.is_none() && spec.user.is_none() && spec.group.is_none();
-        if quick && spec.environment_files.is_empty() && release.is_none() {
+        if release.is_none() && launch::at_hand(&spec) {
             let plan = launch::plan(&spec, None, &self.own, &[]).map(Rc::new);
             return self.handle_planned(id, plan);
         }
         let beside = if spec.reload.overlap { self.processes_of(id.service) } else { Vec::new() };
         let own = self.own.clone();
-        let messages = self.messages.clone();
-        tokio::task::spawn_local(async move {
-            let plan = in_pool(move || launch::plan(&spec, release.as_deref(), &own, &beside));
-            let late =
-                |_| Err(format!("its files could not be read within {} s: does a disk hang?", PLAN_LIMIT.as_secs()));
-            let plan = tokio::time::timeout(PLAN_LIMIT, plan).await.unwrap_or_else(late);
+        let (pool, messages) = (self.pool.clone(), self.messages.clone());
+        let task = tokio::task::spawn_local(async move {
+            let plan = move || launch::plan(&spec, release.as_deref(), &own, &beside);
+            let plan = pool.run(Lane::Files(id.service), plan).await;
             let _ = messages.send(Message::Planned { generation: id, plan }).await;
         });
+        self.plans.insert(id, task.abort_handle());
+    }
+
+    /// A generation that is not wanted any more need not wait for files that hang. True: there was one.
+    pub fn take_plans_back(&mut self) -> bool {
+        let unwanted = |id: &GenerationId| {
+            let generations = self.machine.service(id.service).map(|s| &s.generations);
+            !generations.is_some_and(|all| all.iter().any(|g| g.id == *id && g.role != Role::Draining))
+        };
+        let back: Vec<GenerationId> = self.plans.keys().filter(|id| unwanted(id)).copied().collect();
+        for id in &back {
+            if let Some(task) = self.plans.remove(id) {
+                task.abort();
+            }
+            self.tell(Event::Prepared { generation: *id, result: Err("it was taken back".into()) });
+        }
+        !back.is_empty()
     }
 
     /// Pids of the committed generation, for its memory.
@@ -129,7 +141,7 @@ impl Host {
             let open = others.find(|(_, g)| !g.sockets.is_empty() && g.plan.spec.sockets == plan.spec.sockets);
             unit.sockets = match open {
                 Some((_, other)) => other.sockets.clone(),
-                None => super::sockets::open(&plan.spec)?,
+                None => super::sockets::open(&plan.spec, plan.owners.as_ref()?)?,
             };
         }
         let sockets = unit.sockets.clone();
@@ -241,6 +253,7 @@ impl Host {
     }
 
     fn forget(&mut self, service: ServiceId) {
+        self.pool.forget(service);
         if let Some(unit) = self.units.remove(&service)
             && !self.units.values().any(|u| u.name == unit.name)
         {

@@ -1,15 +1,17 @@
 //! The supervising loop: one task that owns the core and everything that is open, and executes what the core decides.
 //!
 //! Whatever may block runs elsewhere and comes back as a [`Message`]: probes are tasks, files and look-ups are the
-//! pool's, log bytes are the log thread's.
+//! [`Pool`]'s, log bytes are the log thread's.
 
 use super::control::Pending;
 use super::events::Events;
 use super::launch::Surroundings;
 use super::logs::{LogEvent, LogHandle};
+use super::pool::{Lane, Pool};
 use super::store::Store;
 use super::unit::{Generation, Need, Plan, Process, Units};
 use crate::api::server::SharedDirectory;
+use crate::api::types::ActionResult;
 use crate::api::{Call, Reply};
 use crate::config::spec::{Config, Daemon};
 use crate::core::{Event, GenerationId, Machine, OpId, ServiceId, Time, WorkerId};
@@ -60,7 +62,17 @@ pub enum Message {
     Check(super::checks::Check),
     /// The limit of a check has passed.
     CheckLate(u64),
-    Saved(Result<(), String>),
+    /// The state file was written. With the answer to whoever waits for that.
+    Saved {
+        result: Result<(), String>,
+        answer: Option<(ActionResult, Reply)>,
+    },
+    /// Who is to own the UNIX sockets of a service whose file has changed.
+    Owners {
+        service: ServiceId,
+        change: Box<super::sockets::Change>,
+        owners: Result<Vec<super::sockets::Owner>, String>,
+    },
 }
 
 /// Everything. The files of this folder each add the methods of one matter.
@@ -79,6 +91,9 @@ pub struct Host {
     pub own: std::sync::Arc<Login>,
     pub logs: LogHandle,
     pub store: Store,
+    pub pool: Pool,
+    /// Generations whose plan is being made.
+    pub plans: BTreeMap<GenerationId, tokio::task::AbortHandle>,
     pub events: Events,
     pub daemon: Daemon,
     pub directory: SharedDirectory,
@@ -160,6 +175,8 @@ impl Host {
             own: start.own,
             logs: start.logs,
             store: start.store,
+            pool: Pool::default(),
+            plans: BTreeMap::new(),
             events: Events::default(),
             daemon: start.daemon,
             directory: start.directory,
@@ -237,10 +254,17 @@ impl Host {
 
     /// Feeds the core until nothing is left to tell it.
     pub fn deliver(&mut self) {
-        while let Some(event) = self.inbox.pop_front() {
-            let actions = self.machine.handle(self.now(), event);
-            for action in actions {
-                self.execute(action);
+        loop {
+            let mut asked = false;
+            while let Some(event) = self.inbox.pop_front() {
+                asked |= matches!(event, Event::Command { .. } | Event::Configure { .. } | Event::Shutdown);
+                let actions = self.machine.handle(self.now(), event);
+                for action in actions {
+                    self.execute(action);
+                }
+            }
+            if !asked || !self.take_plans_back() {
+                return;
             }
         }
     }
@@ -273,7 +297,7 @@ impl Host {
             self.tell(Event::Tick);
         }
         if self.save_at.is_some_and(|at| at <= Instant::now()) {
-            self.save_soon_over();
+            self.save_now(None);
         }
         if self.trim_at.is_some_and(|at| at <= Instant::now()) {
             self.trim_at = None;
@@ -283,19 +307,19 @@ impl Host {
 
     fn handle_message(&mut self, message: Message) {
         match message {
-            Message::Planned { generation, plan } => self.handle_planned(generation, plan.map(Rc::new)),
+            Message::Planned { generation, plan } => {
+                if self.plans.remove(&generation).is_some() {
+                    self.handle_planned(generation, plan.map(Rc::new));
+                }
+            }
             Message::Passed { worker, need } => self.satisfied(worker, need),
             Message::Health { service, generation, result } => self.handle_health(service, generation, result),
             Message::Loaded(config) => self.handle_loaded(config),
             Message::Explained { op, lines } => self.handle_explained(op, lines),
             Message::Check(check) => self.start_check(check),
             Message::CheckLate(number) => self.end_late_check(number),
-            Message::Saved(Err(text)) => {
-                // The next change, or the end, tries again.
-                self.store.dirty = true;
-                self.warn(None, &text);
-            }
-            Message::Saved(Ok(())) => {}
+            Message::Saved { result, answer } => self.handle_saved(result, answer),
+            Message::Owners { service, change, owners } => self.handle_owners(service, &change, owners),
         }
     }
 
@@ -320,22 +344,16 @@ impl Host {
         }
     }
 
-    fn save_soon_over(&mut self) {
+    /// Writes what must survive, and then answers.
+    pub fn save_now(&mut self, answer: Option<(ActionResult, Reply)>) {
         self.save_at = None;
         let snapshot = self.store.snapshot();
-        let messages = self.messages.clone();
+        let (pool, messages) = (self.pool.clone(), self.messages.clone());
         tokio::task::spawn_local(async move {
-            let result = in_pool(move || snapshot.write()).await;
-            let _ = messages.send(Message::Saved(result)).await;
+            let result = pool.run(Lane::State, move || snapshot.write()).await;
+            let _ = messages.send(Message::Saved { result, answer }).await;
         });
     }
-}
-
-/// Runs what may block in the pool.
-pub async fn in_pool<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(format!("svd's own task failed: {e}")))
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -2,7 +2,7 @@
 
 use super::paths::Paths;
 use super::unit::{Generation, Plan, RunAs};
-use crate::config::spec::{Service, Stderr};
+use crate::config::spec::{Kind, Listen, Service, Stderr, Template};
 use crate::kinds::environment::{self, Login};
 use crate::kinds::{self, Context, FIRST_SOCKET, gunicorn};
 use crate::sys::spawn::{Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
@@ -47,14 +47,31 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Arc<Login>, old: &
             }
         }
     }
-    let mut plan = Plan { spec: Arc::clone(spec), places, run_as, program: None, variables };
+    let owners = super::sockets::owners(spec);
+    let mut plan = Plan { spec: Arc::clone(spec), places, run_as, owners, program: None, variables };
     plan.program = find_program(&plan);
     Ok(plan)
 }
 
+/// Is all that a plan reads on the disk that svd itself runs from? Then it need not be made in the pool, which costs a
+/// thread's memory where a thousand services start at once.
+pub fn at_hand(spec: &Service) -> bool {
+    let elsewhere = spec.root.is_some() || !spec.environment_files.is_empty();
+    let owner = |l: &Listen| matches!(l, Listen::Unix { owner, group, .. } if owner.is_some() || group.is_some());
+    let names = spec.user.is_some() || spec.group.is_some() || spec.sockets.iter().any(|s| owner(&s.listen));
+    let own_path = spec.environment.iter().any(|(name, _)| &**name == "PATH");
+    let Kind::Command { command } = &spec.kind else { return false };
+    let is_systems = |program: &Template| {
+        let text = &program.0;
+        let below = |dir: &&str| text.starts_with(*dir);
+        if text.contains('/') { ["/usr/", "/bin/", "/sbin/"].iter().any(below) } else { !own_path }
+    };
+    let literal = |program: &&Template| program.placeholders().next().is_none();
+    !elsewhere && !names && command.first().filter(literal).is_some_and(is_systems)
+}
+
 /// The program, if it can be told without a worker. What is wrong with it is said when a worker is prepared.
 fn find_program(plan: &Plan) -> Option<PathBuf> {
-    plan.spec.root.as_ref()?;
     let context = Context {
         spec: &plan.spec,
         places: &plan.places,
@@ -268,4 +285,31 @@ fn handed_over(
 /// Are stdout and stderr one pipe?
 pub fn joined(spec: &Service) -> bool {
     spec.logs.stderr == Stderr::Join
+}
+
+#[cfg(test)]
+mod tests {
+    fn at_hand(text: &str) -> bool {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("conf.d")).expect("conf.d");
+        std::fs::write(dir.path().join("conf.d/x.toml"), format!("kind = 'command'\n{text}")).expect("a file");
+        let config = crate::config::load(dir.path()).unwrap_or_else(|e| panic!("{e}"));
+        super::at_hand(config.services.values().next().expect("a service"))
+    }
+
+    #[test]
+    fn what_may_lie_on_another_disk_or_at_a_name_service_is_not_at_hand() {
+        assert!(at_hand("command = ['sleep', '1']") && at_hand("command = ['/usr/bin/sleep', '{env.X}']"));
+        for text in [
+            "command = ['/srv/x/bin/run']",
+            "command = ['{env.X}/run']",
+            "command = ['run']\n[environment]\nPATH = '/srv/bin'",
+            "command = ['sleep']\nroot = '/srv/x'",
+            "command = ['sleep']\nuser = 'nobody'",
+            "command = ['sleep']\nenvironment_files = ['/srv/x']",
+            "command = ['sleep']\n[sockets.a]\nlisten = 'unix:/run/x'\nowner = 'nobody'",
+        ] {
+            assert!(!at_hand(text), "{text}");
+        }
+    }
 }

@@ -8,6 +8,7 @@
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
 //! | [`store`], [`paths`], [`messages`] | what survives, and where; svd's own messages |
+//! | [`pool`] | threads for what may block |
 //! | [`logs`] | the log thread |
 //!
 //! May use everything but `cli`. Decides nothing that the core decides.
@@ -29,6 +30,7 @@ mod messages;
 mod notify;
 mod output;
 mod paths;
+mod pool;
 mod probe;
 mod readiness;
 mod sockets;

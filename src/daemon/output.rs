@@ -4,6 +4,7 @@ use super::control::unknown;
 use super::host::Host;
 use super::launch;
 use super::logs::{Follow, LogReader, Start, Stream, Wake};
+use super::pool::{Lane, Pool};
 use crate::api::request::LogsRequest;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::api::{ByteStream, Reply};
@@ -16,8 +17,8 @@ const BLOCK: usize = 32 * 1024;
 
 impl Host {
     pub fn answer_logs(&self, request: LogsRequest, reply: Reply) {
-        let unit = self.machine.named(&request.name).and_then(|s| self.units.get(&s.id));
-        let Some(unit) = unit else { return reply.error(unknown(&request.name)) };
+        let found = self.machine.named(&request.name).and_then(|s| Some((s.id, self.units.get(&s.id)?)));
+        let Some((service, unit)) = found else { return reply.error(unknown(&request.name)) };
         let name = &unit.spec.name;
         if !unit.spec.logs.capture {
             let why = format!("The output of {name} is not kept ([logs] capture = false).");
@@ -41,9 +42,10 @@ impl Host {
             (None, Some(lines)) => Start::Lines(lines),
             (None, None) => Start::Lines(LINES),
         };
+        let log = Log { pool: self.pool.clone(), lane: Lane::Log(service) };
         tokio::task::spawn_local(async move {
             let open = move || LogReader::open(&dir, stream, start).map_err(|e| crate::sys::io_text(&e));
-            let reader = match super::host::in_pool(open).await {
+            let reader = match log.pool.run(log.lane, open).await {
                 Ok(reader) => reader,
                 Err(why) => {
                     return reply.error(ApiError::new(ErrorCode::Failed, format!("The log cannot be read: {why}.")));
@@ -51,29 +53,38 @@ impl Host {
             };
             let out = reply.stream(None);
             match subscription {
-                Some(subscription) => follow(Follow::new(subscription, reader), &out).await,
-                None => copy(reader.to_the_end_only(), &out).await,
+                Some(subscription) => follow(&log, Follow::new(subscription, reader), &out).await,
+                None => copy(&log, reader.to_the_end_only(), &out).await,
             }
         });
     }
 }
 
-/// Reads one block in the pool; `None` when the log cannot be read. An empty block: there is nothing more now.
-async fn block<R: Send + 'static>(
-    mut reader: R,
-    read: fn(&mut R, &mut [u8]) -> std::io::Result<usize>,
-) -> Option<(R, Bytes)> {
-    let step = move || {
-        let mut buffer = vec![0_u8; BLOCK];
-        let n = read(&mut reader, &mut buffer).map_err(|e| crate::sys::io_text(&e))?;
-        buffer.truncate(n);
-        Ok((reader, Bytes::from(buffer)))
-    };
-    super::host::in_pool(step).await.ok()
+/// Where a service's log is read.
+struct Log {
+    pool: Pool,
+    lane: Lane,
 }
 
-async fn copy(mut reader: LogReader, out: &ByteStream) {
-    while let Some((back, bytes)) = block(reader, LogReader::read).await {
+impl Log {
+    /// Reads one block; `None` when the log cannot be read. An empty block: there is nothing more now.
+    async fn block<R: Send + 'static>(
+        &self,
+        mut reader: R,
+        read: fn(&mut R, &mut [u8]) -> std::io::Result<usize>,
+    ) -> Option<(R, Bytes)> {
+        let step = move || {
+            let mut buffer = vec![0_u8; BLOCK];
+            let n = read(&mut reader, &mut buffer).map_err(|e| crate::sys::io_text(&e))?;
+            buffer.truncate(n);
+            Ok((reader, Bytes::from(buffer)))
+        };
+        self.pool.run(self.lane, step).await.ok()
+    }
+}
+
+async fn copy(log: &Log, mut reader: LogReader, out: &ByteStream) {
+    while let Some((back, bytes)) = log.block(reader, LogReader::read).await {
         reader = back;
         if bytes.is_empty() || out.send(bytes).await.is_err() {
             return;
@@ -81,8 +92,8 @@ async fn copy(mut reader: LogReader, out: &ByteStream) {
     }
 }
 
-async fn follow(mut reader: Follow, out: &ByteStream) {
-    while let Some((back, bytes)) = block(reader, Follow::read).await {
+async fn follow(log: &Log, mut reader: Follow, out: &ByteStream) {
+    while let Some((back, bytes)) = log.block(reader, Follow::read).await {
         reader = back;
         if !bytes.is_empty() {
             if out.send(bytes).await.is_err() {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Of TCP and command probes of readiness, which have no key for it.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -156,9 +156,22 @@ async fn connect(address: &Address) -> Result<Box<dyn Stream>, String> {
     let failed = |e: std::io::Error| format!("cannot connect to {}: {}", address.text(), crate::sys::io_text(&e));
     Ok(match address {
         Address::Tcp(to) => Box::new(TcpStream::connect(to).await.map_err(failed)?),
-        Address::Name(to) => Box::new(TcpStream::connect(to).await.map_err(failed)?),
+        Address::Name(to) => Box::new(TcpStream::connect(&*look_up(to).await?).await.map_err(failed)?),
         Address::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),
     })
+}
+
+/// The addresses of `HOST:PORT`. A name service that hangs keeps its thread beyond the probe's end: a few at most.
+async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
+    static AT_ONCE: Semaphore = Semaphore::const_new(8);
+    let failed = |why: &dyn std::fmt::Display| format!("cannot look up {name}: {why}");
+    let permit = AT_ONCE.acquire().await.map_err(|e| failed(&e))?;
+    let asked = name.to_owned();
+    let found = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        std::net::ToSocketAddrs::to_socket_addrs(&asked).map(Vec::from_iter)
+    });
+    found.await.map_err(|e| failed(&e))?.map_err(|e| failed(&crate::sys::io_text(&e)))
 }
 
 async fn ask(address: &Address, path: &str, headers: &[(String, String)], expect: &Expect) -> Result<(), String> {

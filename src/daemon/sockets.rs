@@ -1,58 +1,125 @@
 //! The listening sockets of a service: bound before its first worker, shared by its generations, closed when it stops.
 
+use super::host::{Host, Message};
+use super::pool::Lane;
 use crate::config::spec::{Listen, Service};
+use crate::core::ServiceId;
 use crate::sys::socket::{self, UnixOptions};
 use crate::sys::user;
-use nix::sys::socket::{UnixAddr, getsockname};
+use nix::sys::socket::{Backlog, UnixAddr, getsockname};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Binds all sockets of the file, or none.
+/// Who is to own a UNIX socket; `None`: as it is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+/// A service's file before and after an update.
+pub struct Change {
+    pub old: Arc<Service>,
+    pub new: Arc<Service>,
+}
+
+/// Looks up who is to own each socket. Name services may hang: for the pool.
+///
+/// # Errors
+/// A sentence: there is no such user or group.
+pub fn owners(spec: &Service) -> Result<Vec<Owner>, String> {
+    let look_up = |listen: &Listen| match listen {
+        Listen::Tcp(_) => Ok(Owner::default()),
+        Listen::Unix { owner, group, .. } => {
+            let account = owner.as_deref().map(user::Account::find).transpose()?;
+            let gid = group.as_deref().map(user::group).transpose()?;
+            Ok(Owner { uid: account.map(|a| a.uid), gid })
+        }
+    };
+    let found: Result<Vec<Owner>, user::UserError> = spec.sockets.iter().map(|s| look_up(&s.listen)).collect();
+    found.map_err(|e| e.to_string())
+}
+
+/// Binds all sockets of the file, or none. `owners`: of [`owners`].
 ///
 /// # Errors
 /// A sentence: which address, why, who holds it.
-pub fn open(spec: &Service) -> Result<Vec<Arc<OwnedFd>>, String> {
-    spec.sockets.iter().map(|s| bind(&s.listen, s.backlog).map(Arc::new)).collect()
+pub fn open(spec: &Service, owners: &[Owner]) -> Result<Vec<Arc<OwnedFd>>, String> {
+    let bound = spec.sockets.iter().zip(owners).map(|(s, owner)| bind(&s.listen, s.backlog, *owner).map(Arc::new));
+    bound.collect()
 }
 
-fn bind(listen: &Listen, backlog: u32) -> Result<OwnedFd, String> {
+fn bind(listen: &Listen, backlog: u32, owner: Owner) -> Result<OwnedFd, String> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     match listen {
         Listen::Tcp(address) => socket::listen_tcp(*address, backlog, false).map_err(|e| e.to_string()),
-        Listen::Unix { path, mode, owner, group } => {
-            let account = owner.as_deref().map(user::Account::find).transpose().map_err(|e| e.to_string())?;
-            let gid = group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
-            let options = UnixOptions { mode: *mode, owner: account.map(|a| a.uid), group: gid, backlog };
+        Listen::Unix { path, mode, .. } => {
+            let options = UnixOptions { mode: *mode, owner: owner.uid, group: owner.gid, backlog };
             socket::listen_unix(path, options).map_err(|e| e.to_string())
         }
     }
 }
 
-/// Gives open sockets what can change while they are open: the length of the queue, a UNIX socket's mode and owner.
-///
-/// # Errors
-/// A sentence; what could be changed is changed.
-pub fn adjust(old: &Service, new: &Service, open: &[Arc<OwnedFd>]) -> Result<(), String> {
-    for ((old, new), fd) in old.sockets.iter().zip(&new.sockets).zip(open) {
-        if old.backlog != new.backlog {
-            let backlog = i32::try_from(new.backlog).unwrap_or(i32::MAX);
-            let backlog = nix::sys::socket::Backlog::new(backlog).unwrap_or(nix::sys::socket::Backlog::MAXCONN);
-            nix::sys::socket::listen(fd, backlog)
-                .map_err(|e| format!("cannot change the backlog of {}: {}", text(&new.listen), e.desc()))?;
+impl Host {
+    /// Gives open sockets what can change while they are open: the length of the queue at once; a UNIX socket's mode and
+    /// owner when these have been looked up.
+    pub fn adjust_sockets(&mut self, service: ServiceId, change: Change) {
+        let Some(unit) = self.units.get(&service).filter(|u| !u.sockets.is_empty()) else { return };
+        let (old, new) = (&change.old.sockets, &change.new.sockets);
+        let mut trouble = Vec::new();
+        for ((old, new), fd) in old.iter().zip(new).zip(&unit.sockets) {
+            if old.backlog != new.backlog {
+                trouble.extend(lengthen(fd, new.backlog, &new.listen).err());
+            }
         }
-        if old.listen != new.listen
-            && let Listen::Unix { path, mode, owner, group } = &new.listen
-        {
-            let account = owner.as_deref().map(user::Account::find).transpose().map_err(|e| e.to_string())?;
-            let gid = group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
-            let failed = |e: std::io::Error| format!("cannot change {}: {}", path.display(), crate::sys::io_text(&e));
-            std::os::unix::fs::chown(path, account.map(|a| a.uid), gid).map_err(failed)?;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(*mode)).map_err(failed)?;
+        if old.iter().zip(new).any(|(old, new)| old.listen != new.listen) {
+            let (pool, messages) = (self.pool.clone(), self.messages.clone());
+            tokio::task::spawn_local(async move {
+                let spec = Arc::clone(&change.new);
+                let owners = pool.run(Lane::Files(service), move || owners(&spec)).await;
+                let _ = messages.send(Message::Owners { service, change: Box::new(change), owners }).await;
+            });
+        }
+        for text in trouble {
+            self.warn(Some(service), &text);
         }
     }
-    Ok(())
+
+    pub fn handle_owners(&mut self, service: ServiceId, change: &Change, owners: Result<Vec<Owner>, String>) {
+        let Some(unit) = self.units.get(&service) else { return };
+        let give = |owners: Vec<Owner>| {
+            let pairs = change.old.sockets.iter().zip(&change.new.sockets);
+            for (((old, new), owner), fd) in pairs.zip(owners).zip(&unit.sockets) {
+                if let Listen::Unix { path, mode, .. } = &new.listen
+                    && old.listen != new.listen
+                    // It may have been closed, and its name be another program's by now.
+                    && path_of(fd).as_deref() == Some(path)
+                {
+                    give_path(path, *mode, owner)?;
+                }
+            }
+            Ok(())
+        };
+        let given = owners.map_err(|why| format!("its sockets keep their owner and mode: {why}")).and_then(give);
+        if let Err(why) = given {
+            self.warn(Some(service), &why);
+        }
+    }
+}
+
+fn lengthen(fd: &OwnedFd, backlog: u32, listen: &Listen) -> Result<(), String> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    let backlog = Backlog::new(backlog).unwrap_or(Backlog::MAXCONN);
+    nix::sys::socket::listen(&fd, backlog)
+        .map_err(|e| format!("cannot change the backlog of {}: {}", text(listen), e.desc()))
+}
+
+fn give_path(path: &Path, mode: u32, owner: Owner) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("cannot change {}: {}", path.display(), crate::sys::io_text(&e));
+    std::os::unix::fs::chown(path, owner.uid, owner.gid).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
 }
 
 /// Where a UNIX socket is bound; `None` for others.

@@ -14,6 +14,9 @@ use crate::kinds;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+/// For the memory of a service's processes: without it, the rest is shown.
+const MEMORY_LIMIT: Duration = Duration::from_secs(2);
+
 impl Host {
     pub fn state_of(&self, id: ServiceId) -> Option<ServiceState> {
         self.machine.service(id).map(|s| word(s.state(self.machine.workers())))
@@ -168,14 +171,17 @@ impl Host {
         let unit = self.machine.named(&name).and_then(|s| self.units.get(&s.id));
         let pids = self.worker_pids(&name);
         let tail = unit.filter(|_| troubled).and_then(|u| self.logs.tail(u.name.clone(), None, 4096).ok());
-        let messages = self.messages.clone();
+        let pool = self.pool.clone();
+        let lane = self.machine.named(&name).map(|s| super::pool::Lane::Memory(s.id));
         tokio::task::spawn_local(async move {
             if let Some(tail) = tail {
                 status.last_output = last_lines(&tail.await.unwrap_or_default());
             }
-            let memory = super::host::in_pool(move || Ok(crate::sys::process::pss_of(&pids))).await;
-            status.memory_bytes = memory.ok().filter(|bytes| *bytes > 0);
-            drop(messages);
+            if let Some(lane) = lane {
+                let memory = pool.run(lane, move || Ok(crate::sys::process::pss_of(&pids)));
+                let memory = tokio::time::timeout(MEMORY_LIMIT, memory).await;
+                status.memory_bytes = memory.ok().and_then(Result::ok).filter(|bytes| *bytes > 0);
+            }
             reply.ok(&status);
         });
     }

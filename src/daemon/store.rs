@@ -26,7 +26,7 @@ struct Content {
     ended: bool,
 }
 
-/// In memory; written by [`Store::save`].
+/// In memory; written by [`Snapshot::write`].
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
@@ -111,7 +111,7 @@ impl Store {
         if autostart { !self.content.disabled.contains(name) } else { self.content.enabled.contains(name) }
     }
 
-    /// True if this changes anything. Durable after [`Store::save`].
+    /// True if this changes anything. Durable when a snapshot is written.
     pub fn set_enabled(&mut self, name: &str, autostart: bool, enabled: bool) -> bool {
         if self.enabled(name, autostart) == enabled {
             return false;
@@ -145,21 +145,13 @@ impl Store {
         self.dirty = true;
     }
 
-    /// What [`Store::save`] would write, for a thread that may block.
+    /// What is to be written, for a thread that may block.
     pub fn snapshot(&mut self) -> Snapshot {
         self.dirty = false;
         self.taken += 1;
         self.content.version = VERSION;
         let text = serde_json::to_vec_pretty(&self.content).unwrap_or_default();
         Snapshot { path: self.path.clone(), text, number: self.taken, written: Arc::clone(&self.written) }
-    }
-
-    /// Writes the file, durably.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub fn save(&mut self) -> Result<(), String> {
-        self.snapshot().write().inspect_err(|_| self.dirty = true)
     }
 }
 
@@ -186,11 +178,11 @@ mod tests {
         assert!(!store.set_enabled("web", true, false));
         assert!(store.set_enabled("batch", false, true));
         store.began("web", 7);
-        store.save().expect("saved");
+        store.snapshot().write().expect("saved");
         let (killed, _) = Store::open(&paths);
         assert!(killed.last_generation("web") > 7, "after a kill, unsaved numbers are skipped");
         store.end();
-        store.save().expect("saved");
+        store.snapshot().write().expect("saved");
         let (store, trouble) = Store::open(&paths);
         assert_eq!(trouble, None);
         assert!(!store.enabled("web", true) && store.enabled("other", true) && store.enabled("batch", false));
@@ -210,7 +202,7 @@ mod tests {
         store.began("web", 1);
         let slow = store.snapshot();
         assert!(store.set_enabled("web", true, false));
-        store.save().expect("saved, and told to somebody");
+        store.snapshot().write().expect("saved, and told to somebody");
         slow.write().expect("nothing to do");
         assert!(!Store::open(&paths).0.enabled("web", true));
     }

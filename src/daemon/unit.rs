@@ -56,6 +56,8 @@ pub struct Plan {
     pub spec: Arc<Service>,
     pub places: Places,
     pub run_as: RunAs,
+    /// Of its sockets, in the order of the file. What is wrong with them is said when they are bound.
+    pub owners: Result<Vec<super::sockets::Owner>, String>,
     /// The program, where it does not depend on the worker: looked for once, in the pool, as its disk may hang.
     pub program: Option<PathBuf>,
     /// From the environment files.

@@ -193,10 +193,7 @@ impl Host {
         op: Option<OpId>,
     ) -> (ServiceId, Rc<Policy>, core::Change, Option<OpId>) {
         if let Some(unit) = self.units.get_mut(&id) {
-            let adjusted = match needs {
-                Needs::Restart => Ok(()),
-                _ => super::sockets::adjust(&unit.spec, spec, &unit.sockets),
-            };
+            let change = super::sockets::Change { old: Arc::clone(&unit.spec), new: Arc::clone(spec) };
             let logs = unit.spec.logs != spec.logs;
             let health = unit.spec.health != spec.health;
             unit.spec = Arc::clone(spec);
@@ -209,8 +206,8 @@ impl Host {
             if let (true, Some(committed)) = (health, committed) {
                 self.begin_health(committed);
             }
-            if let Err(why) = adjusted {
-                self.warn(Some(id), &why);
+            if needs != Needs::Restart {
+                self.adjust_sockets(id, change);
             }
         }
         let change = match needs {
