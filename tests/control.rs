@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 use support::plain::{NOBODY, SLEEP, alive, is_root, lines, needs_root, number_in, pids, script};
@@ -253,6 +254,35 @@ fn a_daemon_says_whether_it_is_up() {
     wait_until("svd has ended", Duration::from_secs(20), || !alive(pid));
     assert!(!alive(service));
     assert!(!svd.socket().exists(), "its socket is gone");
+}
+
+#[test]
+fn a_daemons_own_log_is_kept_short_and_opened_anew() {
+    let svd = Svd::new();
+    fs::create_dir(svd.path("log")).expect("a directory");
+    let log = svd.path("log/svd.log");
+    fs::File::create(&log).and_then(|f| f.set_len(16 << 20)).expect("a long log");
+    let started = daemon(&svd);
+    assert!(started.status.success(), "{}", both(&started));
+    let pid = number_in(&svd.path("run/svd.pid")).expect("a pid file");
+    // An update that fails is worth a message.
+    svd.service("broken", "kind = 'comand'\n");
+    let said = |path: &Path| fs::read_to_string(path).is_ok_and(|text| text.contains("broken.toml"));
+    svd.fails(&["update"]);
+    wait_until("the message is in a new file", PATIENCE, || said(&log));
+    assert!(fs::metadata(svd.path("log/svd.log.1")).is_ok_and(|m| m.len() >= 16 << 20), "the old one is kept");
+    assert!(fs::metadata(&log).is_ok_and(|m| m.len() < 4096));
+    // As logrotate does it.
+    let renamed = svd.path("log/svd.log.renamed");
+    fs::rename(&log, &renamed).expect("renaming");
+    let length = fs::metadata(&renamed).expect("the log").len();
+    kill(Pid::from_raw(pid), Signal::SIGUSR2).expect("signalling svd");
+    wait_until("the log is there again", PATIENCE, || log.exists());
+    svd.fails(&["update"]);
+    wait_until("the message is in the new file", PATIENCE, || said(&log));
+    assert_eq!(fs::metadata(&renamed).expect("the log").len(), length, "the renamed one is left alone");
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("signalling svd");
+    wait_until("svd has ended", Duration::from_secs(20), || !alive(pid));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The audit journal: a JSON line for each change that was asked for, by whom, and what came of it (I9).
 
-use super::paths::Paths;
+use super::paths::{JOURNAL_BYTES, Paths, older};
 use crate::api::audit::{AuditRecord, AuditSink};
 use crate::api::types::rfc3339;
 use serde_json::json;
@@ -14,8 +14,6 @@ use std::time::Duration;
 
 /// Records that wait for the disk.
 const WAITING: usize = 4096;
-/// The file is renamed to `audit.log.1` at this size.
-const MAX_BYTES: u64 = 16 << 20;
 const AT_THE_END: Duration = Duration::from_secs(1);
 
 enum Entry {
@@ -84,8 +82,8 @@ fn write_all(path: &PathBuf, waiting: &Receiver<Entry>) {
 }
 
 fn append(path: &PathBuf, line: &str) -> std::io::Result<()> {
-    if std::fs::metadata(path).is_ok_and(|m| m.len() >= MAX_BYTES) {
-        std::fs::rename(path, path.with_extension("log.1"))?;
+    if std::fs::metadata(path).is_ok_and(|m| m.len() >= JOURNAL_BYTES) {
+        std::fs::rename(path, older(path))?;
     }
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)?.write_all(line.as_bytes())
 }

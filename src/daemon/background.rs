@@ -5,10 +5,9 @@
 use super::args::Args;
 use crate::sys::fifo;
 use crate::sys::spawn::{Prepared, Source, Spawner, Wire, c_path, c_string};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -32,7 +31,7 @@ pub fn start(args: &Args) -> ExitCode {
 fn try_start(args: &Args) -> Result<(), String> {
     let paths = args.paths();
     paths.create()?;
-    let log = OpenOptions::new().create(true).append(true).mode(0o640).open(paths.own_log());
+    let log = super::messages::open_own(&paths.own_log());
     let log = log.map_err(|e| format!("cannot open {}: {}", paths.own_log().display(), crate::sys::io_text(&e)))?;
     let (reader, writer) = fifo::pipe().map_err(|e| format!("cannot make a pipe: {}", crate::sys::io_text(&e)))?;
     let program = std::env::current_exe().map_err(|e| format!("cannot find svd's own file: {e}"))?;
@@ -108,6 +107,11 @@ impl Report {
     pub fn take() -> Report {
         let named = std::env::var(REPORT).is_ok_and(|fd| fd == REPORT_FD.to_string());
         Report(if named { crate::sys::take_inherited(REPORT_FD).map(File::from) } else { None })
+    }
+
+    /// Is there a first svd that waits, and is stderr `svd.log`?
+    pub fn is_expected(&self) -> bool {
+        self.0.is_some()
     }
 
     pub fn up(&mut self) {

@@ -5,6 +5,7 @@ use super::background::Report;
 use super::host::{Host, Inputs, MESSAGES, Start};
 use super::launch::{Surroundings, login_of};
 use super::logs::{LogThread, Options};
+use super::messages::Messages;
 use super::paths::Paths;
 use super::store::Store;
 use super::{audit, pool, token, update};
@@ -44,7 +45,7 @@ const LEFT_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// A sentence: why it cannot start.
-pub fn run(args: &Args, signals: Signals, report: &mut Report) -> Result<(), String> {
+pub fn run(args: &Args, signals: Signals, report: &mut Report, own_messages: Messages) -> Result<(), String> {
     let features = Features::detect();
     if let Some(why) = features.fatal() {
         return Err(why);
@@ -60,7 +61,8 @@ pub fn run(args: &Args, signals: Signals, report: &mut Report) -> Result<(), Str
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
     let local = LocalSet::new();
-    let result = runtime.block_on(local.run_until(serve(paths.clone(), config, features, signals, report)));
+    let result =
+        runtime.block_on(local.run_until(serve(paths.clone(), config, features, signals, report, own_messages)));
     // A hung disk must not keep svd from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let _ = std::fs::remove_file(paths.socket());
@@ -74,6 +76,7 @@ async fn serve(
     features: Features,
     signals: Signals,
     report: &mut Report,
+    own_messages: Messages,
 ) -> Result<(), String> {
     crate::sys::process::set_child_subreaper().map_err(|e| format!("cannot become a sub-reaper: {}", e.desc()))?;
     write_launcher(&paths)?;
@@ -125,6 +128,7 @@ async fn serve(
         limitations,
         counters,
         messages,
+        own_messages,
     };
     let mut host = Host::new(start);
     if let Some(trouble) = trouble {

@@ -7,6 +7,7 @@ use super::control::Pending;
 use super::events::Events;
 use super::launch::Surroundings;
 use super::logs::{LogEvent, LogHandle};
+use super::messages::Messages;
 use super::pool::{Lane, Pool};
 use super::store::Store;
 use super::unit::{Generation, Need, Plan, Process, Units};
@@ -100,6 +101,8 @@ pub struct Host {
     pub limitations: Vec<Box<str>>,
     pub counters: std::sync::Arc<crate::api::reply::Counters>,
     pub messages: mpsc::Sender<Message>,
+    /// What svd says on its stderr.
+    pub own_messages: Messages,
     pub calls: BTreeMap<u64, Pending>,
     pub ops: BTreeMap<OpId, super::control::Op>,
     pub last_call: u64,
@@ -147,6 +150,7 @@ pub struct Start {
     pub limitations: Vec<Box<str>>,
     pub counters: std::sync::Arc<crate::api::reply::Counters>,
     pub messages: mpsc::Sender<Message>,
+    pub own_messages: Messages,
 }
 
 /// What the loop waits for, beside its own descriptors.
@@ -183,6 +187,7 @@ impl Host {
             limitations: start.limitations,
             counters: start.counters,
             messages: start.messages,
+            own_messages: start.own_messages,
             calls: BTreeMap::new(),
             ops: BTreeMap::new(),
             last_call: 0,

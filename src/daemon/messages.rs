@@ -1,9 +1,14 @@
 //! svd's own messages on stderr, written by a thread: a terminal in ^S, a pager that nobody moves or a hung journal must
-//! not stop the supervising loop.
+//! not stop the supervising loop. A daemon's stderr is `svd.log`, which the thread keeps short.
 
+use super::paths::{JOURNAL_BYTES, older};
+use nix::unistd::{dup2_stderr, dup2_stdout};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -17,33 +22,40 @@ const AT_THE_END: Duration = Duration::from_millis(500);
 pub struct Messages {
     lines: SyncSender<Message>,
     lost: Arc<AtomicU64>,
+    reopen: Arc<AtomicBool>,
 }
 
 enum Message {
     Line(Vec<u8>),
+    /// There may be something to do beside writing.
+    Wake,
     /// Answered when everything before it is written.
     Flush(SyncSender<()>),
 }
 
-/// Starts the thread.
+/// Starts the thread. `own_log`: where stderr is this file, by `--daemon`.
 ///
 /// # Errors
 /// The kernel gives no thread.
-pub fn start() -> io::Result<Messages> {
+pub fn start(own_log: Option<PathBuf>) -> io::Result<Messages> {
     let (lines, waiting) = sync_channel(WAITING);
-    let lost: Arc<AtomicU64> = Arc::default();
-    let counted = Arc::clone(&lost);
+    let messages = Messages { lines, lost: Arc::default(), reopen: Arc::default() };
+    let (lost, reopen) = (Arc::clone(&messages.lost), Arc::clone(&messages.reopen));
     std::thread::Builder::new()
         .name("svd-messages".into())
         .stack_size(64 * 1024)
-        .spawn(move || write_all(&waiting, &counted))?;
-    Ok(Messages { lines, lost })
+        .spawn(move || write_all(&waiting, own_log.as_deref(), &lost, &reopen))?;
+    Ok(messages)
 }
 
-fn write_all(waiting: &Receiver<Message>, lost: &AtomicU64) {
+fn write_all(waiting: &Receiver<Message>, own_log: Option<&Path>, lost: &AtomicU64, reopen: &AtomicBool) {
     while let Ok(message) = waiting.recv() {
+        if let Some(path) = own_log {
+            keep_short(path, reopen.swap(false, Ordering::Relaxed));
+        }
         let line = match message {
             Message::Line(line) => line,
+            Message::Wake => continue,
             Message::Flush(done) => {
                 // Whoever asked may have given up.
                 let _ = done.try_send(());
@@ -60,7 +72,40 @@ fn write_all(waiting: &Receiver<Message>, lost: &AtomicU64) {
     }
 }
 
+/// Renames `svd.log` when it is long, and opens it anew then or when somebody else has renamed it. What cannot be done is
+/// tried again at the next message; until then the old file grows.
+fn keep_short(path: &Path, reopen: bool) {
+    let Ok(now) = nix::sys::stat::fstat(io::stderr()) else { return };
+    let long = u64::try_from(now.st_size).unwrap_or(0) >= JOURNAL_BYTES;
+    if !long && !reopen {
+        return;
+    }
+    // Only its own: the name may be another file's by now.
+    let same = |m: std::fs::Metadata| (m.dev(), m.ino()) == (now.st_dev, now.st_ino);
+    if long && std::fs::metadata(path).is_ok_and(same) {
+        let _ = std::fs::rename(path, older(path));
+    }
+    if let Err(e) = open_own(path).and_then(|log| Ok((dup2_stdout(&log)?, dup2_stderr(&log)?))) {
+        let _ = writeln!(io::stderr(), "svd: cannot open {}: {}, ignoring", path.display(), crate::sys::io_text(&e));
+    }
+}
+
+/// `svd.log`, to write at its end.
+///
+/// # Errors
+/// Of `open(2)`.
+pub fn open_own(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
 impl Messages {
+    /// Opens `svd.log` by its name again (USR2). Never blocks.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
+        // Where the queue is full, there are others to wake it.
+        let _ = self.lines.try_send(Message::Wake);
+    }
+
     /// Waits until what was said is written, but not for a reader who does not read.
     pub fn flush_at_the_end(&self) {
         let (done, written) = sync_channel(1);

@@ -72,11 +72,12 @@ fn run(args: &args::Args, report: &mut background::Report) -> Result<Messages, (
     // Before anything else: threads inherit the mask.
     let signals = crate::sys::poll::Signals::block();
     let signals = signals.map_err(|e| (format!("cannot block signals: {}", e.desc()), None))?;
-    let messages = messages::start().map_err(|e| (format!("cannot start a thread: {e}"), None))?;
+    let own_log = report.is_expected().then(|| args.paths().own_log());
+    let messages = messages::start(own_log).map_err(|e| (format!("cannot start a thread: {e}"), None))?;
     let level = if args.verbose { tracing::Level::INFO } else { tracing::Level::WARN };
     let writer = messages.clone();
     tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(move || writer.clone()).init();
-    match boot::run(args, signals, report) {
+    match boot::run(args, signals, report, messages.clone()) {
         Ok(()) => Ok(Some(messages)),
         Err(why) => Err((why, Some(messages))),
     }

@@ -15,6 +15,16 @@ pub struct Paths {
     pub log: PathBuf,
 }
 
+/// svd's own journals are renamed at this size; one older file is kept of each.
+pub const JOURNAL_BYTES: u64 = 16 << 20;
+
+/// The older file of a journal: `svd.log.1`.
+pub fn older(journal: &Path) -> PathBuf {
+    let mut name = journal.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
+}
+
 impl Paths {
     /// Makes the directories that are missing.
     ///

@@ -302,6 +302,7 @@ impl Host {
                 Received::User2 => {
                     // A full queue means that the log thread hangs; it says so itself.
                     let _ = self.logs.reopen();
+                    self.own_messages.reopen();
                 }
                 Received::Child => self.reap = true,
                 Received::Pipe => {}
