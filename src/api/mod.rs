@@ -7,6 +7,7 @@
 //!
 //! May use `config` (access rules); may not use `core`, `daemon` or `sys`.
 
+mod accept;
 pub mod access;
 pub mod audit;
 pub mod client;

@@ -2,21 +2,22 @@
 //!
 //! There is no access check and no audit, so that nothing beyond these three is ever asked of the daemon.
 
+use std::io;
 use std::rc::Rc;
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::net::{TcpListener, TcpStream};
 
-use super::connections::{Connections, Place, Rooms};
+use super::accept::{self, Door};
+use super::connections::{Place, Rooms};
 use super::handle::ask;
 use super::http::{self, Blocks, respond_error};
 use super::peer::Peer;
 use super::reply::Counters;
 use super::request::Request;
-use super::server::{ServerContext, too_many, wait_after};
+use super::server::ServerContext;
 use super::types::{ApiError, ErrorCode};
 
 /// All there is; `docs/openapi.yaml` has the same.
@@ -28,39 +29,39 @@ const ANYBODY: u32 = u32::MAX;
 /// Serves until the future is dropped, on the current thread ([`tokio::task::LocalSet`] needed). The daemon is asked
 /// for nothing but [`Request::PublicHealth`] and [`Request::Metrics`].
 pub async fn serve(listener: TcpListener, context: ServerContext) {
-    let connections = Connections::default();
-    let refusals = http::Refusals::default();
-    let places = context.limits.connections as usize;
-    let rooms = Rooms { per_user: places, shared: places, for_root: 0 };
-    let mut tasks = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = tasks.join_next() => continue,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                wait_after(&error).await;
-                continue;
-            }
-        };
-        Counters::add(&context.counters.connections);
-        let Some(place) = connections.admit(ANYBODY, rooms) else {
-            Counters::add(&context.counters.connections_refused);
-            let error = too_many("Too many connections are open at once.");
-            refusals.refuse(stream, &error);
-            continue;
-        };
-        let context = context.clone();
-        tasks.spawn_local(async move {
-            let place = Rc::new(place);
-            let handle = |request| handle(&context, request, Rc::clone(&place));
-            tokio::select! {
-                () = http::serve_connection(stream, &context.limits, &context.counters, handle) => {}
-                () = place.lost() => {}
-            }
-        });
+    accept::receive(Public { listener, context }).await;
+}
+
+struct Public {
+    listener: TcpListener,
+    context: ServerContext,
+}
+
+impl Door for Public {
+    type Stream = TcpStream;
+    type Guest = ();
+    const FULL: &'static str = "Too many connections are open at once.";
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+
+    fn guest(&self, _: &TcpStream) -> Option<((), u32)> {
+        Some(((), ANYBODY))
+    }
+
+    fn context(&self) -> &ServerContext {
+        &self.context
+    }
+
+    fn rooms(&self) -> Rooms {
+        let places = self.context.limits.connections as usize;
+        Rooms { per_user: places, shared: places, for_root: 0 }
+    }
+
+    async fn serve(&self, stream: TcpStream, (): (), place: Rc<Place>) {
+        let handle = |request| handle(&self.context, request, Rc::clone(&place));
+        http::serve_connection(stream, &self.context.limits, &self.context.counters, handle).await;
     }
 }
 

@@ -195,6 +195,27 @@ impl Verb {
     }
 }
 
+/// Shared or mutable, as the request is.
+macro_rules! list_of {
+    ($request:expr) => {
+        match $request {
+            Request::Status { services, .. }
+            | Request::Start { services }
+            | Request::Stop { services }
+            | Request::Restart { services }
+            | Request::Reload { services, .. }
+            | Request::Enable { services }
+            | Request::Disable { services }
+            | Request::Drain { services }
+            | Request::Undrain { services }
+            | Request::Scale { services, .. }
+            | Request::Signal { services, .. }
+            | Request::Pid { services } => Some(services),
+            _ => None,
+        }
+    };
+}
+
 impl Request {
     pub fn verb(&self) -> Verb {
         match self {
@@ -237,39 +258,11 @@ impl Request {
 
     /// The list of names, where the request has one.
     pub fn services(&self) -> Option<&Vec<Name>> {
-        match self {
-            Request::Status { services, .. }
-            | Request::Start { services }
-            | Request::Stop { services }
-            | Request::Restart { services }
-            | Request::Reload { services, .. }
-            | Request::Enable { services }
-            | Request::Disable { services }
-            | Request::Drain { services }
-            | Request::Undrain { services }
-            | Request::Scale { services, .. }
-            | Request::Signal { services, .. }
-            | Request::Pid { services } => Some(services),
-            _ => None,
-        }
+        list_of!(self)
     }
 
     pub(super) fn services_mut(&mut self) -> Option<&mut Vec<Name>> {
-        match self {
-            Request::Status { services, .. }
-            | Request::Start { services }
-            | Request::Stop { services }
-            | Request::Restart { services }
-            | Request::Reload { services, .. }
-            | Request::Enable { services }
-            | Request::Disable { services }
-            | Request::Drain { services }
-            | Request::Undrain { services }
-            | Request::Scale { services, .. }
-            | Request::Signal { services, .. }
-            | Request::Pid { services } => Some(services),
-            _ => None,
-        }
+        list_of!(self)
     }
 
     /// The one name, where the request has exactly one.

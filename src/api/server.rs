@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
+use super::accept::{self, Door};
 use super::access::Access;
 use super::audit::AuditSink;
-use super::connections::{Connections, Rooms};
+use super::connections::{Place, Rooms};
 use super::handle::Handler;
 use super::peer::{self, Credentials, Users};
 use super::reply::Counters;
@@ -87,16 +87,6 @@ pub struct ServerContext {
     pub limits: Limits,
 }
 
-impl ServerContext {
-    pub(super) fn rooms(&self) -> Rooms {
-        Rooms {
-            per_user: self.directory.0.borrow().connections_per_user as usize,
-            shared: self.limits.connections as usize,
-            for_root: self.limits.connections_for_root as usize,
-        }
-    }
-}
-
 /// How a connection's user is found out; tests have several users in one process.
 type Identify = Rc<dyn Fn(&UnixStream) -> io::Result<Credentials>>;
 
@@ -109,59 +99,55 @@ pub async fn serve(listener: UnixListener, context: ServerContext) {
 }
 
 async fn serve_as(listener: UnixListener, context: ServerContext, identify: Identify) {
-    let connections = Connections::default();
-    let refusals = http::Refusals::default();
-    let users = Users::default();
     let handler = Handler::new(context.clone());
-    let mut tasks = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            // Ended tasks are taken out as they end.
-            Some(_) = tasks.join_next() => continue,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                wait_after(&error).await;
-                continue;
-            }
-        };
+    accept::receive(Control { listener, context, identify, users: Users::default(), handler }).await;
+}
+
+struct Control {
+    listener: UnixListener,
+    context: ServerContext,
+    identify: Identify,
+    users: Users,
+    handler: Handler,
+}
+
+impl Door for Control {
+    type Stream = UnixStream;
+    type Guest = Credentials;
+    const FULL: &'static str = "Too many connections are open at once, of your user or in all.";
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+
+    fn guest(&self, stream: &UnixStream) -> Option<(Credentials, u32)> {
         // A peer that is gone already has no credentials worth an answer.
-        let Ok(who) = identify(&stream) else { continue };
-        Counters::add(&context.counters.connections);
-        let Some(place) = connections.admit(who.uid, context.rooms()) else {
-            Counters::add(&context.counters.connections_refused);
-            let error = too_many("Too many connections are open at once, of your user or in all.");
-            refusals.refuse(stream, &error);
-            continue;
-        };
-        let (context, users, handler) = (context.clone(), users.clone(), handler.clone());
-        tasks.spawn_local(async move {
-            let place = Rc::new(place);
-            let serve = async {
-                let peer = users.peer(who).await;
-                let handle = |request| handler.handle(request, peer.clone(), Rc::clone(&place));
-                http::serve_connection(stream, &context.limits, &context.counters, handle).await;
-            };
-            tokio::select! {
-                () = serve => {}
-                () = place.lost() => {}
-            }
-        });
+        let who = (self.identify)(stream).ok()?;
+        Some((who, who.uid))
+    }
+
+    fn context(&self) -> &ServerContext {
+        &self.context
+    }
+
+    fn rooms(&self) -> Rooms {
+        Rooms {
+            per_user: self.context.directory.0.borrow().connections_per_user as usize,
+            shared: self.context.limits.connections as usize,
+            for_root: self.context.limits.connections_for_root as usize,
+        }
+    }
+
+    async fn serve(&self, stream: UnixStream, who: Credentials, place: Rc<Place>) {
+        let peer = self.users.peer(who).await;
+        let handle = |request| self.handler.handle(request, peer.clone(), Rc::clone(&place));
+        http::serve_connection(stream, &self.context.limits, &self.context.counters, handle).await;
     }
 }
 
 pub(super) fn too_many(message: &str) -> ApiError {
     ApiError::new(ErrorCode::Unavailable, message)
         .hint("Try again in a moment; end programs that keep connections to svd open.")
-}
-
-/// When descriptors have run out, the connection stays in the queue and accept would spin.
-pub(super) async fn wait_after(error: &io::Error) {
-    if error.kind() != io::ErrorKind::ConnectionAborted {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub struct Service {
     pub(super) health_not_before: Time,
 }
 
-/// The words of `svctl status`.
+/// What is told of it; the words for people and programs are those of `api::types::ServiceState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     Stopped,
@@ -97,25 +97,10 @@ pub enum State {
     Exited,
 }
 
-impl State {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Stopped => "stopped",
-            State::Waiting => "waiting",
-            State::Starting => "starting",
-            State::Running => "running",
-            State::Reloading => "reloading",
-            State::Stopping => "stopping",
-            State::Backoff => "backoff",
-            State::Failed => "failed",
-            State::Exited => "exited",
-        }
-    }
-}
-
+/// Its own name, as `svctl status` has it.
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(&format!("{self:?}").to_ascii_lowercase())
     }
 }
 

@@ -278,3 +278,25 @@ fn traffic(generation: &Generation) -> Option<Traffic> {
         latency_ms,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_core_and_the_interface_have_one_word_for_each_state() {
+        let all = [
+            State::Stopped,
+            State::Waiting,
+            State::Starting,
+            State::Running,
+            State::Reloading,
+            State::Stopping,
+            State::Backoff,
+            State::Failed,
+            State::Exited,
+        ];
+        assert_eq!(all.map(word), ServiceState::ALL);
+        assert_eq!(all.map(|state| state.to_string()), ServiceState::ALL.map(|state| state.as_str().to_owned()));
+    }
+}
