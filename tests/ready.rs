@@ -7,8 +7,9 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
-use support::plain::{SLEEP, alive, lines, number_in, python, script};
+use support::plain::{NOBODY, SLEEP, alive, give_to_nobody, lines, needs_root, number_in, python, script};
 use support::svd::{both, quoted};
 use support::{PATIENCE, Svd, wait_for, wait_until};
 
@@ -121,6 +122,138 @@ fn strangers_are_not_heard() {
     wait_until("the main pid is the child's", PATIENCE, || svd.ok(&["pid", "parent"]).trim() == child.to_string());
     assert_eq!(svd.state("shy"), "starting", "a foreign READY=1 counts for nothing");
     assert!(!both(&svd.svctl(&["status", "shy"])).contains("stolen"));
+}
+
+/// A server that goes into the background: the first process waits for a file, then it ends.
+const BACKGROUND: &str = "
+said = os.pipe()
+if os.fork() == 0:
+    def end(signal, _):
+        print('told', signal, flush=True)
+        os._exit(7)
+    signal.signal(signal.SIGTERM, end); signal.signal(signal.SIGUSR1, lambda *_: print('asked', flush=True))
+    say('MAINPID=%d\\nREADY=1' % os.getpid()); os.write(said[1], b'!')
+    while True: time.sleep(100)
+signal.signal(signal.SIGTERM, lambda *_: print('the first was told', flush=True))
+os.read(said[0], 1)
+until(GATE)
+os._exit(0)
+";
+
+fn in_the_background(svd: &mut Svd, plain_user: bool) {
+    let gate = svd.path("gate");
+    let program = BACKGROUND.replace("GATE", &quoted(&gate));
+    let more = format!("{NOTIFY}[stop]\ngrace = '20s'\n[restart]\npolicy = 'always'\ndelay = '10ms'\nsettled = '0s'\n");
+    svd.service("back", &notifier(&program, &more));
+    if plain_user {
+        give_to_nobody(svd);
+    }
+    let mut command = svd.command();
+    if plain_user {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    svd.start_with(command);
+    svd.wait_state("back", "running");
+    let main = svd.main_pid("back");
+    svd.ok(&["signal", "USR1", "back"]);
+    wait_until("the main process gets it", PATIENCE, || lines(svd, "back", "asked") == 1);
+    // The first one ends, and the service goes on.
+    fs::write(&gate, "").expect("a file");
+    wait_until("the first has ended", PATIENCE, || svd.ok(&["events"]).contains(&format!("goes on as process {main}")));
+    assert_eq!((svd.state("back").as_str(), svd.main_pid("back")), ("running", main));
+    svd.ok(&["signal", "USR1", "back"]);
+    wait_until("it still gets signals", PATIENCE, || lines(svd, "back", "asked") == 2);
+    // Its end is the service's, with its status.
+    svd.ok(&["signal", "TERM", "back"]);
+    wait_until("it is replaced", PATIENCE, || svd.ok(&["events"]).contains("exited with code 7"));
+    wait_until("by another", PATIENCE, || svd.state("back") == "running" && svd.main_pid("back") != main);
+    // A stop reaches it, too.
+    svd.ok(&["stop", "back"]);
+    assert_eq!(lines(svd, "back", "told 15"), 2, "{}", svd.output("back"));
+}
+
+#[test]
+fn a_server_in_the_background_is_the_service() {
+    in_the_background(&mut Svd::new(), false);
+}
+
+#[test]
+fn a_server_in_the_background_is_the_service_of_a_plain_user() {
+    if !needs_root() {
+        in_the_background(&mut Svd::new(), true);
+    }
+}
+
+#[test]
+fn the_named_process_is_told_to_stop_and_the_first_one_after_its_end() {
+    let mut svd = Svd::new();
+    let program = BACKGROUND.replace("GATE", &quoted(&svd.path("never")));
+    let program = program.replace("first was told', flush=True)", "first was told', flush=True) or os._exit(0)");
+    svd.service("back", &notifier(&program, &format!("{NOTIFY}[stop]\ngrace = '20s'\n")));
+    svd.start();
+    svd.wait_state("back", "running");
+    let main = svd.main_pid("back");
+    svd.ok(&["stop", "back"]);
+    let output = svd.output("back");
+    let told: Vec<&str> = output.lines().filter(|l| l.contains("told")).collect();
+    assert_eq!(told, ["told 15", "the first was told"], "{output}");
+    assert!(!alive(main));
+}
+
+#[test]
+fn a_missed_watchdog_is_told_by_sigabrt() {
+    let mut svd = Svd::new();
+    let program = "def core(*_): print('would dump'); os._exit(1)\nsignal.signal(signal.SIGABRT, core)\n\
+                   signal.signal(signal.SIGTERM, lambda *_: print('TERM'))\nsay('READY=1')\nwhile True: time.sleep(100)";
+    let more = format!(
+        "{NOTIFY}[health]\nwatchdog = '300ms'\n[stop]\ngrace = '20s'\n[restart]\ndelay = '20s'\nsettled = '20s'\n"
+    );
+    svd.service("dog", &notifier(program, &more));
+    svd.start();
+    svd.wait_state("dog", "backoff");
+    assert_eq!((lines(&svd, "dog", "would dump"), lines(&svd, "dog", "TERM")), (1, 0), "{}", svd.output("dog"));
+}
+
+#[test]
+fn what_was_sent_while_svd_slept_counts() {
+    use nix::sys::signal::{Signal, kill};
+    let mut svd = Svd::new();
+    let program = "say('READY=1')\nprint('ready')\nwhile True: say('WATCHDOG=1'); time.sleep(0.1)";
+    svd.service("dog", &notifier(program, &format!("{NOTIFY}[health]\nwatchdog = '2s'\n")));
+    svd.start();
+    svd.wait_state("dog", "running");
+    let (first, own) = (svd.main_pid("dog"), nix::unistd::Pid::from_raw(svd.pid()));
+    kill(own, Signal::SIGSTOP).expect("stopping svd");
+    std::thread::sleep(Duration::from_millis(2500));
+    kill(own, Signal::SIGCONT).expect("continuing svd");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(700) {
+        assert_eq!((svd.main_pid("dog"), svd.status("dog")["restarts"].as_u64()), (first, Some(0)));
+    }
+}
+
+#[test]
+fn reloading_and_stopping_are_seen() {
+    let mut svd = Svd::new();
+    let (one, two) = (svd.path("one"), svd.path("two"));
+    let program = format!(
+        "signal.signal(signal.SIGHUP, lambda *_: say('RELOADING=1'))\nsay('READY=1')\nuntil({})\nsay('READY=1')\n\
+         until({})\nsay('STOPPING=1')\ntime.sleep(1000)",
+        quoted(&one),
+        quoted(&two)
+    );
+    svd.service("said", &notifier(&program, NOTIFY));
+    svd.start();
+    svd.wait_state("said", "running");
+    svd.ok(&["signal", "HUP", "said"]);
+    svd.wait_state("said", "reloading");
+    assert_eq!(svd.health("said").0, 200, "it serves meanwhile");
+    fs::write(&one, "").expect("a file");
+    svd.wait_state("said", "running");
+    fs::write(&two, "").expect("a file");
+    svd.wait_state("said", "stopping");
+    assert_eq!(svd.health("said").0, 503);
+    assert_eq!(svd.status("said")["workers"][0]["state"], "stopping");
 }
 
 #[test]

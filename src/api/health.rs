@@ -67,7 +67,7 @@ pub struct GenerationHealth {
 
 impl ServiceHealth {
     pub fn of(status: &ServiceStatus) -> ServiceHealth {
-        let running = |w: &&WorkerStatus| w.state == WorkerState::Running;
+        let running = |w: &&WorkerStatus| matches!(w.state, WorkerState::Running | WorkerState::Reloading);
         ServiceHealth {
             ok: status.takes_traffic(),
             name: status.name.clone(),

@@ -172,6 +172,8 @@ pub struct ServiceStatus {
 pub enum WorkerState {
     Starting,
     Running,
+    /// It says so itself (`RELOADING=1`), and serves meanwhile.
+    Reloading,
     Stopping,
     /// Waits for its next start.
     Backoff,
@@ -183,6 +185,7 @@ impl WorkerState {
         match self {
             WorkerState::Starting => "starting",
             WorkerState::Running => "running",
+            WorkerState::Reloading => "reloading",
             WorkerState::Stopping => "stopping",
             WorkerState::Backoff => "backoff",
             WorkerState::Ended => "ended",

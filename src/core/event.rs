@@ -112,8 +112,13 @@ pub enum Event {
     Ready {
         worker: WorkerId,
     },
-    /// It will not become ready, or is not any more (a failed probe, a missed watchdog).
+    /// It will not become ready, or is not any more (a failed probe).
     Unfit {
+        worker: WorkerId,
+        reason: String,
+    },
+    /// It missed its watchdog: as [`Event::Unfit`], but told to stop by SIGABRT, so that it may leave a core dump.
+    Hung {
         worker: WorkerId,
         reason: String,
     },

@@ -99,6 +99,7 @@ impl Machine {
             Event::Spawned { worker, result } => self.handle_spawned(worker, result),
             Event::Ready { worker } => self.handle_ready(worker),
             Event::Unfit { worker, reason } => self.handle_unfit(worker, reason),
+            Event::Hung { worker, reason } => self.handle_hung(worker, reason),
             Event::Extend { worker, by } => self.handle_extend(worker, by),
             Event::Exited { worker, exit, leftovers, reason } => self.handle_exited(worker, exit, leftovers, reason),
             Event::Empty { worker } => self.handle_empty(worker),

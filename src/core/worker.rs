@@ -93,6 +93,13 @@ impl Machine {
         }
     }
 
+    pub(super) fn handle_hung(&mut self, id: WorkerId, reason: String) {
+        let Some(worker) = self.workers.get(&id).filter(|w| !w.leaving()) else { return };
+        let grace = self.generation(worker.generation).map_or(Duration::ZERO, |g| g.policy.grace);
+        self.stop_worker_by(id, grace, Some(libc::SIGABRT));
+        self.find_fault(id, reason);
+    }
+
     /// A worker that runs but should not go on: its generation is taken back, or it is stopped and replaced.
     fn find_fault(&mut self, id: WorkerId, reason: String) {
         let Some(worker) = self.workers.get_mut(&id) else {
@@ -126,11 +133,16 @@ impl Machine {
 
     /// Tells a worker to stop, or moves the end of its grace time nearer.
     pub(super) fn stop_worker(&mut self, id: WorkerId, grace: Duration) {
+        self.stop_worker_by(id, grace, None);
+    }
+
+    /// `signal`: in place of the stop signal.
+    fn stop_worker_by(&mut self, id: WorkerId, grace: Duration, signal: Option<i32>) {
         let mut deadline = self.now + grace;
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        let signal = match &mut worker.state {
+        let tell = match &mut worker.state {
             WorkerState::Spawning | WorkerState::Booting { .. } | WorkerState::Ready => {
                 worker.state = WorkerState::Stopping { deadline };
                 true
@@ -144,8 +156,9 @@ impl Machine {
         };
         let generation = worker.generation;
         self.timers.set(Timer::Worker(id), deadline);
-        if signal {
-            let signal = self.generation(generation).map_or(libc::SIGTERM, |g| g.policy.stop_signal);
+        if tell {
+            let own = self.generation(generation).map_or(libc::SIGTERM, |g| g.policy.stop_signal);
+            let signal = signal.unwrap_or(own);
             self.out.push(Action::Signal { worker: id, signal });
         }
     }

@@ -312,7 +312,7 @@ impl Host {
             if Some(process.generation) != serving || worker.is_some_and(|w| w != process.slot) {
                 continue;
             }
-            match process.worker.signal(signal) {
+            match process.signal(signal) {
                 Ok(true) => sent += 1,
                 Ok(false) => {}
                 Err(e) => {
@@ -329,7 +329,7 @@ impl Host {
             let serving = self.machine.named(name).and_then(|s| s.committed().or_else(|| s.candidate())).map(|g| g.id);
             let mine = self.workers.values().filter(|p| Some(p.generation) == serving);
             let mut pids: Vec<(u32, u32)> =
-                mine.filter_map(|p| Some((p.slot, u32::try_from(p.main_pid.or(p.worker.pid())?).ok()?))).collect();
+                mine.filter_map(|p| Some((p.slot, u32::try_from(p.pid()?).ok()?))).collect();
             pids.sort_unstable();
             PidEntry { service: name.clone(), pids: pids.into_iter().map(|(_, pid)| pid).collect() }
         };

@@ -37,6 +37,9 @@ const TRIM_AFTER: Duration = Duration::from_millis(1500);
 /// So many control groups are removed in one go even while there is other work.
 const SWEEP_AT: usize = 32;
 
+/// A deadline that is seen so much later: svd did not run meanwhile.
+const LATE: Duration = Duration::from_millis(50);
+
 /// What comes back from tasks, the pool and the log thread.
 pub enum Message {
     Planned {
@@ -291,6 +294,9 @@ impl Host {
 
     fn handle_deadline(&mut self) {
         let now = self.now();
+        if self.next_deadline().is_some_and(|at| at.elapsed() > LATE) {
+            self.drain_all_notify();
+        }
         while let Some((at, worker, alarm)) = self.alarms.first().copied() {
             if at > now {
                 break;

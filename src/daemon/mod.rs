@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`args`], [`background`], [`boot`] | the command line, `--daemon`, start and end |
 //! | [`host`] | the loop, and everything that is open |
-//! | [`execute`], [`launch`], [`workers`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
+//! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
 //! | [`store`], [`paths`], [`messages`] | what survives, and where; svd's own messages |
@@ -36,6 +36,7 @@ mod readiness;
 mod sockets;
 mod status;
 mod store;
+mod successor;
 mod token;
 mod unit;
 mod update;

@@ -1,7 +1,7 @@
 //! `sd_notify(3)`: what services say about themselves.
 
 use super::host::Host;
-use super::unit::Need;
+use super::unit::{Announced, Need};
 use crate::core::{Event, WorkerId};
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use std::time::Duration;
 const DATAGRAM_MAX: usize = 4096;
 /// Datagrams taken before others have their turn: whoever sends without end must not stop svd.
 const AT_ONCE: usize = 64;
+/// Times that, before something is judged by what was not sent.
+const DRAIN: usize = 16;
 /// Of a `STATUS=` that is kept.
 const STATUS_MAX: usize = 256;
 
@@ -53,16 +55,17 @@ pub fn parse(datagram: &[u8]) -> Vec<Said> {
 }
 
 impl Host {
-    pub fn handle_notify(&mut self, id: WorkerId) {
+    /// Reads what was sent; `false` when nothing is left.
+    pub fn handle_notify(&mut self, id: WorkerId) -> bool {
         let mut buffer = [0_u8; DATAGRAM_MAX];
         for _ in 0..AT_ONCE {
-            let Some(process) = self.workers.get_mut(&id) else { return };
-            let Some(socket) = &mut process.notify else { return };
+            let Some(process) = self.workers.get_mut(&id) else { return false };
+            let Some(socket) = &mut process.notify else { return false };
             match socket.receive(&mut buffer) {
                 Ok(Some(message)) => {
                     // Anybody who can reach the socket may send; only the service's own processes count.
                     let Some(sender) = message.sender else { continue };
-                    if process.worker.pid() != Some(sender.pid) && !process.worker.contains(sender.pid) {
+                    if !process.is_own(sender.pid) {
                         tracing::debug!("a notification of process {} is ignored: not of this service", sender.pid);
                         continue;
                     }
@@ -71,31 +74,60 @@ impl Host {
                         self.said(id, said);
                     }
                 }
-                Ok(None) => return,
-                Err(e) => return tracing::debug!("a notify socket cannot be read: {e}"),
+                Ok(None) => return false,
+                Err(e) => {
+                    tracing::debug!("a notify socket cannot be read: {e}");
+                    return false;
+                }
             }
         }
+        true
+    }
+
+    /// Reads all that was sent until now, as far as the kernel keeps it (`net.unix.max_dgram_qlen`).
+    pub fn drain_notify(&mut self, id: WorkerId) {
+        for _ in 0..DRAIN {
+            if !self.handle_notify(id) {
+                return;
+            }
+        }
+    }
+
+    /// svd slept (the host was suspended, or svd stopped): deadlines have passed, and what was sent in time waits.
+    pub fn drain_all_notify(&mut self) {
+        let ids: Vec<WorkerId> = self.workers.iter().filter(|(_, p)| p.notify.is_some()).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.drain_notify(id);
+        }
+        self.deliver();
     }
 
     fn said(&mut self, id: WorkerId, said: Said) {
         let Some(process) = self.workers.get_mut(&id) else { return };
         let service = process.generation.service;
         match said {
-            Said::Ready => self.satisfied(id, Need::Notify),
-            Said::Reloading => self.info(Some(service), "reloads itself"),
-            Said::Stopping => self.info(Some(service), "stops by itself"),
-            Said::Status(text) => process.status = Some(text.into()),
-            Said::MainPid(pid) => {
-                if process.worker.contains(pid) {
-                    process.main_pid = Some(pid);
+            Said::Ready => {
+                if process.announced.take_if(|a| *a == Announced::Reloading).is_some() {
+                    self.info(Some(service), "has reloaded itself");
                 }
+                self.satisfied(id, Need::Notify);
             }
+            Said::Reloading => {
+                process.announced = Some(Announced::Reloading);
+                self.info(Some(service), "reloads itself");
+            }
+            Said::Stopping => {
+                process.announced = Some(Announced::Stopping);
+                self.info(Some(service), "stops by itself");
+            }
+            Said::Status(text) => process.status = Some(text.into()),
+            Said::MainPid(pid) => self.name_main(id, pid),
             Said::Watchdog => self.feed_watchdog(id),
             Said::WatchdogInterval(interval) => {
                 process.watchdog_every = Some(interval);
                 self.feed_watchdog(id);
             }
-            Said::WatchdogTrigger => self.watchdog_due(id),
+            Said::WatchdogTrigger => self.watchdog_failed(id, "says WATCHDOG=trigger"),
             Said::Extend(by) => self.tell(Event::Extend { worker: id, by }),
             Said::Errno(errno) => {
                 let text = format!("reports: {}", nix::errno::Errno::from_raw(errno).desc());

@@ -164,11 +164,22 @@ impl Host {
         }
     }
 
+    /// The interval is over: svd may have slept with the host, and what was sent in time may wait to be read.
     pub fn watchdog_due(&mut self, id: WorkerId) {
+        let now = self.now();
+        self.drain_notify(id);
+        if self.workers.get(&id).is_some_and(|p| p.watchdog.is_some_and(|at| at <= now)) {
+            self.watchdog_failed(id, "did not send WATCHDOG=1 in time");
+        }
+    }
+
+    /// It hangs: it gets the signal that lets it leave a core dump, then the grace time, then the kill.
+    pub fn watchdog_failed(&mut self, id: WorkerId, reason: &str) {
         let Some(process) = self.workers.get_mut(&id) else { return };
-        process.watchdog = None;
-        let reason = "did not send WATCHDOG=1 in time".to_owned();
-        self.tell(Event::Unfit { worker: id, reason });
+        if let Some(at) = process.watchdog.take() {
+            self.alarms.remove(&(at, id, Alarm::Watchdog));
+        }
+        self.tell(Event::Hung { worker: id, reason: reason.to_owned() });
     }
 }
 

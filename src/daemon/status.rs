@@ -2,7 +2,7 @@
 
 use super::control::{last_lines, unknown};
 use super::host::Host;
-use super::unit::Generation;
+use super::unit::{Announced, Generation};
 use crate::api::Reply;
 use crate::api::request::Name;
 use crate::api::types::{
@@ -19,7 +19,22 @@ const MEMORY_LIMIT: Duration = Duration::from_secs(2);
 
 impl Host {
     pub fn state_of(&self, id: ServiceId) -> Option<ServiceState> {
-        self.machine.service(id).map(|s| word(s.state(self.machine.workers())))
+        self.machine.service(id).map(|s| self.state(s))
+    }
+
+    /// The core's word, unless every process that serves says of itself that it reloads or stops.
+    fn state(&self, service: &Service) -> ServiceState {
+        let state = service.state(self.machine.workers());
+        let slots = service.committed().filter(|_| state == State::Running).map(|g| &*g.slots).unwrap_or_default();
+        let mut said = slots.iter().map(|slot| match slot.state {
+            SlotState::Filled(worker) => self.workers.get(&worker)?.announced,
+            _ => None,
+        });
+        match said.next().flatten().filter(|first| said.all(|other| other == Some(*first))) {
+            Some(Announced::Reloading) => ServiceState::Reloading,
+            Some(Announced::Stopping) => ServiceState::Stopping,
+            None => word(state),
+        }
     }
 
     /// A line of the table.
@@ -30,7 +45,7 @@ impl Host {
         let release = shown.and_then(|g| self.generations.get(&g.id)?.plan.places.id.clone());
         Some(StatusRow {
             name: service.name.clone(),
-            state: word(service.state(self.machine.workers())),
+            state: self.state(service),
             release,
             generation: shown.map(|g| g.id.number),
             pid: shown.and_then(|g| self.first_pid(g)),
@@ -51,7 +66,7 @@ impl Host {
 
     fn pid_of(&self, worker: core::WorkerId) -> Option<u32> {
         let process = self.workers.get(&worker)?;
-        u32::try_from(process.main_pid.or(process.worker.pid())?).ok()
+        u32::try_from(process.pid()?).ok()
     }
 
     /// Everything about a service.
@@ -145,7 +160,13 @@ impl Host {
             index,
             state: match (&slot.state, filled.map(|w| w.state)) {
                 (SlotState::Backoff(_) | SlotState::Failed(_), _) => WorkerState::Backoff,
-                (_, Some(core::WorkerState::Ready)) => WorkerState::Running,
+                (_, Some(core::WorkerState::Ready)) => {
+                    match filled.and_then(|w| self.workers.get(&w.id)).and_then(|p| p.announced) {
+                        Some(Announced::Reloading) => WorkerState::Reloading,
+                        Some(Announced::Stopping) => WorkerState::Stopping,
+                        None => WorkerState::Running,
+                    }
+                }
                 (_, Some(core::WorkerState::Spawning | core::WorkerState::Booting { .. })) => WorkerState::Starting,
                 (_, Some(_)) => WorkerState::Stopping,
                 (_, None) => WorkerState::Ended,

@@ -13,6 +13,8 @@ pub enum Token {
     /// A gunicorn generation's report socket.
     Report(GenerationId),
     Check(u64),
+    /// A main process named by `MAINPID=`.
+    Main(WorkerId),
 }
 
 pub const SIGNALS: u64 = 0;
@@ -38,6 +40,10 @@ pub fn of_check(number: u64) -> u64 {
     5 << SHIFT | number
 }
 
+pub fn of_main(worker: WorkerId) -> u64 {
+    6 << SHIFT | worker.0
+}
+
 pub fn parse(token: u64) -> Option<Token> {
     let rest = token & ((1 << SHIFT) - 1);
     Some(match token >> SHIFT {
@@ -47,6 +53,7 @@ pub fn parse(token: u64) -> Option<Token> {
         3 => Token::Ready(WorkerId(rest)),
         4 => Token::Report(GenerationId { service: ServiceId((rest >> 28) as u32), number: rest & 0xfff_ffff }),
         5 => Token::Check(rest),
+        6 => Token::Main(WorkerId(rest)),
         _ => return None,
     })
 }

@@ -4,6 +4,7 @@ use crate::api::types::HealthState;
 use crate::config::spec::Service;
 use crate::core::{GenerationId, Time};
 use crate::daemon::logs::{PipeId, WatchId};
+use crate::daemon::successor::Main;
 use crate::kinds::{Places, environment::Login};
 use crate::sys::socket::{Gate, NotifySocket, SharedWords};
 use crate::sys::spawn::Ids;
@@ -120,12 +121,23 @@ pub struct Process {
     pub probes: Vec<Task>,
     /// By `STATUS=`.
     pub status: Option<Box<str>>,
-    /// By `MAINPID=`.
-    pub main_pid: Option<i32>,
+    pub main: Main,
+    /// The process that svd has started has ended; others may be left.
+    pub started_ended: bool,
+    /// By `RELOADING=1` and `STOPPING=1`.
+    pub announced: Option<Announced>,
     /// When the next `WATCHDOG=1` must have come.
     pub watchdog: Option<Time>,
     /// By `WATCHDOG_USEC=`, in place of the configured one; zero: none is awaited any more.
     pub watchdog_every: Option<Duration>,
+}
+
+/// What a process says that it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// Until its next `READY=1`.
+    Reloading,
+    Stopping,
 }
 
 /// One thing that readiness waits for.

@@ -3,6 +3,7 @@
 use super::host::{Alarm, Host};
 use super::launch::{self, Own};
 use super::logs::{Attach, Stream};
+use super::successor::Main;
 use super::token::{self, Token};
 use super::unit::{Need, Process};
 use crate::core::{Event, Exit, GenerationId, WorkerId};
@@ -74,7 +75,9 @@ impl Host {
             watch: None,
             probes: Vec::new(),
             status: None,
-            main_pid: None,
+            main: Main::Started,
+            started_ended: false,
+            announced: None,
             watchdog: None,
             watchdog_every: None,
         };
@@ -185,7 +188,7 @@ impl Host {
 
     pub fn signal_worker(&mut self, id: WorkerId, signal: i32) {
         let Some(process) = self.workers.get_mut(&id) else { return };
-        if let Err(e) = process.worker.signal(signal) {
+        if let Err(e) = process.signal(signal) {
             let text = format!("cannot send signal {signal} to {}: {}", self.describe(id), e.desc());
             self.warn(None, &text);
         }
@@ -196,10 +199,11 @@ impl Host {
         match token::parse(token) {
             Some(Token::Signals) => self.handle_signals(),
             Some(Token::Worker(id)) => self.handle_worker(id),
-            Some(Token::Notify(id)) => self.handle_notify(id),
+            Some(Token::Notify(id)) => drop(self.handle_notify(id)),
             Some(Token::Ready(id)) => self.handle_ready_descriptor(id),
             Some(Token::Report(id)) => self.handle_report(id),
             Some(Token::Check(number)) => self.handle_check(number),
+            Some(Token::Main(id)) => self.handle_main(id),
             None => {}
         }
     }
@@ -229,7 +233,7 @@ impl Host {
                 self.warn(service, text);
             }
             WorkerEvent::Exited { status, leftovers } => {
-                self.ended(id, status, leftovers);
+                self.started_ended(id, status, leftovers);
                 if leftovers {
                     self.rewatch(id);
                 } else {
@@ -237,7 +241,7 @@ impl Host {
                 }
             }
             WorkerEvent::Empty => {
-                self.tell(Event::Empty { worker: id });
+                self.worker_empty(id);
                 self.release(id);
             }
         }
@@ -252,7 +256,8 @@ impl Host {
         }
     }
 
-    fn ended(&mut self, id: WorkerId, status: ExitStatus, leftovers: bool) {
+    /// The main process has ended, and with it the worker.
+    pub fn ended(&mut self, id: WorkerId, status: ExitStatus, leftovers: bool) {
         let Some(process) = self.workers.get_mut(&id) else { return };
         process.probes.clear();
         process.needs.clear();
@@ -321,6 +326,12 @@ impl Host {
                     return;
                 }
                 continue;
+            }
+            let main = self.workers.iter().find(|(_, p)| p.reaps_main(pid)).map(|(id, _)| *id);
+            if let Some(id) = main {
+                // It came to svd when its parent ended. Its status is read, then it is an orphan as any.
+                self.handle_main(id);
+                self.deliver();
             }
             let check = self.checks.iter().find(|(_, c)| c.worker.reaps(pid)).map(|(n, _)| *n);
             if let Some(number) = check {

@@ -18,6 +18,7 @@ pub enum Choice {
     Spawned(WorkerId, bool),
     Ready(WorkerId),
     Unfit(WorkerId),
+    Hung(WorkerId),
     /// The main process ends; with or without leaving others behind.
     Exit(WorkerId, Exit, bool),
     /// What was left behind ends.
@@ -159,7 +160,7 @@ impl World {
             if !process.ready {
                 all.push(Choice::Ready(worker));
             }
-            all.push(Choice::Unfit(worker));
+            all.extend([Choice::Unfit(worker), Choice::Hung(worker)]);
         }
         if self.machine.next_timeout().is_some() {
             all.push(Choice::Deadline);
@@ -241,6 +242,7 @@ impl World {
                 self.feed(Event::Ready { worker });
             }
             Choice::Unfit(worker) => self.feed(Event::Unfit { worker, reason: "failed its probe".into() }),
+            Choice::Hung(worker) => self.feed(Event::Hung { worker, reason: "missed its watchdog".into() }),
             Choice::Exit(worker, exit, others) => self.exit(worker, exit, others),
             Choice::Empty(worker) => {
                 self.end(worker);

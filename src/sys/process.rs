@@ -151,6 +151,26 @@ impl PidFd {
         unsafe { libc::poll(&raw mut poll, 1, 0) == 1 && poll.revents != 0 }
     }
 
+    /// How a process ended that has ended ([`PidFd::has_ended`]), whosever child it is; reaps nothing. `None` where its
+    /// parent was faster than we and the kernel keeps no record ([`PidFd::foreign_exit`]).
+    pub fn any_exit(&self) -> Option<ExitStatus> {
+        if let Ok(status) = self.waitid(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
+            return status;
+        }
+        self.zombie_exit().or_else(|| self.foreign_exit())
+    }
+
+    /// Of somebody else's zombie (`proc_pid_stat(5)`, field 52).
+    fn zombie_exit(&self) -> Option<ExitStatus> {
+        let stat = ProcStat::read(self.pid).filter(|stat| stat.state == 'Z')?;
+        // Whoever may not trace it reads 0, which must not pass for a success; and may not read this link, either.
+        if stat.wait_status == 0 {
+            std::fs::read_link(format!("/proc/{}/ns/user", self.pid)).ok()?;
+        }
+        // Asked afterwards: as long as it can be signalled, nobody else can have its number.
+        (self.signal(0) == Ok(true)).then(|| ExitStatus::from_wait_status(stat.wait_status))
+    }
+
     /// The end of a process that is not our child, once its parent has reaped it (`PIDFD_GET_INFO`, Linux ≥ 6.15;
     /// `None` below, and before it was reaped).
     pub fn foreign_exit(&self) -> Option<ExitStatus> {
@@ -231,6 +251,8 @@ pub struct ProcStat {
     pub session: i32,
     /// In clock ticks since boot; with [`boot_id`] and the pid it names a process for ever.
     pub start_time: u64,
+    /// As wait(2) has it, once it has ended; 0 for who may not trace it.
+    pub wait_status: i32,
 }
 
 impl ProcStat {
@@ -249,7 +271,16 @@ impl ProcStat {
         let parent = fields.next()?.parse().ok()?;
         let session = fields.nth(1)?.parse().ok()?;
         let start_time = fields.nth(15)?.parse().ok()?;
-        Some(ProcStat { pid: pid.trim().parse().ok()?, comm: comm.to_string(), state, parent, session, start_time })
+        let wait_status = fields.nth(29).and_then(|f| f.parse().ok()).unwrap_or(0);
+        Some(ProcStat {
+            pid: pid.trim().parse().ok()?,
+            comm: comm.to_string(),
+            state,
+            parent,
+            session,
+            start_time,
+            wait_status,
+        })
     }
 }
 
@@ -369,6 +400,31 @@ mod tests {
         }
         drop(input);
         shell.wait().expect("sh ends");
+    }
+
+    #[test]
+    fn the_status_of_a_strangers_zombie() {
+        use std::io::{BufRead, BufReader};
+        // The shell becomes a program that never waits.
+        for (script, expected) in [("exit 42", ExitStatus::Code(42)), ("exit 0", ExitStatus::Code(0))] {
+            let mut shell = Command::new("/bin/sh")
+                .args(["-c", &format!("sh -c 'read x; {script}' <&0 & echo $!; exec 0<&-; exec sleep 60")])
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("sh");
+            let mut line = String::new();
+            BufReader::new(shell.stdout.take().expect("stdout")).read_line(&mut line).expect("a line");
+            let pidfd = PidFd::open(line.trim().parse().expect("pid")).expect("a pidfd");
+            assert!(!pidfd.has_ended());
+            drop(shell.stdin.take());
+            let mut poll = libc::pollfd { fd: pidfd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one structure that lives through the call.
+            assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 10_000) }, 1, "it ends");
+            assert_eq!(pidfd.any_exit(), Some(expected));
+            shell.kill().expect("kill");
+            shell.wait().expect("sh ends");
+        }
     }
 
     #[test]
