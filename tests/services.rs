@@ -31,6 +31,7 @@ fn restarts_back_off_and_end_in_failed_with_a_reason() {
     svd.service("flap", &script(&format!("date +%s%N >>{times}; echo my last words; exit 3"), restart));
     svd.start();
     svd.wait_state("flap", "failed");
+    assert_eq!(svd.status("flap")["restarts"], 4);
     let at = attempts(&svd);
     assert_eq!(at.len(), 5, "{at:?}");
     let pauses: Vec<i64> = at.windows(2).map(|w| w[1] - w[0]).collect();

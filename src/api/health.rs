@@ -2,26 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{GenerationRole, HealthState, ServiceState, ServiceStatus, Traffic, WorkerState, WorkerStatus};
+use super::types::{
+    Desired, GenerationRole, HealthState, ServiceState, ServiceStatus, Traffic, WorkerState, WorkerStatus,
+};
 
 /// Body of `/health` on the public address: 200 where `ok`, else 503.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostHealth {
-    /// Every enabled service is running and none of them is drained.
+    /// Every enabled service that nobody has stopped is running, none of them is drained, and svd does not shut down.
     pub ok: bool,
     /// Enabled ones.
     pub services: u64,
-    /// Names of enabled services that are not running, or drained.
+    /// Names of enabled services that should be running and are not, or that are drained.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_ok: Vec<Box<str>>,
 }
 
 impl HostHealth {
-    pub fn of(services: &[ServiceStatus]) -> HostHealth {
-        let mut health = HostHealth { ok: true, services: 0, not_ok: Vec::new() };
+    pub fn of(services: &[ServiceStatus], shutting_down: bool) -> HostHealth {
+        let mut health = HostHealth { ok: !shutting_down, services: 0, not_ok: Vec::new() };
         for service in services.iter().filter(|s| s.enabled) {
             health.services += 1;
-            if !service.takes_traffic() {
+            let stopped = service.desired == Desired::Down && !shutting_down;
+            if !stopped && !service.takes_traffic() {
                 health.ok = false;
                 health.not_ok.push(service.name.clone());
             }
@@ -118,4 +121,24 @@ pub struct SvdMetric {
     pub help: &'static str,
     pub counter: bool,
     pub value: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::running;
+
+    #[test]
+    fn a_service_stopped_by_hand_is_no_fault_of_the_host() {
+        let mut stopped = running("stopped");
+        (stopped.state, stopped.desired) = (ServiceState::Stopped, Desired::Down);
+        let mut failed = running("failed");
+        failed.state = ServiceState::Failed;
+        let health = HostHealth::of(&[running("web"), stopped.clone()], false);
+        assert_eq!((health.ok, health.services), (true, 2));
+        let health = HostHealth::of(&[stopped.clone(), failed], false);
+        assert_eq!((health.ok, health.not_ok), (false, vec!["failed".into()]));
+        let health = HostHealth::of(&[stopped], true);
+        assert!(!health.ok, "everything is stopped when svd shuts down, and that is no health");
+    }
 }

@@ -34,7 +34,7 @@ async fn daemon(mut calls: mpsc::Receiver<crate::api::Call>) {
     while let Some(call) = calls.recv().await {
         match call.request {
             Request::PublicHealth { name: None } => {
-                let health = HostHealth::of(&services);
+                let health = HostHealth::of(&services, false);
                 call.reply.health(health.ok, &health);
             }
             Request::PublicHealth { name: Some(name) } => match services.iter().find(|s| s.name == name) {

@@ -82,6 +82,11 @@ impl Machine {
         self.services.get(self.names.get(name)?).map(|s| &**s)
     }
 
+    /// Everything is told to stop, or has stopped.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutting_down
+    }
+
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
         self.workers.get(&id)
     }

@@ -6,6 +6,9 @@ use super::machine::Machine;
 use super::service::{Goal, Phase, Service, Stage};
 use super::timers::Timer;
 
+/// Callers that wait for one service. Each has a connection, unless it gave up: cron may start each minute what waits.
+const WAITING: usize = 128;
+
 impl Machine {
     pub(super) fn start(&mut self, id: ServiceId, op: Option<OpId>) {
         let Some(service) = self.services.get_mut(&id) else {
@@ -26,6 +29,7 @@ impl Machine {
                 self.wait_for(id, op, Goal::Running);
             }
             Phase::Stopped | Phase::Failed { .. } | Phase::Exited => {
+                service.restarts = 0;
                 self.wait_for(id, op, Goal::Running);
                 self.enter(id, Phase::Waiting);
                 self.start_required(id);
@@ -34,9 +38,19 @@ impl Machine {
     }
 
     fn wait_for(&mut self, id: ServiceId, op: Option<OpId>, goal: Goal) {
-        if let (Some(op), Some(service)) = (op, self.services.get_mut(&id)) {
-            service.waiting.push((op, goal));
+        let (Some(op), Some(service)) = (op, self.services.get_mut(&id)) else { return };
+        if service.waiting.len() < WAITING {
+            return service.waiting.push((op, goal));
         }
+        let doing = match goal {
+            Goal::Running => "it is being started",
+            Goal::Stopped => "it is being stopped",
+        };
+        self.done(
+            Some(op),
+            Err(format!("{doing}, and {WAITING} callers wait for that already: see how it goes on")),
+            None,
+        );
     }
 
     /// What a service requires is wanted with it.
@@ -114,6 +128,7 @@ impl Machine {
             return;
         };
         let then = service.then.take();
+        service.restarts = 0;
         let (stops, others) = service.waiting.drain(..).partition(|(_, goal)| *goal == Goal::Stopped);
         service.waiting = others;
         let stops: Vec<(OpId, Goal)> = stops;
@@ -276,5 +291,37 @@ impl Service {
         generation
             .is_some_and(|g| g.role != Role::Draining && !g.slots.is_empty() && g.slots.iter().any(|s| late(&s.state)))
             && !matches!(self.replacement.as_ref().map(|r| &r.stage), Some(Stage::Beside))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Command, Event, Setup, Time};
+    use super::*;
+    use crate::sim::World;
+    use std::rc::Rc;
+
+    #[test]
+    fn no_more_than_so_many_wait_for_a_start() {
+        let mut machine = Machine::new(1, 0);
+        let (service, policy) = (ServiceId(1), Rc::new(World::policy(true, 1)));
+        let setup = Setup { service, name: "web".into(), policy, start: false, last_generation: 0, op: None };
+        machine.handle(Time(1), Event::Configure { add: vec![setup], change: vec![], remove: vec![] });
+        let mut refused = Vec::new();
+        for n in 0..200 {
+            let event = Event::Command { op: Some(OpId(n)), service, command: Command::Start };
+            for action in machine.handle(Time(2), event) {
+                if let Action::Done { op, result } = action {
+                    assert_eq!(op, OpId(n));
+                    refused.push(result.expect_err("it cannot have started").reason);
+                }
+            }
+        }
+        assert_eq!(refused.len(), 200 - WAITING);
+        assert!(refused[0].contains("128 callers wait"), "{}", refused[0]);
+        // A stop is taken nevertheless, and answers all of them.
+        let event = Event::Command { op: Some(OpId(999)), service, command: Command::Stop };
+        let done = machine.handle(Time(3), event).iter().filter(|a| matches!(a, Action::Done { .. })).count();
+        assert_eq!(done, WAITING);
     }
 }

@@ -410,6 +410,9 @@ impl Machine {
     pub(super) fn retry_failed(&mut self, id: ServiceId) {
         if self.services.get(&id).is_some_and(|s| s.wanted && matches!(s.phase, Phase::Failed { .. })) {
             self.note(id, None, Level::Info, "is tried again".to_owned());
+            if let Some(service) = self.services.get_mut(&id) {
+                service.restarts += 1;
+            }
             self.enter(id, Phase::Waiting);
         }
     }

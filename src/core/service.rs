@@ -64,6 +64,8 @@ pub struct Service {
     /// In the order of their numbers.
     pub generations: Vec<Generation>,
     pub last_generation: u64,
+    /// Workers started after the first, and attempts after giving up, since the last start.
+    pub restarts: u64,
     /// Slots asked for by `scale`, instead of the file's.
     pub scale: Option<u32>,
     /// It waits for something that does not come by itself.
@@ -115,6 +117,7 @@ impl Service {
             since: now,
             generations: Vec::new(),
             last_generation: setup.last_generation,
+            restarts: 0,
             scale: None,
             in_vain: None,
             ended_badly: None,

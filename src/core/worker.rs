@@ -309,6 +309,7 @@ impl Machine {
         match verdict {
             Verdict::After(delay) => {
                 slot.restarts += 1;
+                service.restarts += 1;
                 slot.reason = Some(reason.clone());
                 let at = now + delay;
                 slot.state = SlotState::Backoff(at);

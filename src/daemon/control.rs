@@ -7,6 +7,7 @@ use crate::api::types::{
 };
 use crate::api::{Call, Reply, Request};
 use crate::core::{Command, Event, Failure, GenerationId, OpId, ServiceId};
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 /// Bytes of a failed generation's output that its error quotes.
@@ -30,7 +31,7 @@ pub struct Op {
     pub call: u64,
     pub service: ServiceId,
     name: Name,
-    done: &'static str,
+    done: Cow<'static, str>,
     /// It has failed, and only its explanation is still fetched.
     pub failure: Option<Failure>,
 }
@@ -111,10 +112,10 @@ impl Host {
         self.last_call
     }
 
-    pub fn begin_op(&mut self, call: u64, service: ServiceId, name: &str, done: &'static str) -> OpId {
+    pub fn begin_op(&mut self, call: u64, service: ServiceId, name: &str, done: impl Into<Cow<'static, str>>) -> OpId {
         self.last_op += 1;
         let op = OpId(self.last_op);
-        self.ops.insert(op, Op { call, service, name: name.into(), done, failure: None });
+        self.ops.insert(op, Op { call, service, name: name.into(), done: done.into(), failure: None });
         if let Some(pending) = self.calls.get_mut(&call) {
             pending.left += 1;
         }
@@ -150,9 +151,9 @@ impl Host {
         let Some(op) = self.ops.get_mut(&id) else { return };
         match result {
             Ok(()) => {
-                let (call, name, done, service) = (op.call, op.name.clone(), op.done, op.service);
+                let (call, name, done, service) = (op.call, op.name.clone(), op.done.clone(), op.service);
                 self.ops.remove(&id);
-                let mut result = ServiceResult::done(&name, true, done);
+                let mut result = ServiceResult::done(&name, true, &*done);
                 result.state = self.state_of(service);
                 let committed = self.machine.service(service).and_then(|s| s.committed()).map(|g| g.id);
                 result.generation = committed.map(|g| g.number);
@@ -270,13 +271,7 @@ impl Host {
                 continue;
             };
             if is_gunicorn(self, &name) {
-                let result = match self.scale_gunicorn(service, count) {
-                    Ok(before) => ServiceResult::done(&name, before != count, format!("{before} → {count} workers")),
-                    Err(why) => {
-                        ServiceResult::failed(&name, ApiError::new(ErrorCode::Failed, format!("{name}: {why}.")))
-                    }
-                };
-                self.add_result(call, result);
+                self.scale_gunicorn(call, service, &name, count);
             } else if is_jvm(self, &name) {
                 let why = format!("{name} is a JVM, of which one runs at a time; its threads are its own matter.");
                 self.add_result(call, ServiceResult::failed(&name, ApiError::new(ErrorCode::BadRequest, why)));

@@ -197,6 +197,7 @@ impl Host {
             booted: BTreeSet::new(),
             ready: BTreeSet::new(),
             target: None,
+            scaling: None,
         })
     }
 

@@ -1,8 +1,9 @@
 //! What gunicorn's masters and workers report, and `svctl scale` for them.
 
-use super::host::Host;
-use super::unit::Need;
-use crate::core::{Event, GenerationId, WorkerId};
+use super::host::{Alarm, Host};
+use super::unit::{Need, Scaling};
+use crate::api::types::ServiceResult;
+use crate::core::{Event, Failure, GenerationId, ServiceId, WorkerId};
 use crate::kinds::gunicorn::report::{self, MESSAGE_MAX, Report, WorkerState};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
@@ -121,20 +122,65 @@ impl Host {
         }
     }
 
-    /// Scales the committed generation; the next ones start with that number.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub fn scale_gunicorn(&mut self, service: crate::core::ServiceId, count: u32) -> Result<u32, String> {
-        let unit = self.units.get_mut(&service).ok_or("it is not configured any more")?;
-        unit.scaled = Some(count);
+    /// Scales the committed generation; the next ones start with that number. The call is answered when the last new
+    /// worker has booted, or the last one too many is gone, and within the timeout of `[ready]`.
+    pub fn scale_gunicorn(&mut self, call: u64, service: ServiceId, name: &str, count: u32) {
+        if let Some(unit) = self.units.get_mut(&service) {
+            unit.scaled = Some(count);
+        }
         let committed = self.machine.service(service).and_then(|s| s.committed()).map(|g| g.id);
-        let Some(id) = committed else { return Ok(0) };
-        let gunicorn = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()).ok_or("it is not gunicorn")?;
-        let before = gunicorn.target.unwrap_or(gunicorn.workers);
+        let Some(id) = committed else {
+            let text = format!("starts with {count} workers");
+            return self.add_result(call, ServiceResult::done(name, true, text));
+        };
+        self.scaled(id, Err(failure("it was scaled to another number meanwhile")));
+        let (now, master) = (self.now(), self.worker_of(id));
+        let Some(made) = self.generations.get_mut(&id) else { return };
+        let until = now + made.plan.spec.ready.timeout;
+        let Some(gunicorn) = made.gunicorn.as_mut() else { return };
+        let before = gunicorn.workers;
         gunicorn.target = Some(count);
+        if before == count && gunicorn.booted.len() == count as usize {
+            gunicorn.target = None;
+            let text = format!("has {count} workers");
+            return self.add_result(call, ServiceResult::done(name, false, text));
+        }
+        let op = self.begin_op(call, service, name, format!("{before} → {count} workers"));
+        if let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) {
+            gunicorn.scaling = Some(Scaling { op, until });
+        }
+        self.alarms.extend(master.map(|master| (until, master, Alarm::Scale)));
         self.scale_on(id);
-        Ok(before)
+    }
+
+    /// Nobody gets what the master was asked for any more.
+    pub fn scaling_ended(&mut self, id: GenerationId) {
+        self.scaled(id, Err(failure("its master has ended meanwhile; the next one starts with that number")));
+    }
+
+    /// Whoever waits for the number of workers is answered.
+    fn scaled(&mut self, id: GenerationId, result: Result<(), Failure>) {
+        let gunicorn = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut());
+        let Some(Scaling { op, until }) = gunicorn.and_then(|g| g.scaling.take()) else { return };
+        self.alarms.retain(|(at, worker, alarm)| {
+            (*at, *alarm) != (until, Alarm::Scale) || self.workers.get(worker).is_none_or(|p| p.generation != id)
+        });
+        self.handle_done(op, result);
+    }
+
+    /// It takes longer than a start may take. It goes on.
+    pub fn scale_late(&mut self, master: WorkerId) {
+        let Some(id) = self.workers.get(&master).map(|p| p.generation) else { return };
+        let Some(made) = self.generations.get(&id) else { return };
+        let Some(gunicorn) = &made.gunicorn else { return };
+        let (booted, target) = (gunicorn.booted.len(), gunicorn.target.unwrap_or(gunicorn.workers));
+        let limit = humantime::format_duration(made.plan.spec.ready.timeout);
+        let why = format!(
+            "it has {booted} workers instead of {target} after {limit}: new ones do not boot, or old ones finish long \
+             requests; it goes on"
+        );
+        // Its output may say why.
+        self.scaled(id, Err(Failure { reason: why, generation: Some(id.number) }));
     }
 
     /// One TTIN or TTOU for each worker that has booted or left: several at once coalesce.
@@ -158,11 +204,16 @@ impl Host {
             std::cmp::Ordering::Equal => {
                 gunicorn.target = None;
                 let text = format!("gunicorn has {target} workers");
-                return self.info(Some(id.service), &text);
+                self.info(Some(id.service), &text);
+                return self.scaled(id, Ok(()));
             }
         };
         if let Some(worker) = self.worker_of(id) {
             self.signal_worker(worker, signal);
         }
     }
+}
+
+fn failure(reason: &str) -> Failure {
+    Failure { reason: reason.to_owned(), generation: None }
 }

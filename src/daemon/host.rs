@@ -137,6 +137,8 @@ pub struct Host {
 pub enum Alarm {
     Delay,
     Watchdog,
+    /// Of a `svctl scale` of gunicorn.
+    Scale,
 }
 
 /// What `main` has prepared.

@@ -97,7 +97,13 @@ fn room_for_two(old: &[i32]) -> Result<(), String> {
         return Ok(());
     }
     let used = crate::sys::process::pss_of(old);
-    let Some(free) = memory_available() else { return Ok(()) };
+    // Where the kernel does not say it, nothing is refused.
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    memory_available(&text).map_or(Ok(()), |free| fits_beside(used, free))
+}
+
+/// Both in bytes: of the running generation, and what can be had without swapping.
+fn fits_beside(used: u64, free: u64) -> Result<(), String> {
     if used <= free {
         return Ok(());
     }
@@ -110,9 +116,9 @@ fn room_for_two(old: &[i32]) -> Result<(), String> {
     ))
 }
 
-fn memory_available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+/// In bytes, by the text of `/proc/meminfo`.
+fn memory_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
@@ -289,6 +295,8 @@ pub fn joined(spec: &Service) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     fn at_hand(text: &str) -> bool {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("conf.d")).expect("conf.d");
@@ -311,5 +319,30 @@ mod tests {
         ] {
             assert!(!at_hand(text), "{text}");
         }
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_second_generation_needs_the_memory_of_the_first() {
+        assert_eq!(fits_beside(300 * MIB, 300 * MIB), Ok(()));
+        let why = fits_beside(300 * MIB + 1, 300 * MIB).expect_err("one byte too much");
+        for part in ["uses 300 MiB and 300 MiB are available", "free memory", "[reload] overlap = false"] {
+            assert!(why.contains(part), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_first_generation_needs_no_room_beside() {
+        assert_eq!(room_for_two(&[]), Ok(()));
+    }
+
+    #[test]
+    fn available_memory_as_the_kernel_writes_it() {
+        let text = "MemTotal:       24684500 kB\nMemFree:          100 kB\nMemAvailable:   23330000 kB\n";
+        assert_eq!(memory_available(text), Some(23_330_000 * 1024));
+        assert_eq!(memory_available("MemTotal: 5 kB\n"), None, "before Linux 3.14");
+        let own = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
+        assert!(memory_available(&own).is_some_and(|bytes| bytes > MIB));
     }
 }

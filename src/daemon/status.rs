@@ -50,7 +50,7 @@ impl Host {
             generation: shown.map(|g| g.id.number),
             pid: shown.and_then(|g| self.first_pid(g)),
             since_seconds: self.now().since(service.since).as_secs(),
-            restarts: shown.map_or(0, |g| g.slots.iter().map(|s| s.restarts).sum()),
+            restarts: service.restarts,
             enabled: unit.enabled,
             draining: unit.drained,
             reason: self.machine.reason(service.id).map(Into::into),
@@ -216,7 +216,7 @@ impl Host {
         match name {
             None => {
                 let all: Vec<ServiceStatus> = self.all_statuses();
-                let health = HostHealth::of(&all);
+                let health = HostHealth::of(&all, self.machine.is_shutting_down());
                 reply.health(health.ok, &health);
             }
             Some(name) => match self.status(&name) {

@@ -2,7 +2,7 @@
 
 use crate::api::types::HealthState;
 use crate::config::spec::Service;
-use crate::core::{GenerationId, Time};
+use crate::core::{GenerationId, OpId, Time};
 use crate::daemon::logs::{PipeId, WatchId};
 use crate::daemon::successor::Main;
 use crate::kinds::{Places, environment::Login};
@@ -104,6 +104,8 @@ pub struct Gunicorn {
     pub ready: BTreeSet<i32>,
     /// Where `svctl scale` wants it; one signal for each step.
     pub target: Option<u32>,
+    /// Who waits for that.
+    pub scaling: Option<Scaling>,
 }
 
 pub struct Process {
@@ -130,6 +132,13 @@ pub struct Process {
     pub watchdog: Option<Time>,
     /// By `WATCHDOG_USEC=`, in place of the configured one; zero: none is awaited any more.
     pub watchdog_every: Option<Duration>,
+}
+
+/// A `svctl scale` under way.
+pub struct Scaling {
+    pub op: OpId,
+    /// Answered then at the latest.
+    pub until: Time,
 }
 
 /// What a process says that it does.

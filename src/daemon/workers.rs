@@ -261,6 +261,9 @@ impl Host {
         let Some(process) = self.workers.get_mut(&id) else { return };
         process.probes.clear();
         process.needs.clear();
+        let generation = process.generation;
+        self.scaling_ended(generation);
+        let Some(process) = self.workers.get_mut(&id) else { return };
         // It never ran: the step that failed says more than an exit code.
         let failure = process.worker.exec_failure().filter(|_| status == ExitStatus::Code(127));
         let reason = failure.map(|failure| self.describe_failure(id, failure));
@@ -362,6 +365,7 @@ impl Host {
         match alarm {
             Alarm::Delay => self.satisfied(id, Need::Delay),
             Alarm::Watchdog => self.watchdog_due(id),
+            Alarm::Scale => self.scale_late(id),
         }
     }
 }

@@ -408,7 +408,7 @@ mod tests {
         // The shell becomes a program that never waits.
         for (script, expected) in [("exit 42", ExitStatus::Code(42)), ("exit 0", ExitStatus::Code(0))] {
             let mut shell = Command::new("/bin/sh")
-                .args(["-c", &format!("sh -c 'read x; {script}' <&0 & echo $!; exec 0<&-; exec sleep 60")])
+                .args(["-c", &format!("exec 3<&0; sh -c 'read x <&3; {script}' & echo $!; exec sleep 60")])
                 .stdin(std::process::Stdio::piped())
                 .stdout(std::process::Stdio::piped())
                 .spawn()

@@ -3,6 +3,8 @@
 use super::support::{Env, Load, PATIENCE, Release, alone, http_get, wait_for, wait_until};
 use super::{GUNICORN, Site, kill_hard, listening_inode, workers_of};
 use airdock::sys::process::ProcStat;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 #[test]
@@ -14,7 +16,7 @@ fn scale_changes_the_number_of_workers_without_a_restart() {
     let load = Load::start(site.address);
     for count in [6, 2] {
         site.svd.ok(&["scale", "web", &count.to_string()]);
-        wait_until("gunicorn has so many workers", PATIENCE, || workers_of(master).len() == count);
+        assert_eq!(workers_of(master).len(), count, "it answers when all have booted, or are gone");
     }
     assert_eq!(site.svd.main_pid("web"), master, "the master is the same");
     load.more(30);
@@ -23,6 +25,20 @@ fn scale_changes_the_number_of_workers_without_a_restart() {
     assert_eq!(workers_of(site.svd.main_pid("web")).len(), 2);
     load.more(30);
     load.stop().assert_no_failure();
+}
+
+#[test]
+fn scale_that_takes_too_long_is_told_and_goes_on() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let _alone = alone();
+    let site = Site::start(&env, "sync", "[ready]\ntimeout = '3s'\n");
+    let master = site.svd.main_pid("web");
+    let signal = |signal| kill(Pid::from_raw(master), signal).expect("a signal");
+    signal(Signal::SIGSTOP);
+    let text = site.svd.fails(&["scale", "web", "4"]);
+    signal(Signal::SIGCONT);
+    assert!(text.contains("instead of") && text.contains("it goes on"), "{text}");
+    wait_until("gunicorn has so many workers", PATIENCE, || workers_of(master).len() == 4);
 }
 
 #[test]
