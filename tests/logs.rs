@@ -247,6 +247,40 @@ fn following_through_rotation_and_reload() {
 }
 
 #[test]
+fn following_goes_on_where_it_was_after_a_restart_of_svd() {
+    let mut svd = Svd::new();
+    let counter = svd.path("counter");
+    fs::write(&counter, "0").expect("a file");
+    let text = format!(
+        "n=$(cat {0}); trap 'exit 0' TERM; while :; do n=$((n+1)); echo $n >{0}; echo number $n and a few more words; sleep 0.004; done",
+        counter.display()
+    );
+    svd.service("count", &script(&text, "[logs]\nmax_size = '4KiB'\nkeep = 100\n[stop]\ngrace = '5s'"));
+    svd.start();
+    wait_until("it counts", PATIENCE, || lines(&svd, "count", "number") > 3);
+    let follow = Follow::start(&svd, &["logs", "-f", "-n", "1", "count"]);
+    let mut last = None;
+    let mut until = |most: u64| {
+        while last.is_none_or(|last| last < most) {
+            let line = follow.next();
+            let Some(n) = line.strip_prefix("number ").and_then(|l| l.split(' ').next()?.parse::<u64>().ok()) else {
+                assert!(line.starts_with("-- count"), "{line}");
+                continue;
+            };
+            assert!(last.is_none_or(|last| n == last + 1), "after {last:?} came {n}");
+            last = Some(n);
+        }
+        last.unwrap_or_default()
+    };
+    let mut seen = until(100);
+    for _ in 0..3 {
+        assert!(svd.stop().success());
+        svd.start();
+        seen = until(seen + 200);
+    }
+}
+
+#[test]
 fn the_last_lines_and_those_since() {
     let mut svd = Svd::new();
     let gate = svd.path("gate");

@@ -120,11 +120,11 @@ async fn control(mut calls: mpsc::Receiver<Call>) {
             }
             Request::Logs(logs) => {
                 tokio::task::spawn_local(async move {
-                    // The log is "0123456789\n" again and again, and a position in it is a position in the text.
+                    // The log is "0123456789\n" again and again, in one file, and an offset in it is one in the text.
                     let text = b"0123456789\n".repeat(if logs.follow { 2 } else { 10_000 });
-                    let from = logs.from.unwrap_or(0);
+                    let from = logs.from.unwrap_or(LogPosition { file: 1, offset: 0 });
                     let stream = call.reply.stream(Some(from));
-                    let start = from as usize % 11;
+                    let start = from.offset as usize % 11;
                     for block in text[start..].chunks(1000) {
                         if stream.send(Bytes::copy_from_slice(block)).await.is_err() {
                             return;

@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 use super::http::POSITION;
-use super::types::{ApiError, ErrorCode, Progress};
+use super::types::{ApiError, ErrorCode, LogPosition, Progress};
 
 /// Where svd listens unless it is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/airdock/svd.sock";
@@ -195,7 +195,7 @@ impl Client {
     pub fn each_block(
         &self,
         path: &str,
-        begin: impl FnOnce(Option<u64>),
+        begin: impl FnOnce(Option<LogPosition>),
         mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), ClientError> {
         self.run(async {

@@ -98,7 +98,7 @@ pub(super) fn respond(answer: Answer) -> Response<Blocks> {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
             if let Some(position) = position {
                 let name = HeaderName::from_static(POSITION);
-                headers.insert(name, HeaderValue::from(position));
+                headers.extend(HeaderValue::try_from(position.to_string()).ok().map(|value| (name, value)));
             }
             response
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::audit::{Outcome, Pending};
-use super::types::{ActionResult, ApiError, ErrorCode, Progress};
+use super::types::{ActionResult, ApiError, ErrorCode, LogPosition, Progress};
 
 /// Progress lines that wait for a slow client; further ones are left out and counted in the next line.
 pub const PROGRESS_QUEUE: usize = 64;
@@ -48,7 +48,7 @@ pub(super) enum Answer {
     /// Lines (or log bytes) as they come, then perhaps one last block that always finds room.
     Stream {
         content_type: &'static str,
-        position: Option<u64>,
+        position: Option<LogPosition>,
         blocks: mpsc::Receiver<Bytes>,
         last: Option<oneshot::Receiver<Bytes>>,
     },
@@ -209,9 +209,9 @@ impl Reply {
 
     /// Answers with bytes as they come (`logs`, `events`); the stream ends when the [`ByteStream`] is dropped.
     ///
-    /// `position` is the offset of the first byte in the log's own count, if it has one: a client that lost its
-    /// connection asks for `position` plus what it has received ([`super::request::LogsRequest::from`]).
-    pub fn stream(mut self, position: Option<u64>) -> ByteStream {
+    /// `position` is that of the first byte, if the log knows it: a client that lost its
+    /// connection asks for it plus what it has received ([`super::request::LogsRequest::from`]).
+    pub fn stream(mut self, position: Option<LogPosition>) -> ByteStream {
         let (blocks, receiver) = mpsc::channel(STREAM_QUEUE);
         if let Some(head) = self.head.take() {
             let _ = head.send(Answer::Stream {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::access::Scope;
+use super::types::LogPosition;
 use crate::config::show_signal;
 
 /// A name of a service; before it is resolved it may have `*` in it.
@@ -98,8 +99,8 @@ pub struct LogsRequest {
     /// The last so many lines; `None` with `since` or `from`: all of them from there.
     pub lines: Option<u64>,
     pub since: Option<SystemTime>,
-    /// Offset in the log's own count, to go on after a lost connection (see [`super::Reply::stream`]).
-    pub from: Option<u64>,
+    /// To go on after a lost connection (see [`super::Reply::stream`]).
+    pub from: Option<LogPosition>,
     /// The file of its own that stderr has, where it is apart.
     pub stderr: bool,
 }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::access::Scope;
 use super::request::{EventsRequest, LogsRequest, Name, Request, Verb, parse_since};
-use super::types::{ApiError, ErrorCode};
+use super::types::{ApiError, ErrorCode, LogPosition};
 use crate::config::{check_name as check_service_name, parse_signal};
 
 /// What a route is for.
@@ -230,7 +230,7 @@ fn read(endpoint: Endpoint, found: Found, query: &mut Query, now: SystemTime) ->
                 })?),
                 None => None,
             },
-            from: query.number("from")?,
+            from: query.position("from")?,
             stderr: query.flag("stderr")?,
         }),
         Endpoint::Events => Request::Events(EventsRequest {
@@ -374,6 +374,13 @@ impl Query {
 
     fn number(&mut self, key: &str) -> Result<Option<u64>, ApiError> {
         self.take(key).map(|text| text.parse().map_err(|_| bad(format!("{key}={text} is not a number.")))).transpose()
+    }
+
+    fn position(&mut self, key: &str) -> Result<Option<LogPosition>, ApiError> {
+        let wrong = |text: &str| {
+            bad(format!("{key}={text} is no place in a log.")).hint("Take it from the header airdock-log-position.")
+        };
+        self.take(key).map(|text| text.parse().map_err(|()| wrong(&text))).transpose()
     }
 
     fn names(&mut self) -> Result<Vec<Name>, ApiError> {

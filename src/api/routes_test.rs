@@ -67,6 +67,8 @@ fn options_come_from_body_and_query() {
             stderr: true,
         })
     );
+    let Request::Logs(logs) = request("GET /v1/services/a/logs?from=7.12", "") else { panic!("logs") };
+    assert_eq!(logs.from, Some(LogPosition { file: 7, offset: 12 }));
     assert_eq!(request("POST /v1/update", r#"{"dry_run": true}"#), Request::Update { dry_run: true });
 }
 

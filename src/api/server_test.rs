@@ -14,7 +14,7 @@ use super::*;
 use crate::api::audit::{AuditRecord, Outcome};
 use crate::api::client::{Client, ClientError};
 use crate::api::request::Verb;
-use crate::api::types::{ActionResult, Progress, ServiceResult, StatusList};
+use crate::api::types::{ActionResult, LogPosition, Progress, ServiceResult, StatusList};
 use crate::api::{Reply, Request};
 use crate::config::spec::AccessRule;
 
@@ -313,7 +313,7 @@ fn who_does_not_read_a_stream_is_cut() {
         let mut stream = host.connect().await;
         let request = head("GET /v1/services/web/logs?follow");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let blocks = host.call().await.reply.stream(Some(0));
+        let blocks = host.call().await.reply.stream(None);
         let mut sent = 0;
         let send = async {
             while blocks.send(Bytes::from(vec![b'x'; 16 * 1024])).await.is_ok() {
@@ -369,11 +369,11 @@ fn streams_carry_their_position_and_end_when_dropped() {
             result.map(|()| (start, got))
         });
         let call = host.call().await;
-        let blocks = call.reply.stream(Some(4096));
+        let blocks = call.reply.stream(Some(LogPosition { file: 3, offset: 4096 }));
         blocks.try_send(Bytes::from_static(b"one\n")).unwrap();
         blocks.try_send(Bytes::from_static(b"two\n")).unwrap();
         drop(blocks);
-        assert_eq!(answer.await.unwrap(), (Some(4096), b"one\ntwo\n".to_vec()));
+        assert_eq!(answer.await.unwrap(), (Some(LogPosition { file: 3, offset: 4096 }), b"one\ntwo\n".to_vec()));
     });
 }
 

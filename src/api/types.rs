@@ -351,6 +351,33 @@ pub struct Version {
     pub limitations: Vec<Box<str>>,
 }
 
+/// A place in a log that stays valid when files are rotated, compressed or svd is restarted: `FILE.OFFSET`.
+///
+/// Bytes received may be added to `offset` without a look at where files end: svd carries over what is beyond the end of
+/// a file into the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPosition {
+    /// Files of a log are numbered upward.
+    pub file: u64,
+    /// Bytes from its beginning.
+    pub offset: u64,
+}
+
+impl std::fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.file, self.offset)
+    }
+}
+
+impl std::str::FromStr for LogPosition {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<LogPosition, ()> {
+        let (file, offset) = text.split_once('.').ok_or(())?;
+        Ok(LogPosition { file: file.parse().map_err(drop)?, offset: offset.parse().map_err(drop)? })
+    }
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }

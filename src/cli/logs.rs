@@ -10,14 +10,14 @@ use super::exit::{CliError, Exit};
 use super::text::Escaper;
 use crate::api::client::{ClientError, encode};
 use crate::api::request::parse_since;
-use crate::api::types::rfc3339;
+use crate::api::types::{LogPosition, rfc3339};
 
 const DEFAULT_LINES: u64 = 10;
 
 /// What comes from where, so that a new connection goes on after the last byte.
 struct Place {
-    /// Offset of the next byte in the log's own count, where svd gave one.
-    next: Option<u64>,
+    /// Of the next byte, where svd told.
+    next: Option<LogPosition>,
     last_byte: SystemTime,
 }
 
@@ -46,7 +46,7 @@ pub fn logs(context: &Context, args: &LogsArgs) -> Result<Exit, CliError> {
             |block| {
                 // The place is kept in the block's own closure: the connection may end after any of them.
                 let start = next.or_else(|| begun.get().flatten());
-                next = start.map(|n: u64| n + block.len() as u64);
+                next = start.map(|at| LogPosition { offset: at.offset + block.len() as u64, ..at });
                 written = output.block(block);
                 match written {
                     Ok(()) => ControlFlow::Continue(()),

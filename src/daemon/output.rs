@@ -6,7 +6,7 @@ use super::launch;
 use super::logs::{Follow, LogReader, Start, Stream, Wake};
 use super::pool::{Lane, Pool};
 use crate::api::request::LogsRequest;
-use crate::api::types::{ApiError, ErrorCode};
+use crate::api::types::{ApiError, ErrorCode, LogPosition};
 use crate::api::{ByteStream, Reply};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -37,10 +37,10 @@ impl Host {
         };
         let subscription = if request.follow { self.logs.subscribe(Arc::clone(&unit.name), stream).ok() } else { None };
         let dir = self.around.paths.log.join(&**name);
-        let start = match (request.since, request.lines) {
-            (Some(since), _) => Start::Since(since),
-            (None, Some(lines)) => Start::Lines(lines),
-            (None, None) => Start::Lines(LINES),
+        let start = match (request.from, request.since, request.lines) {
+            (Some(LogPosition { file, offset }), ..) => Start::At { sequence: file, offset },
+            (None, Some(since), _) => Start::Since(since),
+            (None, None, lines) => Start::Lines(lines.unwrap_or(LINES)),
         };
         let log = Log { pool: self.pool.clone(), lane: Lane::Log(service) };
         tokio::task::spawn_local(async move {
@@ -51,7 +51,8 @@ impl Host {
                     return reply.error(ApiError::new(ErrorCode::Failed, format!("The log cannot be read: {why}.")));
                 }
             };
-            let out = reply.stream(None);
+            let position = reader.position().map(|(file, offset)| LogPosition { file, offset });
+            let out = reply.stream(position);
             match subscription {
                 Some(subscription) => follow(&log, Follow::new(subscription, reader), &out).await,
                 None => copy(&log, reader.to_the_end_only(), &out).await,

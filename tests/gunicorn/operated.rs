@@ -3,8 +3,6 @@
 use super::support::{Env, Load, PATIENCE, Release, alone, http_get, wait_for, wait_until};
 use super::{GUNICORN, Site, kill_hard, listening_inode, workers_of};
 use airdock::sys::process::ProcStat;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 #[test]
@@ -33,12 +31,17 @@ fn scale_that_takes_too_long_is_told_and_goes_on() {
     let _alone = alone();
     let site = Site::start(&env, "sync", "[ready]\ntimeout = '3s'\n");
     let master = site.svd.main_pid("web");
-    let signal = |signal| kill(Pid::from_raw(master), signal).expect("a signal");
-    signal(Signal::SIGSTOP);
+    let before = workers_of(master);
+    // What starts from now on hangs in its import.
+    site.app.publish(&Release::new("r0").with("import", "hang"));
     let text = site.svd.fails(&["scale", "web", "4"]);
-    signal(Signal::SIGCONT);
-    assert!(text.contains("instead of") && text.contains("it goes on"), "{text}");
-    wait_until("gunicorn has so many workers", PATIENCE, || workers_of(master).len() == 4);
+    assert!(text.contains("3 workers instead of 4 after 3s") && text.contains("it goes on"), "{text}");
+    site.app.publish(&Release::new("r0"));
+    let hung: Vec<i32> = workers_of(master).into_iter().filter(|pid| !before.contains(pid)).collect();
+    assert_eq!(hung.len(), 1);
+    kill_hard(hung[0]);
+    wait_until("the fourth has booted", PATIENCE, || site.svd.ok(&["events"]).contains("gunicorn has 4 workers"));
+    assert_eq!((workers_of(master).len(), site.answers().as_str()), (4, "r0"));
 }
 
 #[test]

@@ -31,6 +31,9 @@ pub enum Start {
     Lines(u64),
     /// At the first whole line that came at that time or later; up to a second of older ones may come with it.
     Since(SystemTime),
+    /// So many bytes into the file of that number, or as many beyond its end into those that follow; at the oldest byte
+    /// there is when that file is gone.
+    At { sequence: u64, offset: u64 },
     /// After the last byte.
     End,
 }
@@ -183,6 +186,7 @@ impl LogReader {
         }
         reader.part = match start {
             Start::Beginning => entries.into_iter().next_back().map(Part::new),
+            Start::At { sequence, offset } => at_place(entries, sequence, offset)?,
             Start::End => at_end(entries)?,
             Start::Lines(count) => last_lines(entries, count)?,
             Start::Since(time) => reader.since(entries, time)?,
@@ -195,6 +199,16 @@ impl LogReader {
         // Without an index the end cannot be told; it is then where there is nothing more for the first time.
         self.end = self.opened_at;
         self
+    }
+
+    /// Where the next byte is: the number of its file and the offset there, for [`Start::At`]. `None`: the file has no
+    /// index.
+    pub fn position(&self) -> Option<(u64, u64)> {
+        match &self.part {
+            Some(part) => Some((part.sequence?, part.offset())),
+            // Nothing is there yet: whatever comes follows.
+            None => Some((0, 0)),
+        }
     }
 
     /// Files that were rotated away before they could be read.
@@ -314,6 +328,32 @@ fn at_end(entries: Vec<Entry>) -> io::Result<Option<Part>> {
     let mut part = Part::new(entry);
     part.skip_to(len)?;
     Ok(Some(part))
+}
+
+/// Opened at `offset` of the file with that number, carried over into the next ones beyond its end.
+fn at_place(entries: Vec<Entry>, sequence: u64, offset: u64) -> io::Result<Option<Part>> {
+    let at = entries.iter().rposition(|e| e.sequence.is_some_and(|s| s >= sequence)).map(|at| at + 1);
+    let mut left = offset;
+    let mut wanted = sequence;
+    let mut last = None;
+    let upward = at.unwrap_or(entries.len());
+    for entry in entries.into_iter().take(upward).rev() {
+        // Those before were removed, with what is left of the offset.
+        if entry.sequence != Some(wanted) {
+            left = 0;
+        }
+        wanted = entry.sequence.unwrap_or(wanted) + 1;
+        let len = (!entry.gz).then_some(entry.len);
+        let mut part = Part::new(entry);
+        part.skip_to(len.map_or(left, |len| len.min(left)))?;
+        left -= part.offset();
+        let inside = left == 0;
+        last = Some(part);
+        if inside {
+            break;
+        }
+    }
+    Ok(last)
 }
 
 /// Opened at the beginning of the `count`th line from the end.

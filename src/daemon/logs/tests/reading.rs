@@ -38,6 +38,30 @@ fn last_lines_over_files_and_compressed_ones() {
 }
 
 #[test]
+fn a_place_stays_the_same_across_files() {
+    let (rig, count) = many_files();
+    let open = |start| LogReader::open(&rig.dir(), Stream::Joined, start).unwrap();
+    let whole = lines(0..count);
+    let (first, zero) = open(Start::Beginning).position().unwrap();
+    assert_eq!(zero, 0);
+    // However far it is, counted from the first file; ends of files among them.
+    for from in (0..=whole.len()).step_by(97).chain([999, 1000, 1001, whole.len()]) {
+        let reader = open(Start::At { sequence: first, offset: from as u64 });
+        let at = reader.position().unwrap();
+        let rest = read_all(reader);
+        assert_eq!(String::from_utf8_lossy(&rest), String::from_utf8_lossy(&whole[from..]), "from {from}");
+        // Its own place is another name of the same.
+        assert_eq!(read_all(open(Start::At { sequence: at.0, offset: at.1 })), rest);
+    }
+    // A file that is gone: what is left.
+    let path = |n: u32| rig.dir().join(format!("output.log.{n}.gz"));
+    let oldest = (1..100).rev().map(path).find(|path| path.exists()).unwrap();
+    std::fs::remove_file(oldest).unwrap();
+    let rest = read_all(open(Start::At { sequence: first, offset: 5 }));
+    assert!(!rest.is_empty() && whole.ends_with(&rest));
+}
+
+#[test]
 fn a_last_line_without_its_end_counts() {
     let mut rig = Rig::new(logs());
     let (_, mut pipe) = rig.attach(1, 0, Stream::Joined);
