@@ -3,6 +3,7 @@
 //! A value here is complete: defaults are filled in, names are checked, durations are durations. What depends on the
 //! host at run time (users, directories, the release that `current` names) is still text or a [`Template`].
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Text with placeholders (`{release}/app.jar`), kept as written; its placeholders are known to be valid.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Template(pub Box<str>);
 
 /// The whole configuration: `svd.toml` and every file of `conf.d`.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Config {
     pub daemon: Daemon,
     /// By name, which is the file's name without `.toml`. Shared: a generation keeps the one it was started with.
@@ -22,7 +23,7 @@ pub struct Config {
 }
 
 /// `svd.toml`.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Daemon {
     /// `[http] listen`: read-only health and metrics; none by default.
     pub http: Option<SocketAddr>,
@@ -31,7 +32,7 @@ pub struct Daemon {
 }
 
 /// `[control]`: the UNIX socket.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Control {
     /// Permission bits of the socket; default 0600 for a plain user, 0666 for root (access rules decide who may what).
     pub mode: Option<u32>,
@@ -48,7 +49,7 @@ impl Default for Control {
 
 /// `[[access]]`: who may do what to which services. Root and svd's own user may do everything; anybody else nothing
 /// but what a rule grants.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AccessRule {
     pub users: Vec<Box<str>>,
     pub groups: Vec<Box<str>>,
@@ -59,7 +60,7 @@ pub struct AccessRule {
 }
 
 /// One file of `conf.d`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     pub name: Box<str>,
     pub kind: Kind,
@@ -92,7 +93,7 @@ pub struct Service {
     pub logs: Logs,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Kind {
     Gunicorn { app: Template, python: Option<Template>, workers: Workers, args: Vec<Template> },
     Jvm { program: JvmProgram, java: Option<Template>, java_options: Vec<Template>, args: Vec<Template> },
@@ -100,7 +101,7 @@ pub enum Kind {
 }
 
 /// Gunicorn's own workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Workers {
     /// Not given: gunicorn's configuration decides.
     Unset,
@@ -109,14 +110,14 @@ pub enum Workers {
     Count(u32),
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum JvmProgram {
     Jar(Template),
     Main { class: Template, classpath: Vec<Template> },
 }
 
 /// `[sockets.NAME]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Socket {
     pub name: Box<str>,
     pub listen: Listen,
@@ -124,14 +125,14 @@ pub struct Socket {
     pub backlog: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Listen {
     Tcp(SocketAddr),
     Unix { path: PathBuf, mode: u32, owner: Option<Box<str>>, group: Option<Box<str>> },
 }
 
 /// `[ready]`: every way has the timeout.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     pub timeout: Duration,
     /// In addition to what the kind itself knows (gunicorn's workers have booted).
@@ -139,7 +140,7 @@ pub struct Ready {
 }
 
 /// All that are given must hold.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ReadyBy {
     /// `notify = true`: `READY=1` on `NOTIFY_SOCKET`.
     Notify,
@@ -157,7 +158,7 @@ pub enum ReadyBy {
     Delay(Duration),
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HttpProbe {
     pub path: Template,
     /// `Host` header; default `localhost`.
@@ -170,7 +171,7 @@ pub struct HttpProbe {
     pub timeout: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expect {
     /// Any status from 200 to 399.
     Success,
@@ -178,7 +179,7 @@ pub enum Expect {
 }
 
 /// `[health]`: while the service runs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Health {
     /// [`ReadyBy::Http`], [`ReadyBy::Tcp`] or [`ReadyBy::Command`] only; none when only the watchdog is on.
     pub by: Option<ReadyBy>,
@@ -192,14 +193,14 @@ pub struct Health {
     pub watchdog: Option<Duration>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HealthAction {
     Report,
     Restart,
 }
 
 /// `[reload]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {
     /// Default: true where the service has sockets, else false.
     pub overlap: bool,
@@ -210,7 +211,7 @@ pub struct Reload {
 }
 
 /// `[stop]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
     /// Signal number.
     pub signal: i32,
@@ -218,7 +219,7 @@ pub struct Stop {
     pub grace: Option<Duration>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
     Always,
     OnFailure,
@@ -226,7 +227,7 @@ pub enum Policy {
 }
 
 /// `[restart]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
     pub policy: Policy,
     /// Before the first retry after a failure within `settled` of its start; doubles with jitter up to `max_delay`.
@@ -239,7 +240,7 @@ pub struct Restart {
     pub success: Vec<i32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     pub failures: u32,
     pub within: Duration,
@@ -247,7 +248,7 @@ pub struct Limit {
     pub then: Option<Duration>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stderr {
     /// One file, in the order of writing (the default).
     Join,
@@ -255,7 +256,7 @@ pub enum Stderr {
     Apart,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogFormat {
     /// The bytes as the service wrote them (the default).
     Raw,
@@ -266,7 +267,7 @@ pub enum LogFormat {
 }
 
 /// `[logs]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logs {
     /// `false`: the output goes to /dev/null.
     pub capture: bool,

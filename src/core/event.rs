@@ -1,23 +1,24 @@
 //! What comes in, what goes out, and the names of things in both.
 
 use super::policy::Policy;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// A service for as long as it is configured; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServiceId(pub u32);
 
 /// A service's generation; numbered for ever upward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GenerationId {
     pub service: ServiceId,
     pub number: u64,
 }
 
 /// One spawn; never used twice (I3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u64);
 
 /// Somebody's command, answered exactly once by [`Action::Done`].
@@ -25,7 +26,7 @@ pub struct WorkerId(pub u64);
 pub struct OpId(pub u64);
 
 /// How a process ended (`wait(2)`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     Code(i32),
     Signal(i32),
@@ -154,7 +155,7 @@ pub enum Event {
 }
 
 /// Where a generation's release and configuration come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// The configuration in force and the named release, else what `current` names.
     Fresh { release: Option<Box<str>> },

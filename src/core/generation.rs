@@ -1,14 +1,15 @@
 //! What a service consists of while it runs: generations, their slots, and the workers in them.
 
-use super::event::{Exit, GenerationId, WorkerId};
+use super::event::{Exit, GenerationId, Source, WorkerId};
 use super::policy::Policy;
 use super::restart::Failures;
 use super::time::Time;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Booting; where it can be gated, it answers nobody.
     Candidate,
@@ -18,7 +19,7 @@ pub enum Role {
     Draining,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Generation {
     pub id: GenerationId,
     pub role: Role,
@@ -26,13 +27,15 @@ pub struct Generation {
     pub since: Time,
     /// The shell has resolved what it needs; its slots may be filled.
     pub prepared: bool,
+    /// What the shell is resolving it from.
+    pub(super) source: Source,
     pub policy: Rc<Policy>,
     pub slots: Vec<Slot>,
     /// Every worker of which something is left, those that lost their slot included.
     pub workers: BTreeSet<WorkerId>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slot {
     pub state: SlotState,
     /// Workers started after the first.
@@ -43,7 +46,7 @@ pub struct Slot {
     pub(super) failures: Failures,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SlotState {
     /// Not filled yet, or not to be filled any more.
     Empty,
@@ -56,7 +59,7 @@ pub enum SlotState {
     Done,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Worker {
     pub id: WorkerId,
     pub generation: GenerationId,
@@ -68,7 +71,7 @@ pub struct Worker {
     pub(super) exit: Option<Exit>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkerState {
     /// Until the shell has answered.
     Spawning,
@@ -92,12 +95,13 @@ pub enum WorkerState {
 }
 
 impl Generation {
-    pub(super) fn new(id: GenerationId, policy: Rc<Policy>, slots: u32, now: Time) -> Generation {
+    pub(super) fn new(id: GenerationId, source: Source, policy: Rc<Policy>, slots: u32, now: Time) -> Generation {
         Generation {
             id,
             role: Role::Candidate,
             since: now,
             prepared: false,
+            source,
             policy,
             slots: (0..slots).map(|_| Slot::new()).collect(),
             workers: BTreeSet::new(),
@@ -112,6 +116,11 @@ impl Slot {
 }
 
 impl Worker {
+    /// Has its main process ended, as far as the machine was told?
+    pub fn has_ended(&self) -> bool {
+        self.exit.is_some()
+    }
+
     /// Told to stop, or already ended.
     pub fn leaving(&self) -> bool {
         matches!(self.state, WorkerState::Stopping { .. } | WorkerState::Sweeping { .. } | WorkerState::Killed { .. })

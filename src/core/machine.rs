@@ -9,6 +9,7 @@ use super::restart::Rng;
 use super::service::{Goal, Phase, Service};
 use super::time::Time;
 use super::timers::{Timer, Timers};
+use super::tracked::Tracked;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -17,8 +18,8 @@ use std::rc::Rc;
 pub struct Machine {
     pub(super) now: Time,
     /// Boxed, as the other tables' values: a tree keeps its nodes half empty.
-    pub(super) services: BTreeMap<ServiceId, Box<Service>>,
-    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) services: Tracked<ServiceId, Box<Service>>,
+    pub(super) workers: Tracked<WorkerId, Worker>,
     pub(super) names: BTreeMap<Box<str>, ServiceId>,
     pub(super) last_worker: u64,
     pub(super) timers: Timers,
@@ -41,8 +42,8 @@ impl Machine {
     pub fn new(seed: u64, last_worker: u64) -> Machine {
         Machine {
             now: Time::default(),
-            services: BTreeMap::new(),
-            workers: BTreeMap::new(),
+            services: Tracked::new(),
+            workers: Tracked::new(),
             names: BTreeMap::new(),
             last_worker,
             timers: Timers::default(),
@@ -92,7 +93,7 @@ impl Machine {
     }
 
     pub fn workers(&self) -> &BTreeMap<WorkerId, Worker> {
-        &self.workers
+        self.workers.map()
     }
 
     fn dispatch(&mut self, event: Event) {
@@ -215,7 +216,7 @@ impl Machine {
     }
 
     /// The second phase of every event: moves touched services towards what is wanted until nothing moves any more.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let mut changed = false;
         while let Some(id) = self.touched.pop_first() {
             changed = true;

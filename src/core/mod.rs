@@ -18,6 +18,9 @@
 //! * **Leftovers**: when a worker's main process ends and others of it remain, they get the stop signal, the rest of
 //!   the grace time, then the kill (I4). Where old and new may run side by side the replacement does not wait.
 //! * **Failed**: too many failures within a window. Visible, sockets closed, tried again later or by `start`.
+//! * **Death of svd**: after every event the shell writes the records of the services that it changed, and only then does
+//!   what was decided. A machine that is restored from them decides again whatever may not have been done, so that doing
+//!   something twice must be harmless and leaving it out cannot happen.
 //!
 //! What the machine may not do: read a clock, touch a process, decide by the order of a hash, or keep a timer that
 //! nothing will clear (I7).
@@ -30,9 +33,11 @@ mod order;
 mod policy;
 mod reload;
 mod restart;
+mod restore;
 mod service;
 mod time;
 mod timers;
+mod tracked;
 mod worker;
 
 pub use event::{
@@ -42,5 +47,6 @@ pub use generation::{Generation, Role, Slot, SlotState, Worker, WorkerState};
 pub use machine::Machine;
 pub use policy::Policy;
 pub use reload::NOT_RUNNING;
+pub use restore::{Record, Saved};
 pub use service::{Phase, Service, State};
 pub use time::Time;

@@ -212,12 +212,12 @@ impl Machine {
         let mut hold = (!service.policy.overlap && self.any_live(id)).then(old);
         let known = |name| self.names.get::<Box<str>>(name).and_then(|id| self.services.get(id));
         for needed in service.policy.requires.iter().filter_map(known) {
-            if needed.serves(&self.workers) {
+            if needed.serves(self.workers.map()) {
                 continue;
             }
             let hopeless = matches!(needed.phase, Phase::Stopped | Phase::Failed { .. } | Phase::Exited);
             if hopeless || needed.failing() {
-                let state = needed.state(&self.workers);
+                let state = needed.state(self.workers.map());
                 let reason = format!("it waits for {}, which it requires and which is {state}", needed.name);
                 return Some(Hold::Requirement(reason));
             }

@@ -1,12 +1,13 @@
 //! The numbers of a service file that decisions need.
 
 use crate::config::spec::{HealthAction, Kind, Restart, Service};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Gunicorn's default `graceful_timeout` of 30 s, plus 5 s.
 const GUNICORN_GRACE: Duration = Duration::from_secs(35);
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
     /// Slots of a generation.
     pub instances: u32,

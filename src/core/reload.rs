@@ -28,7 +28,7 @@ impl Machine {
         let slots = service.slots();
         // One is the rule; a vector would begin with room for four.
         service.generations.reserve_exact(1);
-        service.generations.push(Generation::new(generation, policy, slots, now));
+        service.generations.push(Generation::new(generation, source.clone(), policy, slots, now));
         self.out.push(Action::Prepare { generation, source });
     }
 

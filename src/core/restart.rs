@@ -2,6 +2,7 @@
 
 use super::time::Time;
 use crate::config::spec::{Limit, Restart};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ impl Rng {
 }
 
 /// A slot's history of failures.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Failures {
     /// Soon after the start, one after another.
     soon: u32,

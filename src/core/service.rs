@@ -4,11 +4,12 @@ use super::event::{OpId, ServiceId, Setup, Source, WorkerId};
 use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
 use super::policy::Policy;
 use super::time::Time;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     Stopped,
     /// Wanted up; a service that it needs is not there yet.
@@ -27,13 +28,15 @@ pub enum Phase {
 }
 
 /// A replacement in progress.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Replacement {
+    /// Whoever asked is gone when svd is.
+    #[serde(skip)]
     pub op: Option<OpId>,
     pub stage: Stage,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// The new generation boots beside the old one.
     Beside,
@@ -52,7 +55,7 @@ pub(super) enum Goal {
     Stopped,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Service {
     pub id: ServiceId,
     pub name: Box<str>,
@@ -79,6 +82,7 @@ pub struct Service {
     pub(super) reopen: bool,
     /// After a stop: forget the service.
     pub(super) removed: bool,
+    #[serde(skip)]
     pub(super) waiting: Vec<(OpId, Goal)>,
     /// Restarts for bad health: how many in a row, and not before.
     pub(super) health_restarts: u32,

@@ -1,10 +1,11 @@
 //! Monotonic time as the core sees it: nanoseconds since an arbitrary start.
 
+use serde::{Deserialize, Serialize};
 use std::ops::Add;
 use std::time::Duration;
 
 /// A point of monotonic time (`CLOCK_MONOTONIC` in the daemon, virtual in the simulator).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 impl Time {

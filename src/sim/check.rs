@@ -85,6 +85,10 @@ impl World {
     pub(super) fn check_commit(&mut self, id: GenerationId) {
         let service = self.machine.service(id.service).expect("it is committed");
         let generation = service.generations.iter().find(|g| g.id == id).expect("it is committed");
+        if self.committed.get(&id.service) == Some(&id.number) {
+            // Once more, after a death of svd: the gate is open.
+            return;
+        }
         for slot in &generation.slots {
             let ready = match slot.state {
                 SlotState::Filled(worker) => self.processes.get(&worker).is_some_and(|p| p.ready),

@@ -25,6 +25,10 @@ fn pick(rng: &mut fastrand::Rng, world: &World) -> Option<Choice> {
     if rng.u8(..) < 24 {
         return Some(Choice::Pause);
     }
+    if world.mortal && rng.u8(..) < 12 {
+        let again = rng.bool().then(|| rng.u8(..6));
+        return Some(Choice::Death(rng.u8(..6), again));
+    }
     if rng.u8(..) < 96 {
         // As things go: otherwise few histories would get beyond the boot.
         if let Some(choice) = world.well_behaved() {
@@ -43,6 +47,7 @@ fn pick(rng: &mut fastrand::Rng, world: &World) -> Option<Choice> {
 
 /// Without further faults everything that is wanted runs in the end, and everybody has been answered.
 fn ends_well(world: &mut World) {
+    (world.death, world.death_again) = (None, None);
     let mut left = 2_000;
     let settled = |w: &World| {
         w.machine.services().all(|s| match s.state(w.machine.workers()) {
@@ -75,17 +80,22 @@ fn ends_well(world: &mut World) {
 fn history(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut world = worlds(seed);
+    world.mortal = seed % 4 < 2;
     for _ in 0..STEPS {
         let Some(choice) = pick(&mut rng, &world) else {
             continue;
         };
-        let tick = choice == Choice::Deadline;
+        // Who dies may not hear the tick.
+        let tick = choice == Choice::Deadline && world.death.is_none();
         if std::env::var_os("AIRDOCK_SEED").is_some() {
             println!("{:?} {choice:?}", world.now);
         }
         world.apply(choice);
         if tick {
             world.check_no_spin();
+        }
+        if seed.is_multiple_of(32) {
+            world.check_disk();
         }
     }
     if !world.exited() {
@@ -106,7 +116,8 @@ fn random_histories() {
     }
 }
 
-fn all_histories(world: &World, depth: usize, count: &mut u64) {
+/// `death`: in one of the steps svd dies as well.
+fn all_histories(world: &World, depth: usize, death: bool, count: &mut u64) {
     *count += 1;
     if depth == 0 {
         return;
@@ -114,8 +125,14 @@ fn all_histories(world: &World, depth: usize, count: &mut u64) {
     let people = world.people_choices().into_iter();
     for choice in world.kernel_choices().into_iter().chain(people) {
         let mut next = world.clone();
-        next.apply(choice);
-        all_histories(&next, depth - 1, count);
+        next.apply(choice.clone());
+        all_histories(&next, depth - 1, death, count);
+        for at in (0..4).filter(|_| death) {
+            let mut next = world.clone();
+            next.apply(Choice::Death(at, None));
+            next.apply(choice.clone());
+            all_histories(&next, depth - 1, false, count);
+        }
     }
 }
 
@@ -125,14 +142,16 @@ fn all_short_histories() {
         // From the very start …
         let mut count = 0;
         let fresh = World::new(1, vec![("web", World::policy(overlap, 1))]);
-        all_histories(&fresh, 4, &mut count);
+        all_histories(&fresh, 4, false, &mut count);
+        all_histories(&fresh, 3, true, &mut count);
         // … and from a service that runs.
         let mut running = fresh;
         while running.pending_ops() > 0 {
             let choice = running.well_behaved().expect("it starts");
             running.apply(choice);
         }
-        all_histories(&running, 4, &mut count);
+        all_histories(&running, 4, false, &mut count);
+        all_histories(&running, 3, true, &mut count);
         assert!(count > 10_000, "{count} histories only");
     }
 }

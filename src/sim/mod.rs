@@ -5,6 +5,7 @@
 //! failure and replays exactly; a search takes all of them up to a depth.
 
 mod check;
+mod death;
 mod world;
 
 #[cfg(test)]

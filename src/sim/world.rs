@@ -2,7 +2,7 @@
 
 use crate::config::spec::{Limit, Policy as RestartPolicy, Restart};
 use crate::core::{
-    Action, Change, Command, Event, Exit, GenerationId, Machine, OpId, Policy, ServiceId, Setup, Time, WorkerId,
+    Action, Change, Command, Event, Exit, GenerationId, Machine, OpId, Policy, Saved, ServiceId, Setup, Time, WorkerId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -28,6 +28,9 @@ pub enum Choice {
     /// A little time passes.
     Pause,
     Shutdown,
+    /// svd is killed while it does what the next event leads to: before the event reaches the machine (0), or after so many
+    /// actions and one; perhaps once more, in the same way, when it has returned.
+    Death(u8, Option<u8>),
 }
 
 /// One simulated worker: a main process and, perhaps, others.
@@ -58,7 +61,16 @@ pub struct World {
     pub(super) pending_ops: BTreeSet<OpId>,
     last_op: u64,
     pub(super) exited: bool,
-    shutting_down: bool,
+    pub(super) shutting_down: bool,
+    /// The records, as they were last written.
+    pub(super) disk: BTreeMap<ServiceId, Saved>,
+    /// Whether svd may die in this world: else nothing is written.
+    pub mortal: bool,
+    /// When svd dies, by [`Choice::Death`].
+    pub(super) death: Option<u8>,
+    pub(super) death_again: Option<u8>,
+    /// What the svd that returns could not take over and has not told the machine yet.
+    pub(super) lost: BTreeSet<WorkerId>,
 }
 
 impl World {
@@ -78,6 +90,11 @@ impl World {
             last_op: 0,
             exited: false,
             shutting_down: false,
+            disk: BTreeMap::new(),
+            mortal: true,
+            death: None,
+            death_again: None,
+            lost: BTreeSet::new(),
         };
         let mut add = Vec::new();
         for (n, (name, policy)) in (0..).zip(policies) {
@@ -254,6 +271,7 @@ impl World {
                     self.feed(Event::Tick);
                 }
             }
+            Choice::Death(at, again) => (self.death, self.death_again) = (Some(at), again),
             Choice::Pause => self.now = self.now + Duration::from_millis(700),
             Choice::Shutdown => {
                 self.shutting_down = true;
@@ -296,16 +314,22 @@ impl World {
         }
     }
 
-    fn feed(&mut self, event: Event) {
-        let actions = self.machine.handle(self.now, event);
-        for action in actions {
-            self.execute(action);
+    pub(super) fn feed(&mut self, event: Event) {
+        if self.death == Some(0) {
+            self.death = None;
+            return self.die();
         }
-        self.check();
+        let actions = self.machine.handle(self.now, event);
+        self.write();
+        if !self.do_until_death(actions) {
+            self.check();
+        }
     }
 
-    fn execute(&mut self, action: Action) {
+    pub(super) fn execute(&mut self, action: Action) {
         match action {
+            Action::Signal { worker, .. } | Action::SignalTree { worker, .. } | Action::KillTree { worker }
+                if self.lost.contains(&worker) => {}
             Action::Prepare { generation, .. } => {
                 assert!(self.preparing.insert(generation), "{generation:?} is prepared twice");
             }

@@ -1,0 +1,180 @@
+//! What survives svd's death, and how a machine goes on from it.
+
+use super::event::{Action, GenerationId, ServiceId, WorkerId};
+use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
+use super::machine::Machine;
+use super::service::{Phase, Service};
+use super::time::Time;
+use super::timers::Timer;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// A service with its workers, to be written.
+#[derive(Serialize)]
+pub struct Record<'a> {
+    service: &'a Service,
+    workers: Vec<&'a Worker>,
+}
+
+/// A [`Record`] that was read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    service: Service,
+    workers: Vec<Worker>,
+}
+
+impl Record<'_> {
+    /// A copy.
+    pub fn saved(&self) -> Saved {
+        Saved { service: self.service.clone(), workers: self.workers.iter().map(|w| (*w).clone()).collect() }
+    }
+}
+
+impl Saved {
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+}
+
+impl Machine {
+    /// The services that changed since this was last asked: their records are to be written before what was decided is
+    /// done. Those without a record are gone.
+    pub fn take_changed(&mut self) -> BTreeSet<ServiceId> {
+        let mut changed = self.services.take_changed();
+        changed.append(&mut self.workers.take_changed());
+        changed
+    }
+
+    pub fn record(&self, id: ServiceId) -> Option<Record<'_>> {
+        let service = self.services.get(&id)?;
+        let workers = service.generations.iter().flat_map(|g| &g.workers).filter_map(|w| self.workers.get(w)).collect();
+        Some(Record { service, workers })
+    }
+
+    /// A machine that goes on where another one was when it wrote these. Whoever waited for an answer is gone.
+    ///
+    /// The shell finds out what of it still runs, then calls [`Machine::resume`], and then tells what has ended meanwhile
+    /// and how the spawns went that were under way. A shutdown that was under way is told again.
+    pub fn restore(seed: u64, last_worker: u64, now: Time, saved: Vec<Saved>) -> Machine {
+        let mut machine = Machine::new(seed, last_worker);
+        machine.now = now;
+        for Saved { mut service, workers } in saved {
+            for worker in workers {
+                machine.last_worker = machine.last_worker.max(worker.id.0);
+                machine.workers.insert(worker.id, worker);
+            }
+            let own = Rc::clone(&service.policy);
+            for generation in &mut service.generations {
+                // They were one before they were written.
+                if generation.policy == own {
+                    generation.policy = Rc::clone(&own);
+                }
+            }
+            let id = service.id;
+            if !service.removed || !machine.names.contains_key(&service.name) {
+                machine.names.insert(service.name.clone(), id);
+            }
+            if service.phase == Phase::Waiting {
+                machine.waiting.insert(id);
+            }
+            machine.touched.insert(id);
+            machine.services.insert(id, Box::new(service));
+        }
+        machine.set_timers();
+        machine
+    }
+
+    /// Every deadline is in the state of what it belongs to.
+    fn set_timers(&mut self) {
+        let mut due: Vec<(Timer, Time)> = Vec::new();
+        for service in self.services.values() {
+            if let Phase::Failed { until: Some(until), .. } = service.phase {
+                due.push((Timer::Service(service.id), until));
+            }
+            for generation in &service.generations {
+                for (number, slot) in (0..).zip(&generation.slots) {
+                    if let SlotState::Backoff(at) | SlotState::Failed(Some(at)) = slot.state {
+                        due.push((Timer::Slot(generation.id, number), at));
+                    }
+                }
+            }
+        }
+        for worker in self.workers.values() {
+            match worker.state {
+                WorkerState::Booting { deadline }
+                | WorkerState::Stopping { deadline }
+                | WorkerState::Sweeping { deadline } => due.push((Timer::Worker(worker.id), deadline)),
+                WorkerState::Killed { pause } => due.push((Timer::Worker(worker.id), self.now + pause)),
+                WorkerState::Spawning | WorkerState::Ready => {}
+            }
+        }
+        for (timer, at) in due {
+            self.timers.set(timer, at);
+        }
+    }
+
+    /// Decides again what may have been decided and not done. What was done is done once more, which is harmless: a stop
+    /// signal to who is stopping, a gate that is open.
+    pub fn resume(&mut self) -> Vec<Action> {
+        let ids: Vec<ServiceId> = self.services.map().keys().copied().collect();
+        for id in ids {
+            self.resume_service(id);
+        }
+        self.settle();
+        std::mem::take(&mut self.out)
+    }
+
+    fn resume_service(&mut self, id: ServiceId) {
+        let Some(service) = self.services.get(&id) else { return };
+        let mut again = Vec::new();
+        if matches!(service.phase, Phase::Stopped | Phase::Failed { .. } | Phase::Exited) {
+            again.push(Action::CloseSockets { service: id });
+        }
+        // What serves first: the old generation's end follows from it.
+        again.extend(service.committed().map(|g| Action::Commit { generation: g.id }));
+        let mut unspawned = Vec::new();
+        for generation in &service.generations {
+            if !generation.prepared {
+                again.push(Action::Prepare { generation: generation.id, source: generation.source.clone() });
+            }
+            self.resume_workers(generation, &mut again);
+            unspawned.push(generation.id);
+        }
+        self.out.append(&mut again);
+        for generation in unspawned {
+            self.fill(generation);
+            self.discard_if_empty(generation);
+        }
+    }
+
+    fn resume_workers(&self, generation: &Generation, again: &mut Vec<Action>) {
+        let workers = || generation.workers.iter().filter_map(|w| self.workers.get(w));
+        let last = workers().filter_map(|w| match w.state {
+            WorkerState::Stopping { deadline } => Some(deadline),
+            _ => None,
+        });
+        if let (Role::Draining, Some(last)) = (generation.role, last.max()) {
+            again.push(Action::Drain { generation: generation.id, limit: last.since(self.now) });
+        }
+        let signal = generation.policy.stop_signal;
+        again.extend(workers().filter_map(|worker| {
+            let id: WorkerId = worker.id;
+            match worker.state {
+                WorkerState::Stopping { .. } => Some(Action::Signal { worker: id, signal }),
+                WorkerState::Sweeping { .. } => Some(Action::SignalTree { worker: id, signal }),
+                WorkerState::Killed { .. } => Some(Action::KillTree { worker: id }),
+                WorkerState::Spawning | WorkerState::Booting { .. } | WorkerState::Ready => None,
+            }
+        }));
+    }
+
+    /// The generations that the machine knows: what the shell holds for others is to be let go.
+    pub fn knows(&self, id: GenerationId) -> bool {
+        self.generation(id).is_some()
+    }
+}
