@@ -269,10 +269,12 @@ fn descriptor_tcp_command_log_and_delay() {
     let text = notifier(&listen.replace("GATE", &quoted(&gate)), "[ready]\ntcp = '127.0.0.1:{port}'");
     svd.service("tcp", &text.replace("''']\n", "''', '{port}']\n"));
     svd.service("delay", &script(SLEEP, "[ready]\ndelay = '2s'"));
+    svd.service("at-once", &script(SLEEP, "[restart]\nsettled = '0s'"));
     let gated = ["fd", "log", "command", "tcp"];
     let begun = Instant::now();
     svd.start();
     svd.wait_state("delay", "running");
+    svd.wait_state("at-once", "running");
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
     for name in gated {
         assert_eq!(svd.state(name), "starting", "{name}");

@@ -113,6 +113,10 @@ fn traffic(page: &mut Page, services: &[ServiceStatus]) {
     each(page, "airdock_workers_died_open_total", COUNTER, help, &|t| t.died_open);
     let help = "Requests that are open for longer than they should be.";
     each(page, "airdock_requests_overdue", GAUGE, help, &|t| t.overdue);
+    let help = "Whether counts of the last minute were lost: what is missing may have been errors.";
+    each(page, "airdock_requests_unreliable", GAUGE, help, &|t| u64::from(t.unreliable));
+    let help = "Datagrams with counts, anybody's, that were lost since a generation began.";
+    each(page, "airdock_requests_lost_datagrams_total", COUNTER, help, &|t| t.lost_datagrams);
     let name = "airdock_request_latency_seconds";
     let help = "Time to serve a request, of the last minute.";
     page.metric(name, GAUGE, help, |out| {

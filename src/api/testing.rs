@@ -60,6 +60,8 @@ pub fn full_status(name: &str) -> ServiceStatus {
         overdue: 1,
         died_open: 0,
         latency_ms: Some(Latency { p50: 12.0, p90: 80.0, p99: 250.0 }),
+        lost_datagrams: 0,
+        unreliable: false,
     };
     let mut first = worker(0, 4711);
     first.status_text = Some("serving".into());

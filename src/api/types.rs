@@ -293,6 +293,12 @@ pub struct Traffic {
     /// Of the last minute; `None` when there was no request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<Latency>,
+    /// Datagrams with counts, anybody's, that were lost since the generation began; only where statsd counts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost_datagrams: u64,
+    /// Some of them within the last minute: these numbers may be too small.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unreliable: bool,
 }
 
 /// Milliseconds.

@@ -212,6 +212,9 @@ fn push_traffic(out: &mut String, traffic: &Traffic) {
             latency.p50, latency.p90, latency.p99
         );
     }
+    if traffic.unreliable {
+        let _ = write!(out, "; unreliable: {} datagrams with counts were lost", traffic.lost_datagrams);
+    }
     out.push('\n');
 }
 

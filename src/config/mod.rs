@@ -4,6 +4,7 @@
 //! complete and checked; what differs between two of them, and what that asks of a running service, says [`difference`].
 //! The format is described in `docs/configuration.md`, which a test keeps in step with the decoder.
 
+mod counts;
 mod daemon;
 mod diagnostic;
 pub mod diff;

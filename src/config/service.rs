@@ -5,7 +5,7 @@ use super::scope::Scope;
 use super::section::{self, Item, Schema, Section};
 use super::source::{At, File, Problem, Span};
 use super::spec::{Service, Template};
-use super::{health, logs, ready, reload, restart, sockets, stop, units};
+use super::{counts, health, logs, ready, reload, restart, sockets, stop, units};
 
 use toml::de::DeTable;
 
@@ -44,6 +44,7 @@ pub(super) static SCHEMA: Schema = Schema {
         "stop",
         "restart",
         "logs",
+        "counts",
     ],
 };
 
@@ -90,6 +91,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         stop: stop::decode(&top, &scope),
         restart: restart::decode(&top),
         logs: logs::decode(&top),
+        counts: counts::decode(&top, &scope),
         sockets: listening,
         root: scope.root,
     };

@@ -91,6 +91,7 @@ pub struct Service {
     pub stop: Stop,
     pub restart: Restart,
     pub logs: Logs,
+    pub counts: Counts,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -280,6 +281,13 @@ pub struct Logs {
     /// Rotated files kept.
     pub keep: u32,
     pub compress: bool,
+}
+
+/// `[counts]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// svd takes the generation's counts as statsd datagrams. Never for gunicorn, whose launcher counts.
+    pub statsd: bool,
 }
 
 impl Service {

@@ -2,7 +2,7 @@
 
 use super::section::{self, Schema};
 use super::source::{Problem, Span};
-use super::{daemon, health, logs, probe, ready, reload, restart, service, sockets, stop};
+use super::{counts, daemon, health, logs, probe, ready, reload, restart, service, sockets, stop};
 
 /// Tables of a service file, and of `svd.toml`: a key is looked for among its own.
 pub(super) static SERVICE_FILE: &[&Schema] = &[
@@ -16,6 +16,7 @@ pub(super) static SERVICE_FILE: &[&Schema] = &[
     &restart::SCHEMA,
     &restart::LIMIT,
     &logs::SCHEMA,
+    &counts::SCHEMA,
 ];
 pub(super) static DAEMON_FILE: &[&Schema] = &[&daemon::SCHEMA, &daemon::HTTP, &daemon::CONTROL, &daemon::ACCESS];
 

@@ -57,10 +57,12 @@ impl Host {
                 }
             }
             Action::Discard { generation } => {
-                if let Some(gone) = self.generations.remove(&generation)
-                    && let Some(gunicorn) = &gone.gunicorn
-                {
+                let Some(gone) = self.generations.remove(&generation) else { return };
+                if let Some(gunicorn) = &gone.gunicorn {
                     let _ = self.poll.delete(&gunicorn.report);
+                }
+                if let Some(address) = &gone.statsd {
+                    self.end_statsd(address);
                 }
             }
             Action::CloseSockets { service } => self.close_sockets(service),
@@ -152,14 +154,25 @@ impl Host {
         let port = if crate::kinds::wants_port(&plan.spec) { Some(self.free_port()?) } else { None };
         let gunicorn =
             if crate::kinds::gunicorn::is_gunicorn(&plan.spec) { Some(Box::new(self.share(id)?)) } else { None };
+        let statsd = self.statsd_of(id, &plan);
         let began = SystemTime::now();
         if plan.spec.logs.capture {
             let release = plan.places.id.as_deref().map(Into::into);
             // Best effort: a log thread that is stuck must not stop a start.
             let _ = self.logs.begin_generation(name, id.number, release, began);
         }
-        self.generations.insert(id, Box::new(Generation { id, plan, sockets, port, gunicorn, until_gone: Vec::new() }));
+        let until_gone = Vec::new();
+        self.generations.insert(id, Box::new(Generation { id, plan, sockets, port, gunicorn, statsd, until_gone }));
         Ok(())
+    }
+
+    /// Its address for counts; that there is none must not keep it from serving.
+    fn statsd_of(&mut self, id: GenerationId, plan: &Plan) -> Option<Box<super::statsd::Address>> {
+        if !plan.spec.counts.statsd {
+            return None;
+        }
+        let address = self.begin_statsd(id).map(Box::new);
+        address.map_err(|why| self.warn(Some(id.service), &format!("its requests are not counted: {why}"))).ok()
     }
 
     /// What svd shares with a gunicorn generation: gate, report, counters.

@@ -115,6 +115,7 @@ pub struct Host {
     pub inbox: VecDeque<Event>,
     /// Delays of readiness and watchdogs.
     pub alarms: BTreeSet<(Time, WorkerId, Alarm)>,
+    pub statsd: super::statsd::Statsd,
     pub checks: BTreeMap<u64, super::checks::Running>,
     pub last_check: u64,
     /// Private ports given out lately.
@@ -200,6 +201,7 @@ impl Host {
             last_service: 0,
             inbox: VecDeque::new(),
             alarms: BTreeSet::new(),
+            statsd: super::statsd::Statsd::default(),
             checks: BTreeMap::new(),
             last_check: 0,
             ports: VecDeque::new(),
@@ -291,7 +293,7 @@ impl Host {
             (a, b) => a.or(b),
         };
         let first = first.map(|at| self.began + Duration::from_nanos(at.0));
-        [first, self.save_at, self.trim_at].into_iter().flatten().min()
+        [first, self.save_at, self.trim_at, self.statsd.paused_until()].into_iter().flatten().min()
     }
 
     fn handle_deadline(&mut self) {
@@ -312,6 +314,7 @@ impl Host {
         if self.save_at.is_some_and(|at| at <= Instant::now()) {
             self.save_now(None);
         }
+        self.resume_statsd();
         if self.trim_at.is_some_and(|at| at <= Instant::now()) {
             self.trim_at = None;
             crate::sys::memory::trim();

@@ -1,9 +1,10 @@
 //! From a generation to a process: the plan, resolved once, and what each spawn is prepared with.
 
 use super::paths::Paths;
+use super::statsd;
 use super::unit::{Generation, Plan, RunAs};
 use crate::config::spec::{Kind, Listen, Service, Stderr, Template};
-use crate::kinds::environment::{self, Login};
+use crate::kinds::environment::{self, HandedOver, Login};
 use crate::kinds::{self, Context, FIRST_SOCKET, gunicorn};
 use crate::sys::spawn::{Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
 use crate::sys::user::{self, Account};
@@ -86,7 +87,7 @@ fn find_program(plan: &Plan) -> Option<PathBuf> {
     let name = kinds::program(&context).ok()?;
     let directory = directory(&context).ok()?;
     let login = &plan.run_as.login;
-    let variables = environment::variables(&context, login, "", &plan.variables, Vec::new()).ok()?;
+    let variables = environment::variables(&context, login, "", &plan.variables, HandedOver::default()).ok()?;
     let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
     resolve_program(name.as_ref(), path.as_ref(), &directory).ok()
 }
@@ -184,9 +185,9 @@ pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) ->
     };
     let line = kinds::command_line(&context)?;
     let directory = directory(&context)?;
-    let (extra, wires) = handed_over(generation, &context, line.socket_on_stdin, own)?;
+    let (handed, wires) = handed_over(generation, &context, line.socket_on_stdin, own)?;
     let text = directory.to_str().ok_or("the directory's path is not UTF-8")?;
-    let variables = environment::variables(&context, &plan.run_as.login, text, &plan.variables, extra)?;
+    let variables = environment::variables(&context, &plan.run_as.login, text, &plan.variables, handed)?;
     let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
     let name = line.argv.first().ok_or("the command is empty")?;
     let program = match &plan.program {
@@ -232,15 +233,13 @@ pub fn watchdog(spec: &Service) -> Option<std::time::Duration> {
     spec.health.as_ref().and_then(|h| h.watchdog)
 }
 
-type HandedOver = (Vec<(String, String)>, Vec<Wire>);
-
 /// Descriptors, and the variables that tell of them.
 fn handed_over(
     generation: &Generation,
     context: &Context<'_>,
     socket_on_stdin: bool,
     own: &Own<'_>,
-) -> Result<HandedOver, String> {
+) -> Result<(HandedOver, Vec<Wire>), String> {
     let mut wires = Vec::with_capacity(8);
     let mut variables = Vec::new();
     let mut say = |name: &str, value: String| variables.push((name.to_owned(), value));
@@ -285,7 +284,12 @@ fn handed_over(
             say("AIRDOCK_PROBE", probe);
         }
     }
-    Ok((variables, wires))
+    let mut offered = Vec::new();
+    if let Some(address) = &generation.statsd {
+        variables.extend(address.variables(statsd::OURS));
+        offered.extend(address.variables(statsd::COMMON));
+    }
+    Ok((HandedOver { fixed: variables, offered }, wires))
 }
 
 /// Are stdout and stderr one pipe?

@@ -5,7 +5,7 @@
 //! | [`args`], [`background`], [`boot`] | the command line, `--daemon`, start and end |
 //! | [`host`] | the loop, and everything that is open |
 //! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
-//! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`health`] | how they are doing |
+//! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
 //! | [`store`], [`paths`], [`messages`] | what survives, and where; svd's own messages |
 //! | [`pool`] | threads for what may block |
@@ -34,6 +34,7 @@ mod pool;
 mod probe;
 mod readiness;
 mod sockets;
+mod statsd;
 mod status;
 mod store;
 mod successor;

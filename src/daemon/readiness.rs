@@ -55,9 +55,7 @@ impl Host {
     }
 
     fn begin_delay(&mut self, id: WorkerId, delay: Duration) {
-        if delay.is_zero() {
-            return self.satisfied(id, Need::Delay);
-        }
+        // By an alarm even where there is nothing to wait for: the core must hear of the spawn first.
         let at = self.now() + delay;
         self.alarms.insert((at, id, Alarm::Delay));
     }

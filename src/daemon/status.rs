@@ -2,6 +2,7 @@
 
 use super::control::{last_lines, unknown};
 use super::host::Host;
+use super::statsd::Reported;
 use super::unit::{Announced, Generation};
 use crate::api::Reply;
 use crate::api::request::Name;
@@ -10,7 +11,10 @@ use crate::api::types::{
     ServiceHealth, ServiceState, ServiceStatus, StatusRow, SvdMetric, Traffic, WorkerState, WorkerStatus, rfc3339,
 };
 use crate::core::{self, Phase, Role, Service, ServiceId, SlotState, State};
-use crate::kinds;
+use crate::kinds::{
+    self,
+    counters::{self, Snapshot},
+};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -146,8 +150,23 @@ impl Host {
             since: rfc3339(since.0),
             since_seconds: since.1,
             workers: slots.map(|(index, slot)| self.worker_status(generation, index, slot)).collect(),
-            traffic: made.and_then(|g| traffic(g)),
+            traffic: made.and_then(|g| self.traffic(g)),
         }
+    }
+
+    /// What gunicorn's workers have counted, or the service has reported.
+    fn traffic(&self, generation: &Generation) -> Option<Traffic> {
+        let now = crate::sys::monotonic_micros();
+        if let Some(gunicorn) = &generation.gunicorn {
+            let counted = counters::read(&gunicorn.counters, now).ok()?;
+            let limit = Duration::from_secs_f64(gunicorn.timeout.clamp(0.0, 86_400.0));
+            let overdue = if limit.is_zero() { 0 } else { counted.overdue(now, limit) };
+            return Some(Traffic { overdue, ..traffic_of(&counted) });
+        }
+        let reported = self.statsd.reported(generation.statsd.as_ref()?, now)?;
+        let counted = counters::read(reported.words, now).ok()?;
+        let Reported { lost: lost_datagrams, unreliable, .. } = reported;
+        Some(Traffic { lost_datagrams, unreliable, ..traffic_of(&counted) })
     }
 
     fn worker_status(&self, generation: &core::Generation, index: u32, slot: &core::Slot) -> WorkerStatus {
@@ -241,6 +260,7 @@ impl Host {
         let metric = |name, help, counter, value| SvdMetric { name, help, counter, value };
         let up = SystemTime::now().duration_since(self.since).unwrap_or_default().as_secs_f64();
         let c = &self.counters;
+        let n = self.statsd.numbers;
         let svd = vec![
             metric("uptime_seconds", "How long svd runs.", false, up),
             metric("services", "Services that are configured.", false, self.units.len() as f64),
@@ -261,6 +281,10 @@ impl Host {
                 load(&c.progress_dropped),
             ),
             metric("streams_cut_total", "Streams ended because the client did not read.", true, load(&c.streams_cut)),
+            metric("statsd_datagrams_total", "Datagrams with counts, foreign ones included.", true, n.datagrams as f64),
+            metric("statsd_foreign_total", "Datagrams without the prefix of a generation.", true, n.foreign as f64),
+            metric("statsd_malformed_total", "Lines of generations that could not be read.", true, n.malformed as f64),
+            metric("statsd_lost_total", "Datagrams lost as they came too fast.", true, n.lost as f64),
         ];
         reply.metrics(&MetricsSnapshot { services: self.all_statuses(), svd });
     }
@@ -280,24 +304,19 @@ fn word(state: State) -> ServiceState {
     }
 }
 
-/// What gunicorn's workers have counted.
-fn traffic(generation: &Generation) -> Option<Traffic> {
-    let gunicorn = generation.gunicorn.as_ref()?;
-    let now = crate::sys::monotonic_micros();
-    let counted = kinds::counters::read(&gunicorn.counters, now).ok()?;
+fn traffic_of(counted: &Snapshot) -> Traffic {
     let milliseconds = |q: f64| counted.recent.latency.quantile(q).map(|d: Duration| d.as_secs_f64() * 1e3);
     let latency_ms = match (milliseconds(0.5), milliseconds(0.9), milliseconds(0.99)) {
         (Some(p50), Some(p90), Some(p99)) => Some(Latency { p50, p90, p99 }),
         _ => None,
     };
-    let limit = Duration::from_secs_f64(gunicorn.timeout.clamp(0.0, 86_400.0));
-    Some(Traffic {
+    Traffic {
         requests: counted.totals.finished,
         errors_5xx: counted.totals.errors,
-        overdue: if limit.is_zero() { 0 } else { counted.overdue(now, limit) },
         died_open: counted.totals.died_open,
         latency_ms,
-    })
+        ..Traffic::default()
+    }
 }
 
 #[cfg(test)]

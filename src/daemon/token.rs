@@ -15,9 +15,11 @@ pub enum Token {
     Check(u64),
     /// A main process named by `MAINPID=`.
     Main(WorkerId),
+    Statsd,
 }
 
 pub const SIGNALS: u64 = 0;
+pub const STATSD: u64 = 7 << SHIFT;
 
 pub fn of_worker(worker: WorkerId) -> u64 {
     1 << SHIFT | worker.0
@@ -54,6 +56,7 @@ pub fn parse(token: u64) -> Option<Token> {
         4 => Token::Report(GenerationId { service: ServiceId((rest >> 28) as u32), number: rest & 0xfff_ffff }),
         5 => Token::Check(rest),
         6 => Token::Main(WorkerId(rest)),
+        7 => Token::Statsd,
         _ => return None,
     })
 }

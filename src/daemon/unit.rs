@@ -80,6 +80,8 @@ pub struct Generation {
     /// The private port of `{port}`.
     pub port: Option<u16>,
     pub gunicorn: Option<Box<Gunicorn>>,
+    /// Where it sends its counts, if it asked for that.
+    pub statsd: Option<Box<super::statsd::Address>>,
     /// Who wants to know when nothing of it is left: they are dropped with it.
     pub until_gone: Vec<tokio::sync::oneshot::Sender<()>>,
 }

@@ -204,6 +204,9 @@ impl Host {
             Some(Token::Report(id)) => self.handle_report(id),
             Some(Token::Check(number)) => self.handle_check(number),
             Some(Token::Main(id)) => self.handle_main(id),
+            Some(Token::Statsd) => {
+                self.handle_statsd();
+            }
             None => {}
         }
     }
@@ -263,6 +266,7 @@ impl Host {
         process.needs.clear();
         let generation = process.generation;
         self.scaling_ended(generation);
+        self.requests_died(generation, id);
         let Some(process) = self.workers.get_mut(&id) else { return };
         // It never ran: the step that failed says more than an exit code.
         let failure = process.worker.exec_failure().filter(|_| status == ExitStatus::Code(127));

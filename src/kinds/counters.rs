@@ -28,20 +28,20 @@ const S_TAKEN: usize = 0;
 const S_PID: usize = 1;
 const S_STARTED: usize = 2;
 
-const BEGUN: usize = 8;
-const FINISHED: usize = 9;
-const ERRORS: usize = 10;
-const DURATION_US: usize = 11;
-const DIED_OPEN: usize = 12;
+pub(super) const BEGUN: usize = 8;
+pub(super) const FINISHED: usize = 9;
+pub(super) const ERRORS: usize = 10;
+pub(super) const DURATION_US: usize = 11;
+pub(super) const DIED_OPEN: usize = 12;
 
-const WINDOWS: usize = 24;
-const WINDOW_COUNT: usize = 13;
-const WINDOW_WORDS: usize = 24;
-const WINDOW_US: u64 = 5_000_000;
-const W_FINISHED: usize = 1;
-const W_ERRORS: usize = 2;
-const W_DURATION_US: usize = 3;
-const W_HISTOGRAM: usize = 4;
+pub(super) const WINDOWS: usize = 24;
+pub(super) const WINDOW_COUNT: usize = 13;
+pub(super) const WINDOW_WORDS: usize = 24;
+pub(super) const WINDOW_US: u64 = 5_000_000;
+pub(super) const W_FINISHED: usize = 1;
+pub(super) const W_ERRORS: usize = 2;
+pub(super) const W_DURATION_US: usize = 3;
+pub(super) const W_HISTOGRAM: usize = 4;
 
 const OPEN: usize = 336;
 const OPEN_COUNT: usize = 176;
@@ -187,7 +187,7 @@ impl Default for Histogram {
 
 impl Histogram {
     /// First microsecond of a bucket.
-    fn lower_us(bucket: usize) -> u64 {
+    pub(super) fn lower_us(bucket: usize) -> u64 {
         match bucket {
             0 => 0,
             b => {
@@ -232,6 +232,15 @@ impl Histogram {
             let bound = if bucket + 1 < BUCKETS { Self::lower_us(bucket + 1) as f64 / 1e6 } else { f64::INFINITY };
             (bound, sum)
         })
+    }
+}
+
+/// The bucket of a duration in microseconds; `bucket_of` of the launcher.
+pub(super) fn bucket_of(us: u64) -> usize {
+    let bits = (u64::BITS - us.leading_zeros()) as usize;
+    match bits {
+        0..=7 => 0,
+        _ => (1 + 2 * (bits - 8) + (us >> (bits - 2) & 1) as usize).min(BUCKETS - 1),
     }
 }
 

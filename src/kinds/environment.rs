@@ -10,11 +10,20 @@ pub struct Login {
     pub shell: String,
 }
 
+/// What the daemon hands over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HandedOver {
+    /// Descriptors, notify socket and the like: nobody else can know them.
+    pub fixed: Vec<(String, String)>,
+    /// None of them where the user has set any of the same names.
+    pub offered: Vec<(String, String)>,
+}
+
 /// What every worker finds in `PATH`, behind its virtual environment.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The variables of a worker: a login's, Airdock's, the virtual environment's, those of the environment files, and the
-/// file's own, later ones winning. `extra`: what the daemon hands over (descriptors, notify socket).
+/// file's own, later ones winning.
 ///
 /// # Errors
 /// A sentence: a placeholder without a value.
@@ -23,7 +32,7 @@ pub fn variables(
     login: &Login,
     directory: &str,
     from_files: &[(String, String)],
-    extra: Vec<(String, String)>,
+    handed: HandedOver,
 ) -> Result<Vec<(String, String)>, String> {
     let mut all: Vec<(String, String)> = Vec::with_capacity(24);
     let mut set = |name: &str, value: String| match all.iter_mut().find(|(n, _)| n == name) {
@@ -50,13 +59,22 @@ pub fn variables(
     if super::gunicorn::is_gunicorn(context.spec) {
         set("PYTHONUNBUFFERED", "1".to_owned());
     }
+    // All or none of them: half of them would mix two addresses.
+    let theirs = |(name, _): &(String, String)| {
+        from_files.iter().any(|(n, _)| n == name) || context.spec.environment.iter().any(|(n, _)| **n == **name)
+    };
+    if !handed.offered.iter().any(theirs) {
+        for (name, value) in handed.offered {
+            set(&name, value);
+        }
+    }
     for (name, value) in from_files {
         set(name, value.clone());
     }
     for (name, value) in &context.spec.environment {
         set(name, context.expand(value)?);
     }
-    for (name, value) in extra {
+    for (name, value) in handed.fixed {
         set(&name, value);
     }
     Ok(all)

@@ -9,6 +9,8 @@ pub mod environment;
 pub mod gunicorn;
 pub mod jvm;
 mod places;
+pub mod statsd;
+pub mod tally;
 
 use crate::config::spec::{Kind, Service, Template};
 use crate::config::template::Placeholder;

@@ -97,6 +97,7 @@ pub fn service(service: &Service) -> Vec<Row> {
         stop,
         restart: again,
         logs: output,
+        counts: Counts { statsd },
     } = service;
     let mut rows = Rows::default();
     kind(&mut rows, how);
@@ -128,6 +129,8 @@ pub fn service(service: &Service) -> Vec<Row> {
     rows.some("stop.grace", grace.map(show_duration), Live);
     restart(&mut rows, again);
     logs(&mut rows, output);
+    // Where to send them is in the environment.
+    rows.add("counts.statsd", statsd, ByReload);
     rows.0
 }
 

@@ -1,5 +1,6 @@
 //! Sockets that outlive the processes that use them, and small things that are shared with those.
 
+mod datagrams;
 mod listen;
 mod notify;
 mod shared;
@@ -10,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sys::socket::{getsockopt, sockopt};
 
+pub use datagrams::{DATAGRAM_MAX, Datagrams};
 pub use listen::{UnixOptions, free_port, listen_tcp, listen_unix};
 pub use notify::{Datagram, NotifySocket};
 pub use shared::{Gate, SharedWords};
