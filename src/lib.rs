@@ -13,6 +13,7 @@
 //! | [`daemon`] | the event loop that executes the core's actions; logs, probes, notify, state | all of the above, `api` |
 //! | [`api`] | request and reply types, routes, access rules, server, client, public health and metrics | `config` |
 //! | [`cli`] | arguments, one file per verb, rendering | `api::client`, `config` (check), `sys` (the demo starts svd) |
+//! | `fuzz` | what must hold for any input, for `fuzz/` and a test (test and feature builds only) | all of the above |
 //! | `sim` | simulated kernel, faults, invariant checks (test and feature builds only) | `core` |
 //!
 //! Arrows go down only. `sys` never sees `core`; `cli` talks to svd through `api::client` alone.
@@ -24,6 +25,8 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod daemon;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod kinds;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -40,7 +40,8 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.file)?;
+        // A file's name may have any character in it, line feeds included.
+        write!(f, "{}:", Printable(&self.file.replace('\n', "\u{fffd}")))?;
         if let Some(p) = &self.position {
             write!(f, "{}:{}:", p.line, p.column)?;
         }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::spec::*;
 use super::*;
+use crate::fuzz::{files, load_files};
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -43,29 +44,6 @@ fn the_example_shows_the_defaults() {
     assert_eq!((shown.ready.timeout, shown.stop.signal), (bare.ready.timeout, bare.stop.signal));
 }
 
-/// `==> NAME` begins a file; what follows is its text.
-fn files(script: &str) -> Vec<(&str, String)> {
-    let mut files: Vec<(&str, String)> = Vec::new();
-    for line in script.split_inclusive('\n') {
-        match (line.strip_prefix("==> "), files.last_mut()) {
-            (Some(name), _) => files.push((name.trim_end(), String::new())),
-            (None, Some((_, text))) => text.push_str(line),
-            (None, None) => panic!("a script begins with ==> NAME"),
-        }
-    }
-    files
-}
-
-fn load_script(script: &str) -> Result<Config, Diagnostics> {
-    let files = files(script);
-    let daemon = files.iter().find(|(name, _)| *name == "svd.toml").map(|(_, text)| text.as_str());
-    let services: Vec<_> = files
-        .iter()
-        .filter_map(|(name, text)| Some((name.strip_prefix("conf.d/")?.strip_suffix(".toml")?, text.as_str())))
-        .collect();
-    load_texts(daemon, &services)
-}
-
 /// Every script of `golden/` and what it prints. `UPDATE_GOLDEN=1` writes the outputs anew.
 #[test]
 fn errors_read_as_agreed() {
@@ -76,7 +54,8 @@ fn errors_read_as_agreed() {
     assert!(scripts.len() >= 7, "scripts are missing");
     let mut wrong = String::new();
     for script in scripts {
-        let errors = load_script(&fs::read_to_string(&script).unwrap()).expect_err("a golden script has errors");
+        let errors = load_files(&files(&fs::read_to_string(&script).unwrap()).expect("a script begins with ==> NAME"))
+            .expect_err("a golden script has errors");
         let got = format!("{errors}\n{}\n", serde_json::to_string(&errors.0[0]).unwrap());
         let golden = script.with_extension("out");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -202,19 +181,8 @@ const WORDS: &[&str] = &[
     "\\",
 ];
 
-/// Whatever the text: an answer, whose errors can be printed in both forms.
 fn survives(text: &str) {
-    for result in [load_texts(Some(text), &[]), load_texts(None, &[("a", text), ("b", text)])] {
-        if let Err(errors) = result {
-            assert!(!errors.0.is_empty());
-            assert!(!errors.to_string().chars().any(|c| c.is_control() && c != '\n'));
-            assert!(serde_json::to_string(&errors.0).is_ok());
-            for position in errors.0.iter().filter_map(|e| e.position.as_ref()) {
-                assert!(position.line >= 1 && position.column >= 1 && position.length >= 1);
-                assert!(text.contains(&*position.text));
-            }
-        }
-    }
+    crate::fuzz::config(text.as_bytes());
 }
 
 proptest! {
@@ -306,6 +274,14 @@ fn unreadable_files_are_errors_like_others() {
         ]
     );
     assert!(load(&dir.path().join("nothing")).unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[test]
+fn names_of_files_cannot_drive_a_terminal() {
+    let errors = load_texts(None, &[("a\u{1b}[2J\nb", "x = 1")]).unwrap_err();
+    let text = errors.to_string();
+    assert!(text.starts_with("conf.d/a\u{fffd}[2J\u{fffd}b.toml: "), "{text}");
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
 }
 
 #[test]

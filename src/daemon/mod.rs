@@ -43,6 +43,9 @@ mod unit;
 mod update;
 mod workers;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub use {notify::check as check_notify, store::check as check_state};
+
 use clap::Parser;
 use std::process::ExitCode;
 

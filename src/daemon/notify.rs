@@ -54,6 +54,19 @@ pub fn parse(datagram: &[u8]) -> Vec<Said> {
         .collect()
 }
 
+/// The promise of [`crate::fuzz::notify_datagram`].
+#[cfg(any(test, feature = "fuzz"))]
+pub fn check(datagram: &[u8]) {
+    for said in parse(datagram) {
+        match said {
+            Said::Status(text) => assert!(text.chars().count() <= STATUS_MAX),
+            Said::MainPid(pid) => assert!(pid > 1),
+            Said::Errno(errno) => assert!(!nix::errno::Errno::from_raw(errno).desc().is_empty()),
+            _ => {}
+        }
+    }
+}
+
 impl Host {
     /// Reads what was sent; `false` when nothing is left.
     pub fn handle_notify(&mut self, id: WorkerId) -> bool {

@@ -11,6 +11,8 @@ const VERSION: u32 = 1;
 /// More than can be started before the next save.
 const SKIPPED_WORKERS: u64 = 10_000;
 const SKIPPED_GENERATIONS: u64 = 10;
+/// No svd comes as far: a file with larger numbers is damaged, and would leave no room for the next ones.
+const LARGEST: u64 = 1 << 48;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Content {
@@ -24,6 +26,30 @@ struct Content {
     /// svd ended in order, and the numbers are the last ones.
     #[serde(default)]
     ended: bool,
+}
+
+/// What all versions have.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+impl Content {
+    /// # Errors
+    /// Why the bytes are no state that this svd can use.
+    fn decode(bytes: &[u8]) -> Result<Content, String> {
+        let text = |e: serde_json::Error| e.to_string();
+        // First of all: the rest of another version may look different.
+        let Versioned { version } = serde_json::from_slice(bytes).map_err(text)?;
+        if version != VERSION {
+            return Err(format!("it is of version {version}"));
+        }
+        let content: Content = serde_json::from_slice(bytes).map_err(text)?;
+        if content.last_worker > LARGEST || content.generations.values().any(|number| *number > LARGEST) {
+            return Err("it has numbers that no svd gives out".to_owned());
+        }
+        Ok(content)
+    }
 }
 
 /// In memory; written by [`Snapshot::write`].
@@ -70,34 +96,32 @@ impl Store {
         let path = paths.services_file();
         let mut trouble = None;
         let content = match std::fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice::<Content>(&bytes) {
-                Ok(content) if content.version <= VERSION => content,
-                Ok(content) => {
-                    trouble = Some(set_aside(&path, &format!("it is of version {}", content.version)));
-                    Content::default()
-                }
-                Err(e) => {
-                    trouble = Some(set_aside(&path, &e.to_string()));
-                    Content::default()
-                }
-            },
+            Ok(bytes) => Content::decode(&bytes).unwrap_or_else(|why| {
+                trouble = Some(set_aside(&path, &why));
+                Content::default()
+            }),
             Err(e) if e.kind() == ErrorKind::NotFound => Content::default(),
             Err(e) => {
                 trouble = Some(format!("cannot read {}: {}", path.display(), crate::sys::io_text(&e)));
                 Content::default()
             }
         };
+        (Store::with(path, content), trouble)
+    }
+
+    fn with(path: PathBuf, content: Content) -> Store {
         let mut store = Store { path, content, dirty: false, taken: 0, written: Arc::default() };
         store.skip_unsaved();
-        (store, trouble)
+        store
     }
 
     /// Numbers are saved a moment after they are given out: after a kill, those that were not saved are skipped, so that
     /// none is used twice.
     fn skip_unsaved(&mut self) {
         if !std::mem::take(&mut self.content.ended) && self.content.version > 0 {
-            self.content.last_worker += SKIPPED_WORKERS;
-            self.content.generations.values_mut().for_each(|number| *number += SKIPPED_GENERATIONS);
+            let skip = |number: &mut u64, by: u64| *number = (*number + by).min(LARGEST);
+            skip(&mut self.content.last_worker, SKIPPED_WORKERS);
+            self.content.generations.values_mut().for_each(|number| skip(number, SKIPPED_GENERATIONS));
         }
         self.dirty = true;
     }
@@ -155,6 +179,25 @@ impl Store {
     }
 }
 
+/// The promise of [`crate::fuzz::state_file`].
+#[cfg(any(test, feature = "fuzz"))]
+pub fn check(bytes: &[u8]) {
+    let read = match Content::decode(bytes) {
+        Ok(read) => read,
+        Err(why) => return assert!(!why.is_empty()),
+    };
+    let mut store = Store::with(PathBuf::new(), read.clone());
+    assert!(store.last_worker() >= read.last_worker);
+    for (name, number) in &read.generations {
+        assert!(store.last_generation(name) >= *number);
+    }
+    assert!(read.ended || store.last_worker() > read.last_worker || read.last_worker == LARGEST);
+    assert!(read.disabled.iter().all(|name| !store.enabled(name, true)));
+    assert!(read.enabled.iter().all(|name| store.enabled(name, false)));
+    let snapshot = store.snapshot();
+    assert_eq!(Content::decode(&snapshot.text).as_ref(), Ok(&store.content));
+}
+
 fn set_aside(path: &std::path::Path, why: &str) -> String {
     let aside = path.with_extension("json.unreadable");
     match std::fs::rename(path, &aside) {
@@ -187,6 +230,16 @@ mod tests {
         assert_eq!(trouble, None);
         assert!(!store.enabled("web", true) && store.enabled("other", true) && store.enabled("batch", false));
         assert_eq!((store.last_generation("web"), store.last_generation("other")), (7, 0));
+        for text in
+            ["{", r#"{"version":1,"disabled":[],"enabled":[],"generations":{},"last_worker":18446744073709551615}"#]
+        {
+            std::fs::write(paths.services_file(), text).expect("write");
+            let (store, trouble) = Store::open(&paths);
+            assert!(trouble.is_some_and(|t| t.contains("unreadable")), "{text}");
+            assert_eq!(store.last_worker(), 0);
+        }
+        std::fs::write(paths.services_file(), r#"{"version":2,"all":"different"}"#).expect("write");
+        assert!(Store::open(&paths).1.is_some_and(|t| t.contains("of version 2")));
         std::fs::write(paths.services_file(), "{").expect("write");
         let (store, trouble) = Store::open(&paths);
         assert!(trouble.is_some_and(|t| t.contains("unreadable")));
