@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
+use support::env::check_metrics;
 use support::plain::{NOBODY, SLEEP, alive, is_root, lines, needs_root, number_in, pids, script};
 use support::svd::both;
 use support::{PATIENCE, Svd, http_get, run_limited, wait_until};
@@ -191,20 +192,7 @@ fn health_drain_and_metrics() {
     let (code, text) = http_get(svd.public, "/metrics").expect("an answer");
     assert_eq!(code, 200);
     assert!(text.contains("airdock_service_state{service=\"web\",state=\"running\"} 1"), "{text}");
-    promtool(&svd, &text);
-}
-
-fn promtool(svd: &Svd, metrics: &str) {
-    let file = svd.path("metrics");
-    fs::write(&file, metrics).expect("a file");
-    let input = fs::File::open(&file).expect("a file");
-    match Command::new("promtool").args(["check", "metrics"]).stdin(input).output() {
-        Ok(output) => assert!(output.status.success() && both(&output).trim().is_empty(), "{}", both(&output)),
-        Err(_) if std::env::var_os("AIRDOCK_TEST_ALL").is_none() => {
-            eprintln!("SKIPPED in part: no promtool (Debian's package prometheus has it)");
-        }
-        Err(e) => panic!("promtool is needed: {e}"),
-    }
+    check_metrics(&text);
 }
 
 #[test]

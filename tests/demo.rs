@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -73,6 +74,28 @@ fn nothing_fails_with_gunicorn() {
         Some(why) => eprintln!("skipped: gunicorn could not be had, so that the fallback was tested: {why}"),
         None => assert!(value["server"].as_str().unwrap().starts_with("gunicorn "), "{value}"),
     }
+}
+
+/// Debian's Python without python3-venv: it has the module, and says this.
+#[test]
+fn who_lacks_the_package_for_virtual_environments_is_told_its_name() {
+    let dir = short_temporary();
+    let python = dir.path().join("python3");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = -c ] && {{ printf '{}\\n3.11\\n'; exit 0; }}\ncat <<'END'\nThe virtual environment was not \
+         created successfully because ensurepip is not\navailable.  On Debian/Ubuntu systems, you need to install the \
+         python3-venv\npackage using the following command.\nEND\nexit 1\n",
+        python.display()
+    );
+    fs::write(&python, script).unwrap();
+    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let mut command = demo(dir.path());
+    command.args(["--server", "gunicorn"]).env("PATH", path).env("XDG_CACHE_HOME", dir.path().join("cache"));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("apt install python3-venv"), "{said}");
 }
 
 #[test]

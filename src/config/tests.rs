@@ -95,14 +95,16 @@ fn the_reference_has_every_key_and_no_other() {
 }
 
 #[test]
-fn the_reference_has_examples_that_parse() {
-    let document = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
-    let blocks: Vec<_> = document.split("```toml\n").skip(1).filter_map(|block| block.split("```").next()).collect();
-    assert!(blocks.len() > 10);
+fn the_examples_of_all_documents_parse() {
+    let pages = fs::read_dir(repository().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = pages.filter(|p| p.extension().is_some_and(|e| e == "md")).chain([repository().join("README.md")]);
+    let text: String = pages.map(|page| fs::read_to_string(page).unwrap()).collect();
+    let blocks: Vec<_> = text.split("```toml\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    assert!(blocks.len() > 14);
     for block in blocks {
         let fragment = format!("kind = 'command'\ncommand = ['a']\n{block}");
         let result = match block {
-            _ if block.starts_with("# svd.toml") => load_texts(Some(block), &[]),
+            _ if block.starts_with("# svd.toml") || block.starts_with("[[access]]") => load_texts(Some(block), &[]),
             _ if block.contains("kind =") => load_texts(None, &[("example", block)]),
             _ => load_texts(None, &[("example", &fragment)]),
         };

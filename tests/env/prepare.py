@@ -5,7 +5,7 @@
 
 Each gunicorn-VERSION becomes a virtual environment DIR/ENV, where DIR is $AIRDOCK_TEST_ENV or target/test-env, with
 packages from the index that pip is configured for. `jdk` becomes DIR/jdk/app.jar; `tomcat` becomes DIR/tomcat/app.jar,
-whose manifest names Debian's Tomcat. Exit codes: 0 prepared; 2 no such environment; 3 not prepared, with the reason
+whose manifest names Debian's Tomcat; `promtool` becomes DIR/promtool/promtool, out of Debian's package. Exit codes: 0 prepared; 2 no such environment; 3 not prepared, with the reason
 (tests then say that they are skipped, and why).
 """
 
@@ -85,9 +85,25 @@ def prepare_jar(where, name):
     stamp.write_text(wanted)
 
 
-def run(command, purpose):
+def prepare_promtool(where):
+    """Out of the package: installing that would start a Prometheus on this machine."""
+    if (where / "promtool").exists():
+        return
+    print("preparing %s" % where, file=sys.stderr)
+    shutil.rmtree(where, ignore_errors=True)
+    where.mkdir()
+    purpose = "fetch promtool from the package prometheus (not Debian, or offline?)"
+    run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "prometheus"], purpose, where)
+    package = str(next(where.glob("prometheus_*.deb")))
+    run(["dpkg-deb", "--extract", package, str(where / "all")], purpose)
+    (where / "all" / "usr" / "bin" / "promtool").rename(where / "promtool")
+    shutil.rmtree(where / "all")
+    os.remove(package)
+
+
+def run(command, purpose, where=None):
     try:
-        done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, cwd=where)
         why = done.stderr.strip() if done.returncode else None
     except OSError as e:
         why = str(e)
@@ -97,7 +113,7 @@ def run(command, purpose):
 
 
 def main():
-    known = [*ENVIRONMENTS, *JARS]
+    known = [*ENVIRONMENTS, *JARS, "promtool"]
     names = sys.argv[1:] or known
     for name in names:
         if name not in known:
@@ -108,7 +124,9 @@ def main():
     with open(base / "lock", "w") as lock:  # tests of one run may ask at the same time
         fcntl.flock(lock, fcntl.LOCK_EX)
         for name in names:
-            if name in JARS:
+            if name == "promtool":
+                prepare_promtool(base / name)
+            elif name in JARS:
                 prepare_jar(base / name, name)
             else:
                 prepare(base / name, ENVIRONMENTS[name])

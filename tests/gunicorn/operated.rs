@@ -1,5 +1,6 @@
 //! Scaling, draining, counting, and deaths.
 
+use super::support::env::check_metrics;
 use super::support::{Env, Load, PATIENCE, Release, alone, http_get, wait_for, wait_until};
 use super::{GUNICORN, Site, kill_hard, listening_inode, workers_of};
 use airdock::sys::process::ProcStat;
@@ -94,6 +95,7 @@ fn health_counts_requests_and_errors_without_svds_own_probes() {
         assert_eq!((&traffic["requests"], &traffic["errors_5xx"]), (&9.into(), &2.into()), "{class}: {traffic}");
         assert!(traffic["latency_ms"]["p50"].as_f64() > Some(0.0), "{class}: {traffic}");
         let metrics = http_get(site.svd.public, "/metrics").expect("metrics").1;
+        check_metrics(&metrics);
         assert!(metrics.lines().any(|l| l.contains("requests_total") && l.ends_with(" 9")), "{class}: {metrics}");
     }
 }

@@ -1,7 +1,8 @@
 //! The prepared servers: `tests/env/prepare.py` makes them once, in `AIRDOCK_TEST_ENV` or `target/test-env`.
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A prepared environment. Made at the first use, which may take minutes.
@@ -37,4 +38,16 @@ impl Env {
     pub fn jar(&self) -> PathBuf {
         self.dir.join("app.jar")
     }
+}
+
+/// What `promtool check metrics` has to say against them fails the test.
+pub fn check_metrics(text: &str) {
+    let Some(env) = Env::get("promtool") else { return };
+    let mut promtool = Command::new(env.dir.join("promtool"));
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = promtool.spawn().expect("starting promtool");
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("promtool reads");
+    let output = super::finish(child, "promtool", super::PATIENCE);
+    let said = super::svd::both(&output);
+    assert!(output.status.success() && said.trim().is_empty(), "promtool: {}\n{said}\n{text}", output.status);
 }
