@@ -170,6 +170,29 @@ fn curl_is_a_client() {
     assert_eq!(unknown["error"]["code"], "unknown_route");
 }
 
+/// Those of docs/api.md, but for following, which has no end.
+#[test]
+fn the_documented_calls_of_curl_work() {
+    let mut svd = Svd::new();
+    svd.service("airship", &script("echo hello; exec sleep 100000", ""));
+    svd.start();
+    svd.wait_state("airship", "running");
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md")).expect("the page");
+    let calls: Vec<&str> = page.lines().filter(|l| l.starts_with("curl --")).collect();
+    assert!(calls.len() >= 4, "{calls:#?}");
+    let socket = svd.socket().display().to_string();
+    for call in calls {
+        let line = call.replace("/run/airdock/svd.sock", &socket).replace("?follow&", "?");
+        assert!(line.contains(&socket), "{line}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line.replacen("curl ", "curl -sS --fail-with-body --max-time 20 ", 1)]);
+        let output = run_limited(shell, PATIENCE);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{line}: {}", both(&output));
+        assert!(!both(&output).contains("\"error\""), "{line}: {}", both(&output));
+    }
+    assert_eq!(pids(&svd, "airship").len(), 6);
+}
+
 #[test]
 fn health_drain_and_metrics() {
     let mut svd = Svd::new();
