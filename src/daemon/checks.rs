@@ -1,12 +1,14 @@
 //! Commands that svd runs for a while: probes by command, as the service's user, in its environment.
 
-use super::host::Host;
+use super::host::{Host, Message};
 use super::launch::{self, Own};
+use super::pool::Lane;
 use super::token;
 use crate::core::GenerationId;
 use crate::sys::process::ExitStatus;
-use crate::sys::spawn::{c_path, c_string, resolve_program};
+use crate::sys::spawn::{Prepared, c_path, c_string, resolve_program};
 use crate::sys::worker::{Worker, WorkerEvent};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -31,13 +33,43 @@ pub struct Running {
     _late: super::unit::Task,
 }
 
+/// What a command runs with, and where its program is to be looked for.
+struct Wanted {
+    prepared: Prepared,
+    path: String,
+    directory: PathBuf,
+}
+
 impl Host {
     pub fn start_check(&mut self, check: Check) {
         if self.checks.len() >= MOST {
             let _ = check.done.send(Err(format!("{MOST} commands of svd's run already")));
             return;
         }
-        match self.spawn_check(&check) {
+        let wanted = match self.prepare_check(&check) {
+            Ok(wanted) => wanted,
+            Err(why) => {
+                let _ = check.done.send(Err(why));
+                return;
+            }
+        };
+        // Its program may lie on a disk that hangs.
+        let (pool, messages) = (self.pool.clone(), self.messages.clone());
+        tokio::task::spawn_local(async move {
+            let (name, Wanted { prepared, path, directory }) = (check.argv[0].clone(), wanted);
+            let find = move || resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string());
+            let found = pool.run(Lane::Files(check.generation.service), find);
+            let late = |_| Err(format!("{} could not be found in time", check.argv[0]));
+            let program = tokio::time::timeout(check.limit, found).await.unwrap_or_else(late);
+            let _ = messages.send(Message::CheckFound { check, prepared: Box::new(prepared), program }).await;
+        });
+    }
+
+    /// Its program was looked for.
+    pub fn handle_check_found(&mut self, check: Check, prepared: Prepared, program: Result<PathBuf, String>) {
+        let there = self.generations.contains_key(&check.generation);
+        let program = program.and_then(|p| if there { Ok(p) } else { Err("its generation is gone".to_owned()) });
+        match program.and_then(|program| self.spawn_check(&check, prepared, &program)) {
             Ok(worker) => self.watch_check(check, worker),
             Err(why) => {
                 let _ = check.done.send(Err(why));
@@ -45,7 +77,7 @@ impl Host {
         }
     }
 
-    fn spawn_check(&mut self, check: &Check) -> Result<Worker, String> {
+    fn prepare_check(&self, check: &Check) -> Result<Wanted, String> {
         let made = self.generations.get(&check.generation).ok_or("its generation is gone")?;
         let own = Own { slot: check.slot, scaled: None, output: None, notify: None, ready: None };
         let mut prepared = launch::prepare(made, &self.around, &own)?;
@@ -56,9 +88,12 @@ impl Host {
         prepared.environment.retain(|v| !handed_over.iter().any(|name| v.as_bytes().starts_with(name)));
         let variable = |v: &std::ffi::CString| Some(v.to_str().ok()?.strip_prefix("PATH=")?.to_owned());
         let path = prepared.environment.iter().find_map(variable).unwrap_or_default();
-        let directory = std::path::PathBuf::from(prepared.directory.to_string_lossy().into_owned());
-        let program = resolve_program(check.argv[0].as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?;
-        prepared.program = c_path(&program).ok_or("the program's path has a NUL byte")?;
+        let directory = PathBuf::from(prepared.directory.to_string_lossy().into_owned());
+        Ok(Wanted { prepared, path, directory })
+    }
+
+    fn spawn_check(&self, check: &Check, mut prepared: Prepared, program: &Path) -> Result<Worker, String> {
+        prepared.program = c_path(program).ok_or("the program's path has a NUL byte")?;
         let argv = check.argv.iter().map(|a| c_string(a).ok_or("an argument has a NUL byte"));
         prepared.argv = argv.collect::<Result<_, _>>()?;
         let name = format!("check.{}", self.last_check + 1);
@@ -78,7 +113,7 @@ impl Host {
         let (messages, limit) = (self.messages.clone(), check.limit);
         let late = tokio::task::spawn_local(async move {
             tokio::time::sleep(limit).await;
-            let _ = messages.send(super::host::Message::CheckLate(number)).await;
+            let _ = messages.send(Message::CheckLate(number)).await;
         });
         let what = check.argv.join(" ");
         let running = Running { worker, what, limit, done: Some(check.done), _late: super::unit::Task(late) };

@@ -64,6 +64,12 @@ pub enum Message {
         lines: Vec<Box<str>>,
     },
     Check(super::checks::Check),
+    /// The program of a check was looked for.
+    CheckFound {
+        check: super::checks::Check,
+        prepared: Box<crate::sys::spawn::Prepared>,
+        program: Result<std::path::PathBuf, String>,
+    },
     /// The limit of a check has passed.
     CheckLate(u64),
     /// The state file was written. With the answer to whoever waits for that.
@@ -333,6 +339,7 @@ impl Host {
             Message::Loaded(config) => self.handle_loaded(config),
             Message::Explained { op, lines } => self.handle_explained(op, lines),
             Message::Check(check) => self.start_check(check),
+            Message::CheckFound { check, prepared, program } => self.handle_check_found(check, *prepared, program),
             Message::CheckLate(number) => self.end_late_check(number),
             Message::Saved { result, answer } => self.handle_saved(result, answer),
             Message::Owners { service, change, owners } => self.handle_owners(service, &change, owners),
