@@ -252,7 +252,8 @@ fn following_goes_on_where_it_was_after_a_restart_of_svd() {
     let counter = svd.path("counter");
     fs::write(&counter, "0").expect("a file");
     let text = format!(
-        "n=$(cat {0}); trap 'exit 0' TERM; while :; do n=$((n+1)); echo $n >{0}; echo number $n and a few more words; sleep 0.004; done",
+        "n=$(cat {0}); trap 'end=1' TERM; while [ -z \"$end\" ]; do n=$((n+1)); echo number $n and a few more words; \
+         sleep 0.004; done; echo $n >{0}",
         counter.display()
     );
     svd.service("count", &script(&text, "[logs]\nmax_size = '4KiB'\nkeep = 100\n[stop]\ngrace = '5s'"));
