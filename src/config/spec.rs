@@ -284,7 +284,7 @@ pub struct Logs {
 }
 
 /// `[counts]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// svd takes the generation's counts as statsd datagrams. Never for gunicorn, whose launcher counts.
     pub statsd: bool,
