@@ -1,5 +1,6 @@
 //! From nothing to a running svd, and its end.
 
+use super::adopt::{self, Found, Kept};
 use super::args::Args;
 use super::background::Report;
 use super::host::{Host, Inputs, MESSAGES, Start};
@@ -7,6 +8,7 @@ use super::launch::{Surroundings, login_of};
 use super::logs::{LogThread, Options};
 use super::messages::Messages;
 use super::paths::Paths;
+use super::state::{Key, State};
 use super::store::Store;
 use super::{audit, pool, token, update};
 use crate::api::public;
@@ -15,7 +17,7 @@ use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
 use crate::config::spec::{Config, Daemon};
 use crate::config::{self, diff};
 use crate::core::Event;
-use crate::sys::cgroup::Tree;
+use crate::sys::cgroup::{Group, Tree};
 use crate::sys::kernel::Features;
 use crate::sys::lock::Lock;
 use crate::sys::poll::{Interest, Poll, Signals};
@@ -24,6 +26,7 @@ use crate::sys::spawn::OpenFiles;
 use crate::sys::stub;
 use crate::sys::user::{self, Account};
 use crate::sys::worker::Containment;
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,7 +54,11 @@ pub fn run(args: &Args, signals: Signals, report: &mut Report, own_messages: Mes
         return Err(why);
     }
     let paths = args.paths();
-    let config = config::load(&paths.config).map_err(|errors| format!("the configuration has errors:\n{errors}"))?;
+    let config = config::load(&paths.config).map_err(|errors| format!("the configuration has errors:\n{errors}"));
+    if !paths.state_file().exists() {
+        // Nothing is made before it is known that there is something to do.
+        config.as_ref().map_err(Clone::clone)?;
+    }
     paths.create()?;
     let lock = Lock::acquire(&paths.pid_file()).map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -72,17 +79,27 @@ pub fn run(args: &Args, signals: Signals, report: &mut Report, own_messages: Mes
 
 async fn serve(
     paths: Paths,
-    config: Config,
+    config: Result<Config, String>,
     features: Features,
     signals: Signals,
     report: &mut Report,
     own_messages: Messages,
 ) -> Result<(), String> {
+    let (found, unusable) = match adopt::look(&paths.state_file()) {
+        Ok(found) => (found, None),
+        Err(why) => (None, Some(why)),
+    };
+    let daemon = match (&found, &config) {
+        (Some(found), _) => found.daemon(),
+        (None, Ok(config)) => config.daemon.clone(),
+        (None, Err(why)) => return Err(why.clone()),
+    };
     crate::sys::process::set_child_subreaper().map_err(|e| format!("cannot become a sub-reaper: {}", e.desc()))?;
     write_launcher(&paths)?;
     let (store, trouble) = Store::open(&paths);
     let mut limitations: Vec<Box<str>> = features.lacking().into_iter().map(Into::into).collect();
-    let containment = contain(&paths, &mut limitations)?;
+    let recorded = found.as_ref().map(Found::groups).unwrap_or_default();
+    let containment = contain(&paths, &recorded, &mut limitations)?;
     let (log_events, logs_in) = mpsc::unbounded_channel();
     let notify = Box::new(move |event| {
         // Only while svd ends is nobody there to hear it.
@@ -104,7 +121,7 @@ async fn serve(
     let (messages, messages_in) = mpsc::channel(MESSAGES);
     let (calls, calls_in) = mpsc::channel(CALLS);
     let machine = crate::core::Machine::new(0, 0);
-    let directory = SharedDirectory::new(update::directory(&machine, &config.daemon));
+    let directory = SharedDirectory::new(update::directory(&machine, &daemon));
     let journal = audit::start(&paths);
     let context = ServerContext {
         calls,
@@ -113,7 +130,7 @@ async fn serve(
         counters: Arc::clone(&counters),
         limits: Limits::default(),
     };
-    listen(&paths, &config.daemon, &context).await?;
+    listen(&paths, &daemon, &context).await?;
     let own = Account::own().map_err(|e| e.to_string())?;
     let start = Start {
         poll,
@@ -131,11 +148,23 @@ async fn serve(
         own_messages,
     };
     let mut host = Host::new(start);
-    if let Some(trouble) = trouble {
-        host.warn(None, &trouble);
+    for why in trouble.into_iter().chain(unusable) {
+        host.warn(None, &why);
     }
-    let changes = diff::difference(&Config::default(), &config);
-    host.apply(config, &changes, None);
+    match (found, config) {
+        (Some(found), config) => {
+            host.take_over(found, Kept::default());
+            if let Err(why) = config {
+                host.warn(None, &format!("svd goes on with the configuration that it had: {why}"));
+            }
+        }
+        (None, Ok(config)) => {
+            host.write_whole_state();
+            let changes = diff::difference(&Config::default(), &config);
+            host.apply(config, &changes, None);
+        }
+        (None, Err(why)) => return Err(why),
+    }
     host.daemon_ready();
     report.up();
     let inputs = Inputs { calls: calls_in, messages: messages_in, logs: logs_in };
@@ -151,6 +180,9 @@ async fn serve(
     let save = move || last.write().unwrap_or_else(|why| tracing::warn!("{why}"));
     if !within(STATE_END, save) {
         tracing::warn!("the state directory's disk hangs: what has changed last may be lost");
+    }
+    if host.finished {
+        std::mem::replace(&mut host.state, State::new(paths.state_file())).remove();
     }
     if let Containment::Cgroup(tree) = &host.containment {
         tree.sweep();
@@ -189,6 +221,7 @@ impl Host {
     pub fn shut_down(&mut self) {
         self.info(None, "told to end: everything is stopped in order");
         notify_manager("STOPPING=1");
+        self.state.mark(Key::Head);
         self.tell(Event::Shutdown);
     }
 }
@@ -213,13 +246,17 @@ fn notify_manager(text: &str) {
 
 /// # Errors
 /// A sentence.
-fn contain(paths: &Paths, limitations: &mut Vec<Box<str>>) -> Result<Containment, String> {
+fn contain(
+    paths: &Paths,
+    recorded: &BTreeSet<Box<str>>,
+    limitations: &mut Vec<Box<str>>,
+) -> Result<Containment, String> {
     let failed = |e| format!("cannot read {}: {}", paths.run.display(), crate::sys::io_text(&e));
     let stubs = stub::Name::of(&paths.run).map_err(failed)?;
     let mut left = stub::end_orphans(stubs, LEFT_LIMIT);
     let containment = match Tree::create(&paths.id()) {
         Ok(tree) => {
-            left += sweep(&tree);
+            left += sweep(&tree, |group| !recorded.contains(group.name()));
             Containment::Cgroup(tree)
         }
         Err(why) => {
@@ -234,10 +271,10 @@ fn contain(paths: &Paths, limitations: &mut Vec<Box<str>>) -> Result<Containment
     Ok(containment)
 }
 
-/// Ends what an svd that was killed has left: it is not adopted yet, and must neither run a second time beside it nor hold
-/// on to its sockets. Gives how many workers there were.
-fn sweep(tree: &Arc<Tree>) -> usize {
+/// Ends what an svd that was killed has left and no record names: forked at the very moment of its death. Gives how many workers there were.
+fn sweep(tree: &Arc<Tree>, which: impl Fn(&Group) -> bool) -> usize {
     let mut groups = tree.groups().unwrap_or_default();
+    groups.retain(which);
     let left = groups.iter().filter(|g| g.is_populated().unwrap_or(false)).count();
     let until = Instant::now() + LEFT_LIMIT;
     loop {

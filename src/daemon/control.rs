@@ -1,6 +1,7 @@
 //! Requests of the control socket, carried out. They are allowed and their names are resolved when they come here.
 
 use super::host::Host;
+use super::state::Key;
 use crate::api::request::Name;
 use crate::api::types::{
     ActionResult, ApiError, ErrorCode, PidEntry, PidList, ServiceResult, StatusList, Version, rfc3339,
@@ -218,6 +219,7 @@ impl Host {
             let Some(unit) = self.units.get_mut(&id) else { continue };
             let changed = self.store.set_enabled(name, unit.spec.autostart, enabled);
             unit.enabled = enabled;
+            self.state.mark(Key::Unit(id));
             result.services.push(ServiceResult::done(name, changed, word));
         }
         // Durable before it is said (I5).
@@ -244,14 +246,17 @@ impl Host {
         let word = if drained { "drained: its health answers 503" } else { "back in the load balancer" };
         for name in services {
             let id = self.machine.named(name).map(|s| s.id);
-            match id.and_then(|id| self.units.get_mut(&id)) {
-                Some(unit) => {
+            match id.and_then(|id| Some((id, self.units.get_mut(&id)?))) {
+                Some((id, unit)) => {
                     let changed = std::mem::replace(&mut unit.drained, drained) != drained;
+                    self.state.mark(Key::Unit(id));
                     result.services.push(ServiceResult::done(name, changed, word));
                 }
                 None => result.services.push(ServiceResult::failed(name, unknown(name))),
             }
         }
+        // The next svd knows before it is said (I5).
+        self.write_state();
         reply.actions(&result);
     }
 

@@ -3,6 +3,7 @@
 use super::host::{Host, Message};
 use super::launch;
 use super::pool::Lane;
+use super::state::Key;
 use super::unit::{Generation, Gunicorn, Plan};
 use crate::core::{Action, Event, GenerationId, Role, ServiceId, Source};
 use crate::kinds::counters;
@@ -57,6 +58,8 @@ impl Host {
                 }
             }
             Action::Discard { generation } => {
+                self.state.mark(Key::Plan(generation));
+                self.state.mark(Key::Generation(generation));
                 let Some(gone) = self.generations.remove(&generation) else { return };
                 if let Some(gunicorn) = &gone.gunicorn {
                     let _ = self.poll.delete(&gunicorn.report);
@@ -162,6 +165,8 @@ impl Host {
             let _ = self.logs.begin_generation(name, id.number, release, began);
         }
         let until_gone = Vec::new();
+        self.state.mark(Key::Plan(id));
+        self.state.mark(Key::Generation(id));
         self.generations.insert(id, Box::new(Generation { id, plan, sockets, port, gunicorn, statsd, until_gone }));
         Ok(())
     }
@@ -250,7 +255,12 @@ impl Host {
             }
         }
         if let Some(unit) = self.units.get_mut(&id.service) {
-            unit.kept = Some((id.number, plan));
+            let before = unit.kept.replace((id.number, plan));
+            for number in before.iter().map(|(number, _)| *number).chain([id.number]) {
+                self.state.mark(Key::Plan(GenerationId { service: id.service, number }));
+            }
+            self.state.mark(Key::Unit(id.service));
+            self.state.mark(Key::Generation(id));
         }
         self.begin_health(id);
         self.save_soon();
@@ -267,6 +277,10 @@ impl Host {
     }
 
     fn forget(&mut self, service: ServiceId) {
+        self.state.mark(Key::Unit(service));
+        if let Some((number, _)) = self.units.get(&service).and_then(|u| u.kept.as_ref()) {
+            self.state.mark(Key::Plan(GenerationId { service, number: *number }));
+        }
         self.pool.forget(service);
         if let Some(unit) = self.units.remove(&service)
             && !self.units.values().any(|u| u.name == unit.name)

@@ -1,6 +1,7 @@
 //! What gunicorn's masters and workers report, and `svctl scale` for them.
 
 use super::host::{Alarm, Host};
+use super::state::Key;
 use super::unit::{Need, Scaling};
 use crate::api::types::ServiceResult;
 use crate::core::{Event, Failure, GenerationId, ServiceId, WorkerId};
@@ -49,6 +50,7 @@ impl Host {
         let Some(made) = self.generations.get_mut(&id) else { return };
         let grace_is_ours = made.plan.spec.stop.grace.is_none();
         let Some(gunicorn) = made.gunicorn.as_mut() else { return };
+        self.state.mark(Key::Generation(id));
         match report {
             Report::Boot { graceful_timeout, workers, timeout, .. } => {
                 (gunicorn.workers, gunicorn.timeout) = (workers, timeout);
@@ -101,7 +103,7 @@ impl Host {
     }
 
     /// Ready when as many workers as the master wants have passed their probe.
-    fn gunicorn_ready(&mut self, id: GenerationId) {
+    pub fn gunicorn_ready(&mut self, id: GenerationId) {
         let Some(gunicorn) = self.generations.get(&id).and_then(|g| g.gunicorn.as_ref()) else { return };
         let (ready, all) = (gunicorn.ready.len(), gunicorn.workers);
         let enough = gunicorn.workers > 0 && gunicorn.ready.len() >= gunicorn.workers as usize;
@@ -127,6 +129,7 @@ impl Host {
     pub fn scale_gunicorn(&mut self, call: u64, service: ServiceId, name: &str, count: u32) {
         if let Some(unit) = self.units.get_mut(&service) {
             unit.scaled = Some(count);
+            self.state.mark(Key::Unit(service));
         }
         let committed = self.machine.service(service).and_then(|s| s.committed()).map(|g| g.id);
         let Some(id) = committed else {

@@ -9,6 +9,7 @@ use super::launch::Surroundings;
 use super::logs::{LogEvent, LogHandle};
 use super::messages::Messages;
 use super::pool::{Lane, Pool};
+use super::state::State;
 use super::store::Store;
 use super::unit::{Generation, Need, Plan, Process, Units};
 use crate::api::server::SharedDirectory;
@@ -133,11 +134,17 @@ pub struct Host {
     /// Updates in the order in which they were asked for; the first one's files are being read.
     pub updates: VecDeque<(bool, Reply)>,
     /// Of paths that others must not guess.
-    pub secret: std::hash::RandomState,
+    pub secret: super::secret::Secret,
     /// SIGCHLD came.
     pub reap: bool,
     pub last_policy: Option<Rc<crate::core::Policy>>,
     pub finished: bool,
+    /// Of this machine (`random(4)`).
+    pub boot: Box<str>,
+    /// What the next svd is to know.
+    pub state: State,
+    /// When `began` was, in nanoseconds of CLOCK_MONOTONIC: the core's times mean the same to the next svd.
+    origin: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -175,7 +182,8 @@ pub struct Inputs {
 
 impl Host {
     pub fn new(start: Start) -> Host {
-        let began = Instant::now();
+        let (began, origin) = (Instant::now(), crate::sys::monotonic_micros() * 1000);
+        let state_file = start.around.paths.state_file();
         Host {
             machine: Machine::new(fastrand::u64(..), start.store.last_worker()),
             began,
@@ -214,16 +222,19 @@ impl Host {
             save_at: None,
             trim_at: None,
             updates: VecDeque::new(),
-            secret: std::hash::RandomState::new(),
+            secret: super::secret::Secret::new(),
             reap: false,
             last_policy: None,
             finished: false,
+            boot: crate::sys::process::boot_id().unwrap_or_default().into(),
+            state: State::new(state_file),
+            origin,
         }
     }
 
     /// Monotonic; `CLOCK_MONOTONIC` as `Instant` has it.
     pub fn now(&self) -> Time {
-        Time(u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Time(self.origin + u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX / 2))
     }
 
     /// Runs until everything is stopped after a shutdown.
@@ -249,6 +260,7 @@ impl Host {
                 () = sleep_until(deadline), if deadline.is_some() => self.handle_deadline(),
             }
             self.deliver();
+            self.write_state();
             // Whoever keeps one of these ready all the time must not keep timers and connections from their turn.
             tokio::task::consume_budget().await;
         }
@@ -277,6 +289,8 @@ impl Host {
             while let Some(event) = self.inbox.pop_front() {
                 asked |= matches!(event, Event::Command { .. } | Event::Configure { .. } | Event::Shutdown);
                 let actions = self.machine.handle(self.now(), event);
+                // What was decided is known to the next svd before anything of it is done (I5).
+                self.write_state();
                 for action in actions {
                     self.execute(action);
                 }
@@ -298,7 +312,7 @@ impl Host {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let first = first.map(|at| self.began + Duration::from_nanos(at.0));
+        let first = first.map(|at| self.began + Duration::from_nanos(at.0.saturating_sub(self.origin)));
         [first, self.save_at, self.trim_at, self.statsd.paused_until()].into_iter().flatten().min()
     }
 

@@ -7,12 +7,13 @@
 //! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
-//! | [`store`], [`paths`], [`messages`] | what survives, and where; svd's own messages |
+//! | [`state`], [`adopt`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
 //! | [`pool`] | threads for what may block |
 //! | [`logs`] | the log thread |
 //!
 //! May use everything but `cli`. Decides nothing that the core decides.
 
+mod adopt;
 pub mod args;
 mod audit;
 mod background;
@@ -33,7 +34,9 @@ mod paths;
 mod pool;
 mod probe;
 mod readiness;
+mod secret;
 mod sockets;
+mod state;
 mod statsd;
 mod status;
 mod store;

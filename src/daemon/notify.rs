@@ -1,6 +1,7 @@
 //! `sd_notify(3)`: what services say about themselves.
 
 use super::host::Host;
+use super::state::Key;
 use super::unit::{Announced, Need};
 use crate::core::{Event, WorkerId};
 use std::time::Duration;
@@ -133,7 +134,10 @@ impl Host {
                 process.announced = Some(Announced::Stopping);
                 self.info(Some(service), "stops by itself");
             }
-            Said::Status(text) => process.status = Some(text.into()),
+            Said::Status(text) => {
+                process.status = Some(text.into());
+                self.state.mark(Key::Process(id));
+            }
             Said::MainPid(pid) => self.name_main(id, pid),
             Said::Watchdog => self.feed_watchdog(id),
             Said::WatchdogInterval(interval) => {

@@ -55,6 +55,11 @@ impl Paths {
         self.run.join("svd.pid")
     }
 
+    /// What the next svd is to know should this one be killed.
+    pub fn state_file(&self) -> PathBuf {
+        self.run.join("state")
+    }
+
     pub fn pipes(&self) -> PathBuf {
         self.run.join("pipes")
     }

@@ -19,6 +19,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 impl Host {
     pub fn begin_readiness(&mut self, id: WorkerId) {
+        if let Some(generation) = self.workers.get(&id).map(|p| p.generation) {
+            self.gunicorn_begins(generation);
+        }
+        self.begin_readiness_again(id);
+    }
+
+    /// For a worker that was taken over while it booted: what it has told so far is known.
+    pub fn begin_readiness_again(&mut self, id: WorkerId) {
         let Some(process) = self.workers.get(&id) else { return };
         let (generation, slot) = (process.generation, process.slot);
         let Some(made) = self.generations.get(&generation) else { return };
@@ -26,7 +34,6 @@ impl Host {
         let mut needs: Vec<Need> = (0..).zip(&spec.ready.by).map(|(n, by)| need_of(n, by, &spec)).collect();
         if gunicorn::is_gunicorn(&spec) {
             needs.push(Need::Gunicorn);
-            self.gunicorn_begins(generation);
         }
         let mut delay = spec.ready.by.iter().find_map(|by| match by {
             ReadyBy::Delay(delay) => Some(*delay),

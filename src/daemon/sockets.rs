@@ -7,13 +7,14 @@ use crate::core::ServiceId;
 use crate::sys::socket::{self, UnixOptions};
 use crate::sys::user;
 use nix::sys::socket::{Backlog, UnixAddr, getsockname};
+use serde::{Deserialize, Serialize};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Who is to own a UNIX socket; `None`: as it is made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     uid: Option<u32>,
     gid: Option<u32>,

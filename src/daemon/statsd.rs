@@ -13,8 +13,8 @@ use crate::kinds::statsd::{self, Line, Prefix};
 use crate::kinds::tally::Tally;
 use crate::sys::poll::Interest;
 use crate::sys::socket::{DATAGRAM_MAX, Datagrams};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 /// Bytes that may wait in the kernel, its own overhead included: some thousand small datagrams.
@@ -73,7 +73,7 @@ struct Counted {
 }
 
 /// Where a generation sends its counts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Address {
     pub port: u16,
     pub prefix: Prefix,

@@ -5,6 +5,7 @@
 //! background) without the service ending with it.
 
 use super::host::Host;
+use super::state::Key;
 use super::token;
 use super::unit::Process;
 use crate::core::{Event, WorkerId};
@@ -79,6 +80,7 @@ impl Host {
     }
 
     fn replace_main(&mut self, id: WorkerId, main: Main) {
+        self.state.mark(Key::Process(id));
         let Some(process) = self.workers.get_mut(&id) else { return };
         if let Main::Named(old) = std::mem::replace(&mut process.main, main) {
             let _ = self.poll.delete(&old);
@@ -117,6 +119,7 @@ impl Host {
         }
         let Some(process) = self.workers.get_mut(&id) else { return };
         process.started_ended = true;
+        self.state.mark(Key::Process(id));
         match &process.main {
             Main::Started => self.ended(id, status, leftovers),
             Main::Named(pidfd) if leftovers && !pidfd.has_ended() => {

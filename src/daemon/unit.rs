@@ -9,6 +9,7 @@ use crate::kinds::{Places, environment::Login};
 use crate::sys::socket::{Gate, NotifySocket, SharedWords};
 use crate::sys::spawn::Ids;
 use crate::sys::worker::Worker;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -52,7 +53,7 @@ impl Default for Health {
 }
 
 /// Everything that a generation keeps from its beginning: the configuration and the real directories.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Plan {
     pub spec: Arc<Service>,
     pub places: Places,
@@ -66,7 +67,7 @@ pub struct Plan {
 }
 
 /// Whom workers run as.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunAs {
     /// `None`: svd's own user.
     pub ids: Option<Ids>,

@@ -1,6 +1,7 @@
 //! A new configuration, applied to what differs (SIGHUP, `svctl update`). With any error nothing changes (I8).
 
 use super::host::{Host, Message};
+use super::state::Key;
 use super::unit::Unit;
 use crate::api::Reply;
 use crate::api::access::Access;
@@ -106,7 +107,10 @@ impl Host {
         let (mut add, mut change, mut remove) = (Vec::new(), Vec::new(), Vec::new());
         for one in changes {
             match one {
-                Change::Daemon { .. } => self.daemon = new.daemon.clone(),
+                Change::Daemon { .. } => {
+                    self.daemon = new.daemon.clone();
+                    self.state.mark(Key::Head);
+                }
                 Change::Added { service } => {
                     if let Some(spec) = new.services.get(service) {
                         add.push(self.add(spec, call));
@@ -117,6 +121,7 @@ impl Host {
                         remove.push((id, self.op(call, id, service, "removed")));
                         if let Some(unit) = self.units.get_mut(&id) {
                             unit.removed = true;
+                            self.state.mark(Key::Unit(id));
                         }
                     }
                 }
@@ -157,6 +162,8 @@ impl Host {
         };
         self.configure_logs(&unit);
         self.units.insert(service, unit);
+        self.state.mark(Key::Head);
+        self.state.mark(Key::Unit(service));
         let op = if enabled { self.op(call, service, &name, "started") } else { None };
         Setup {
             service,
@@ -177,7 +184,7 @@ impl Host {
         }
     }
 
-    fn configure_logs(&mut self, unit: &Unit) {
+    pub fn configure_logs(&mut self, unit: &Unit) {
         if unit.spec.logs.capture
             && let Err(e) = self.logs.configure(Arc::clone(&unit.name), unit.spec.logs.clone())
         {
@@ -192,6 +199,7 @@ impl Host {
         needs: Needs,
         op: Option<OpId>,
     ) -> (ServiceId, Rc<Policy>, core::Change, Option<OpId>) {
+        self.state.mark(Key::Unit(id));
         if let Some(unit) = self.units.get_mut(&id) {
             let change = super::sockets::Change { old: Arc::clone(&unit.spec), new: Arc::clone(spec) };
             let logs = unit.spec.logs != spec.logs;

@@ -3,6 +3,7 @@
 use super::host::{Alarm, Host};
 use super::launch::{self, Own};
 use super::logs::{Attach, Stream};
+use super::state::Key;
 use super::successor::Main;
 use super::token::{self, Token};
 use super::unit::{Need, Process};
@@ -14,7 +15,6 @@ use crate::sys::{fifo, socket};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,6 +82,9 @@ impl Host {
             watchdog_every: None,
         };
         self.workers.insert(id, Box::new(process));
+        // From here on the next svd takes it over; had this one died before, it would end it.
+        self.state.mark(Key::Process(id));
+        self.write_state();
         self.store.spawned(id.0);
         self.begin_readiness(id);
         Ok(())
@@ -109,7 +112,7 @@ impl Host {
         Ok(Some(Pipes { stdout, stderr }))
     }
 
-    fn pipe_path(&self, name: &str, slot: u32, id: WorkerId, stream: &str) -> PathBuf {
+    pub fn pipe_path(&self, name: &str, slot: u32, id: WorkerId, stream: &str) -> PathBuf {
         self.around.paths.pipes().join(format!("{name}.{slot}.{}.{stream}", id.0))
     }
 
@@ -277,6 +280,7 @@ impl Host {
     /// Nothing of a worker is left: closes what was open for it.
     fn release(&mut self, id: WorkerId) {
         let Some(process) = self.workers.remove(&id) else { return };
+        self.state.mark(Key::Process(id));
         self.alarms.retain(|(_, worker, _)| *worker != id);
         for pipe in process.pipes.iter().copied().flatten() {
             // Best effort: the log thread closes it at its end of file as well.
@@ -392,7 +396,7 @@ struct Pipes {
     stderr: Option<(PathBuf, OwnedFd)>,
 }
 
-fn exit_of(status: ExitStatus) -> Exit {
+pub fn exit_of(status: ExitStatus) -> Exit {
     match status {
         ExitStatus::Code(code) => Exit::Code(code),
         ExitStatus::Signal { signal, .. } => Exit::Signal(signal),

@@ -3,7 +3,7 @@
 use super::Context;
 
 /// Whom the worker runs as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Login {
     pub name: String,
     pub home: String,

@@ -1,10 +1,11 @@
 //! Where a generation lives: `current` and the virtual environment, resolved once and kept as real directories.
 
+use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 /// The real directories of a generation. Empty where the service has no root.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places {
     pub root: Option<PathBuf>,
     /// The release's real directory; the root itself where there are no releases.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// Whose counts they are: 128 bits that cannot be guessed.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Prefix(pub u128);
 
 /// What every prefix begins with.

@@ -97,6 +97,13 @@ impl Tree {
         }
     }
 
+    /// A worker's directory that is there; `None` if it is not.
+    pub fn existing_group(self: &Arc<Self>, name: &str) -> Option<Group> {
+        let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0', '\n']);
+        let group = plain.then(|| self.existing(name))?;
+        group.directory().is_ok().then_some(group)
+    }
+
     fn existing(self: &Arc<Self>, name: &str) -> Group {
         Group { tree: Arc::clone(self), name: name.into() }
     }

@@ -26,6 +26,12 @@ impl Gate {
         Ok(Gate { event })
     }
 
+    /// One that was kept by another process.
+    pub fn from_fd(fd: OwnedFd) -> Gate {
+        // SAFETY: an eventfd is used by read and write only, which are safe on any descriptor.
+        Gate { event: unsafe { EventFd::from_owned_fd(fd) } }
+    }
+
     /// Opens it; opening it again changes nothing.
     pub fn open(&self) -> Result<(), Errno> {
         match self.event.write(1) {

@@ -51,7 +51,7 @@ pub struct Wire {
 }
 
 /// Whom the child becomes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Ids {
     pub uid: u32,
     pub gid: u32,

@@ -49,9 +49,11 @@ pub struct Worker {
 #[derive(Debug)]
 enum Keeper {
     Group {
-        pidfd: PidFd,
+        /// `None`: it ended while no svd was there, and others that it has forked are left.
+        pidfd: Option<PidFd>,
         group: Group,
         stage: Stage,
+        parent: Parent,
     },
     Stub(Stub),
     /// Its stub died; the worker came to us, the sub-reaper.
@@ -59,6 +61,15 @@ enum Keeper {
         pidfd: PidFd,
         ended: bool,
     },
+}
+
+/// Whose child the worker is, so who gets to know how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parent {
+    /// This process.
+    Own,
+    /// An adopted one: somebody else, who tells ([`Worker::tell_exit`]), or nobody.
+    Other { tells: bool, told: Option<ExitStatus> },
 }
 
 #[derive(Debug)]
@@ -98,7 +109,12 @@ impl Worker {
                     let _ = group.remove();
                 })?;
                 Ok(Worker {
-                    keeper: Keeper::Group { pidfd: child.pidfd, group, stage: Stage::Running },
+                    keeper: Keeper::Group {
+                        pidfd: Some(child.pidfd),
+                        group,
+                        stage: Stage::Running,
+                        parent: Parent::Own,
+                    },
                     slot: Some(child.slot),
                 })
             }
@@ -124,14 +140,60 @@ impl Worker {
         })
     }
 
-    /// Takes over a worker that another svd started: the process must be the recorded one, in the recorded cgroup.
+    /// Takes over a worker that another svd started: the process must be the recorded one, in the recorded cgroup. `told`: its
+    /// parent will say how it ended ([`Worker::tell_exit`]).
     ///
-    /// `None` if it is not (any more): then [`Group::kill`] what is left there.
-    pub fn adopt(group: Group, pid: i32, start_time: u64) -> Option<Worker> {
+    /// `None` if it is not (any more): then [`Worker::adopt_rest`].
+    pub fn adopt(group: Group, pid: i32, start_time: u64, told: bool) -> Option<Worker> {
         let pidfd = PidFd::open(pid).ok()?;
-        let same = ProcStat::read(pid).is_some_and(|stat| stat.start_time == start_time)
-            && group.procs().is_ok_and(|pids| pids.contains(&pid));
-        same.then_some(Worker { keeper: Keeper::Group { pidfd, group, stage: Stage::Running }, slot: None })
+        let stat = ProcStat::read(pid).filter(|stat| stat.start_time == start_time)?;
+        let same = group.procs().is_ok_and(|pids| pids.contains(&pid));
+        // After an svd has executed its successor in its own place, they are its children still.
+        let own = stat.parent == std::process::id().cast_signed();
+        let parent = if own { Parent::Own } else { Parent::Other { tells: told, told: None } };
+        let pidfd = Some(pidfd);
+        same.then_some(Worker { keeper: Keeper::Group { pidfd, group, stage: Stage::Running, parent }, slot: None })
+    }
+
+    /// How an adopted worker has ended, by its parent; [`Worker::handle_ready`] gives it.
+    pub fn tell_exit(&mut self, status: ExitStatus) {
+        if let Keeper::Group { parent: Parent::Other { told, .. }, .. } = &mut self.keeper {
+            *told = Some(status);
+        }
+    }
+
+    /// Nobody will tell any more how an adopted worker has ended.
+    pub fn parent_lost(&mut self) {
+        if let Keeper::Group { parent: Parent::Other { tells, .. }, .. } = &mut self.keeper {
+            *tells = false;
+        }
+    }
+
+    /// It has ended, and how will be told: until then what [`Worker::watch`] gives stays ready for ever.
+    pub fn awaits_exit(&self) -> bool {
+        match &self.keeper {
+            Keeper::Group { pidfd: Some(pidfd), stage: Stage::Running, parent, .. } => {
+                matches!(parent, Parent::Other { tells: true, told: None }) && pidfd.has_ended()
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes over what a worker has left that ended while no svd was there. `None`: nothing is left.
+    pub fn adopt_rest(group: Group) -> io::Result<Option<Worker>> {
+        let left = look_for_leftovers(&group)?;
+        Ok(left.map(|events| {
+            let (stage, parent) = (Stage::Leftovers(events), Parent::Other { tells: false, told: None });
+            Worker { keeper: Keeper::Group { pidfd: None, group, stage, parent }, slot: None }
+        }))
+    }
+
+    /// The name of its cgroup, for records.
+    pub fn group_name(&self) -> Option<&str> {
+        match &self.keeper {
+            Keeper::Group { group, .. } => Some(group.name()),
+            Keeper::Stub(_) | Keeper::Alone { .. } => None,
+        }
     }
 
     /// The worker's pid, for messages and records; `None` until [`WorkerEvent::Started`].
@@ -140,10 +202,11 @@ impl Worker {
     }
 
     /// The process that is svd's own child: the worker, or its stub. Its zombie belongs to this handle while it is tracked.
-    pub fn child_pid(&self) -> i32 {
+    pub fn child_pid(&self) -> Option<i32> {
         match &self.keeper {
-            Keeper::Group { pidfd, .. } | Keeper::Alone { pidfd, .. } => pidfd.pid(),
-            Keeper::Stub(stub) => stub.pidfd.pid(),
+            Keeper::Group { pidfd, .. } => pidfd.as_ref().map(PidFd::pid),
+            Keeper::Alone { pidfd, .. } => Some(pidfd.pid()),
+            Keeper::Stub(stub) => Some(stub.pidfd.pid()),
         }
     }
 
@@ -155,7 +218,7 @@ impl Worker {
             Keeper::Stub(stub) => stub.gone,
             Keeper::Alone { ended, .. } => *ended,
         };
-        !reaped && self.child_pid() == pid
+        !reaped && self.child_pid() == Some(pid)
     }
 
     /// Where the worker's cgroup is, for records.
@@ -168,7 +231,8 @@ impl Worker {
 
     fn pidfd(&self) -> Option<&PidFd> {
         match &self.keeper {
-            Keeper::Group { pidfd, .. } | Keeper::Alone { pidfd, .. } => Some(pidfd),
+            Keeper::Group { pidfd, .. } => pidfd.as_ref(),
+            Keeper::Alone { pidfd, .. } => Some(pidfd),
             Keeper::Stub(stub) => stub.worker.as_ref(),
         }
     }
@@ -240,7 +304,7 @@ impl Worker {
     pub fn watch(&self) -> Option<(BorrowedFd<'_>, Interest)> {
         match &self.keeper {
             Keeper::Group { pidfd, stage, .. } => match stage {
-                Stage::Running => Some((pidfd.as_fd(), Interest::Read)),
+                Stage::Running => pidfd.as_ref().map(|pidfd| (pidfd.as_fd(), Interest::Read)),
                 Stage::Leftovers(events) => Some((events.as_fd(), Interest::Priority)),
                 Stage::Gone => None,
             },
@@ -253,7 +317,7 @@ impl Worker {
     /// must leave the set.
     pub fn watched_before(&self) -> Option<BorrowedFd<'_>> {
         match &self.keeper {
-            Keeper::Group { pidfd, stage: Stage::Leftovers(_), .. } => Some(pidfd.as_fd()),
+            Keeper::Group { pidfd, stage: Stage::Leftovers(_), .. } => pidfd.as_ref().map(AsFd::as_fd),
             _ => None,
         }
     }
@@ -261,7 +325,7 @@ impl Worker {
     /// The next event, without waiting.
     pub fn handle_ready(&mut self) -> io::Result<Option<WorkerEvent>> {
         match &mut self.keeper {
-            Keeper::Group { pidfd, group, stage } => group_ready(pidfd, group, stage),
+            Keeper::Group { pidfd, group, stage, parent } => group_ready(pidfd.as_ref(), group, stage, *parent),
             Keeper::Stub(stub) => match stub.ready()? {
                 StubNews::Event(event) => Ok(Some(event)),
                 StubNews::Nothing => Ok(None),
@@ -301,11 +365,21 @@ impl Worker {
     }
 }
 
-fn group_ready(pidfd: &PidFd, group: &Group, stage: &mut Stage) -> io::Result<Option<WorkerEvent>> {
+fn group_ready(
+    pidfd: Option<&PidFd>,
+    group: &Group,
+    stage: &mut Stage,
+    parent: Parent,
+) -> io::Result<Option<WorkerEvent>> {
     match stage {
         Stage::Gone => Ok(None),
         Stage::Running => {
-            let Some(status) = wait_for(pidfd)? else {
+            let status = match (pidfd, parent) {
+                (Some(pidfd), Parent::Own) => wait_for(pidfd)?,
+                (Some(pidfd), Parent::Other { tells, told }) => exit_of_other(pidfd, tells, told),
+                (None, _) => None,
+            };
+            let Some(status) = status else {
                 return Ok(None);
             };
             // From here on nothing may fail: the process is reaped, and this is the only time that its end is told.
@@ -338,6 +412,14 @@ fn look_for_leftovers(group: &Group) -> io::Result<Option<Events>> {
     }
     group.discard();
     Ok(None)
+}
+
+/// The end of somebody else's child: as its parent has told it, or as the kernel knows it.
+fn exit_of_other(pidfd: &PidFd, tells: bool, told: Option<ExitStatus>) -> Option<ExitStatus> {
+    if !pidfd.has_ended() {
+        return None;
+    }
+    told.or_else(|| pidfd.foreign_exit()).or_else(|| (!tells).then_some(ExitStatus::Unknown))
 }
 
 /// The end of the worker, whether it is our child or was adopted.

@@ -125,7 +125,7 @@ fn statuses_and_own_pid() {
         assert_eq!(worker.signal(libc::SIGTERM), Ok(false), "it is reaped");
         worker.kill_tree().expect("nothing to kill");
         assert_eq!(worker.exec_failure(), None);
-        wait_gone(worker.child_pid());
+        wait_gone(worker.child_pid().expect("it was started"));
     });
 }
 
@@ -138,7 +138,7 @@ fn a_signal_right_after_the_start() {
             panic!("it must end");
         };
         assert_eq!(status, ExitStatus::Signal { signal: libc::SIGTERM, core_dumped: false });
-        wait_gone(worker.child_pid());
+        wait_gone(worker.child_pid().expect("it was started"));
     });
 }
 
@@ -160,7 +160,7 @@ fn who_forks_twice_is_found_and_killed() {
         assert_eq!(next_event(&mut worker), WorkerEvent::Empty);
         assert!(ended(escaped));
         assert!(worker.watch().is_none());
-        wait_gone(worker.child_pid());
+        wait_gone(worker.child_pid().expect("it was started"));
     });
 }
 
@@ -176,7 +176,7 @@ fn leftovers_that_go_by_themselves() {
         assert_eq!(worker.handle_ready().expect("nothing yet"), None);
         std::fs::write(&path, "go\n").expect("write");
         assert_eq!(next_event(&mut worker), WorkerEvent::Empty);
-        wait_gone(worker.child_pid());
+        wait_gone(worker.child_pid().expect("it was started"));
     });
 }
 
@@ -202,7 +202,7 @@ fn a_signal_reaches_the_whole_tree() {
         while worker.watch().is_some() {
             assert_eq!(next_event(&mut worker), WorkerEvent::Empty);
         }
-        wait_gone(worker.child_pid());
+        wait_gone(worker.child_pid().expect("it was started"));
     });
 }
 
@@ -220,7 +220,7 @@ fn a_fork_storm_is_killed() {
         assert_eq!(first, exited(0, true));
         worker.kill_tree().expect("kill");
         assert_eq!(next_event(&mut worker), WorkerEvent::Empty);
-        wait_gone(worker.child_pid());
+        wait_gone(worker.child_pid().expect("it was started"));
     });
 }
 
@@ -233,7 +233,7 @@ fn failed_steps_are_told_by_both() {
         assert_eq!(next_end(&mut worker), exited(127, false));
         let failure = worker.exec_failure().expect("a failed step");
         assert_eq!(failure.describe(&prepared), "cannot change to directory /no/such: No such file or directory");
-        wait_gone(worker.child_pid());
+        wait_gone(worker.child_pid().expect("it was started"));
     });
 }
 
@@ -244,7 +244,7 @@ fn the_stub_goes_on_without_svd_and_holds_nothing() {
     let WorkerEvent::Started(pid) = next_event(&mut worker) else {
         panic!("the start comes first");
     };
-    let stub = worker.child_pid();
+    let stub = worker.child_pid().expect("a stub");
     let stat = ProcStat::read(stub).expect("stat");
     assert_eq!((&stat.comm[..4], stat.session), ("svd:", stub));
     let held = std::fs::read_dir(format!("/proc/{stub}/fd")).expect("list").count();

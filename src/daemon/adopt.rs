@@ -1,0 +1,441 @@
+//! Taking over what an svd that was killed has left: from the state file, what the guardian has kept, and what still runs.
+
+use super::host::Host;
+use super::state::Key;
+use super::state::file::{self, Entries};
+use super::state::records::{GenerationRecord, GunicornRecord, Head, Identity, ProcessRecord, UnitRecord, kept};
+use super::successor::Main;
+use super::token;
+use super::unit::{Generation, Gunicorn, Plan, Process, Unit};
+use super::{launch, logs};
+use crate::config::spec::Service;
+use crate::core::{Event, Exit, GenerationId, Machine, Saved, ServiceId, WorkerId, WorkerState};
+use crate::kinds::counters;
+use crate::sys::fifo;
+use crate::sys::poll::Interest;
+use crate::sys::process::{self, ExitStatus, PidFd};
+use crate::sys::socket::{Gate, NotifySocket, SharedWords};
+use crate::sys::worker::{Containment, Worker};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What the guardian has kept.
+#[derive(Default)]
+pub struct Kept {
+    pub descriptors: BTreeMap<Box<str>, OwnedFd>,
+    /// Of children that ended while no svd was there.
+    pub exits: BTreeMap<i32, ExitStatus>,
+    /// It lives, and will tell of those that end from now on.
+    pub tells: bool,
+}
+
+/// The state of an svd of this boot that did not end in order.
+pub struct Found {
+    head: Head,
+    saved: Vec<Saved>,
+    units: BTreeMap<ServiceId, UnitRecord>,
+    plans: BTreeMap<GenerationId, Plan>,
+    generations: BTreeMap<GenerationId, GenerationRecord>,
+    processes: BTreeMap<WorkerId, ProcessRecord>,
+}
+
+/// Looks for the state of an svd that was killed.
+///
+/// # Errors
+/// A sentence: the file is there and of no use; it was set aside.
+pub fn look(path: &Path) -> Result<Option<Found>, String> {
+    let unusable = |why: &str| {
+        let aside = path.with_extension("unreadable");
+        let what = format!("{} cannot be used: {why}; what runs is ended and started anew", path.display());
+        match std::fs::rename(path, &aside) {
+            Ok(()) => format!("{what}. The file is kept as {}.", aside.display()),
+            Err(e) => format!("{what}. It cannot be moved away either: {}.", crate::sys::io_text(&e)),
+        }
+    };
+    match file::read(path) {
+        Ok(None) => Ok(None),
+        Ok(Some(Ok(entries))) => match Found::of(&entries) {
+            Ok(found) => Ok(found.of_this_boot()),
+            Err(why) => Err(unusable(&why)),
+        },
+        Ok(Some(Err(why))) => Err(unusable(&why.to_string())),
+        Err(e) => Err(unusable(&crate::sys::io_text(&e))),
+    }
+}
+
+impl Found {
+    fn of(entries: &Entries) -> Result<Found, String> {
+        fn value<T: DeserializeOwned>(key: &str, text: &serde_json::value::RawValue) -> Result<T, String> {
+            serde_json::from_str(text.get()).map_err(|e| format!("{key}: {e}"))
+        }
+        let head = entries.get("head").ok_or("it has no head")?;
+        let mut found = Found {
+            head: value("head", head)?,
+            saved: Vec::new(),
+            units: BTreeMap::new(),
+            plans: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            processes: BTreeMap::new(),
+        };
+        for (key, text) in entries {
+            match Key::parse(key) {
+                Some(Key::Machine(_)) => found.saved.push(value(key, text)?),
+                Some(Key::Unit(id)) => drop(found.units.insert(id, value(key, text)?)),
+                Some(Key::Plan(id)) => drop(found.plans.insert(id, value(key, text)?)),
+                Some(Key::Generation(id)) => drop(found.generations.insert(id, value(key, text)?)),
+                Some(Key::Process(id)) => drop(found.processes.insert(id, value(key, text)?)),
+                Some(Key::Head) | None => {}
+            }
+        }
+        // A service is written with its unit, in one piece.
+        found.saved.retain(|saved| found.units.contains_key(&saved.service().id));
+        Ok(found)
+    }
+
+    fn of_this_boot(self) -> Option<Found> {
+        process::boot_id().is_ok_and(|boot| *boot == *self.head.boot).then_some(self)
+    }
+
+    /// The names of the control groups that are taken over; all others are nobody's.
+    pub fn groups(&self) -> BTreeSet<Box<str>> {
+        self.processes.values().filter_map(|p| p.group.clone()).collect()
+    }
+
+    /// The configuration in force. The files may have changed since, and are read when somebody asks for an update.
+    pub fn daemon(&self) -> crate::config::spec::Daemon {
+        self.head.daemon.clone()
+    }
+}
+
+/// What became of a worker.
+enum Fate {
+    Runs,
+    /// Its spawn had no answer yet, and it was not recorded: if it was forked, it has been ended.
+    NeverRan,
+    Ended {
+        exit: Exit,
+        leftovers: bool,
+    },
+}
+
+impl Host {
+    /// Goes on where the killed svd was.
+    pub fn take_over(&mut self, found: Found, mut kept: Kept) {
+        let Found { head, saved, units, plans, generations, processes } = found;
+        self.since = head.since;
+        self.daemon = head.daemon;
+        self.secret = head.secret;
+        self.last_service = head.last_service;
+        self.machine = Machine::restore(fastrand::u64(..), self.store.last_worker(), self.now(), saved);
+        let mut plans: BTreeMap<GenerationId, Rc<Plan>> = plans.into_iter().map(|(id, p)| (id, Rc::new(p))).collect();
+        for (id, record) in units {
+            self.take_unit(id, record, &mut plans, &mut kept);
+        }
+        for (id, record) in generations {
+            if let Some(plan) = plans.get(&id) {
+                self.take_generation(record, Rc::clone(plan), &mut kept);
+            }
+        }
+        let known: Vec<(WorkerId, WorkerState, bool)> =
+            self.machine.workers().values().map(|w| (w.id, w.state, w.has_ended())).collect();
+        let mut fates = Vec::with_capacity(known.len());
+        for (id, state, ended) in known {
+            let fate = match processes.get(&id) {
+                Some(record) => self.take_worker(id, record, state, ended, &mut kept),
+                None => Fate::NeverRan,
+            };
+            fates.push((id, state, fate));
+        }
+        self.write_whole_state();
+        self.resume(fates, head.shutting_down);
+    }
+
+    fn resume(&mut self, fates: Vec<(WorkerId, WorkerState, Fate)>, shutting_down: bool) {
+        let runs = fates.iter().filter(|(_, _, fate)| matches!(fate, Fate::Runs)).count();
+        let ended = fates.len() - runs;
+        let text = format!(
+            "svd was killed, and goes on: {} taken over, {ended} ended meanwhile",
+            crate::config::counted(runs, "worker")
+        );
+        self.warn(None, &text);
+        for action in self.machine.resume() {
+            self.execute(action);
+        }
+        for (id, state, fate) in fates {
+            match fate {
+                Fate::Runs if state == WorkerState::Spawning => {
+                    self.tell(Event::Spawned { worker: id, result: Ok(()) });
+                    self.deliver();
+                    self.begin_readiness(id);
+                }
+                Fate::Runs if matches!(state, WorkerState::Booting { .. }) => {
+                    self.begin_readiness_again(id);
+                    if let Some(generation) = self.workers.get(&id).map(|p| p.generation) {
+                        self.gunicorn_ready(generation);
+                    }
+                }
+                Fate::Runs => {}
+                Fate::NeverRan if state == WorkerState::Spawning => {
+                    let result = Err("svd was killed while it was started".to_owned());
+                    self.tell(Event::Spawned { worker: id, result });
+                }
+                Fate::NeverRan => {
+                    self.tell(Event::Exited { worker: id, exit: Exit::Unknown, leftovers: false, reason: None });
+                }
+                Fate::Ended { exit, leftovers } => {
+                    self.tell(Event::Exited { worker: id, exit, leftovers, reason: None });
+                }
+            }
+        }
+        if shutting_down {
+            self.tell(Event::Shutdown);
+        }
+        self.deliver();
+        let committed: Vec<GenerationId> =
+            self.machine.services().filter_map(|s| s.committed()).map(|g| g.id).collect();
+        for id in committed {
+            self.begin_health(id);
+        }
+        self.publish_directory();
+    }
+
+    fn take_unit(
+        &mut self,
+        id: ServiceId,
+        record: UnitRecord,
+        plans: &mut BTreeMap<GenerationId, Rc<Plan>>,
+        kept: &mut Kept,
+    ) {
+        let numbers = 0..record.spec.sockets.len();
+        let sockets: Option<Vec<Arc<OwnedFd>>> =
+            numbers.map(|n| kept.descriptors.remove(kept::socket(id, n).as_str()).map(Arc::new)).collect();
+        let plan = record.kept.and_then(|n| Some((n, Rc::clone(plans.get(&GenerationId { service: id, number: n })?))));
+        let name: Arc<str> = (*record.spec.name).into();
+        let unit = Unit {
+            spec: record.spec,
+            name,
+            // All or none: where they are lost, the next start binds them anew.
+            sockets: sockets.unwrap_or_default(),
+            enabled: record.enabled,
+            drained: record.drained,
+            removed: record.removed,
+            scaled: record.scaled,
+            health: None,
+            kept: plan,
+        };
+        self.configure_logs(&unit);
+        self.units.insert(id, unit);
+    }
+
+    /// One that was not prepared to its end is prepared again.
+    fn take_generation(&mut self, record: GenerationRecord, plan: Rc<Plan>, kept: &mut Kept) {
+        let id = record.id;
+        let known = self.machine.service(id.service).and_then(|s| s.generations.iter().find(|g| g.id == id));
+        let Some(prepared) = known.map(|g| g.prepared) else { return };
+        if !prepared {
+            return;
+        }
+        let sockets = self.units.get(&id.service).map(|u| u.sockets.clone()).unwrap_or_default();
+        let gunicorn = record.gunicorn.and_then(|record| self.take_gunicorn(id, record, kept));
+        let made = Generation {
+            id,
+            plan,
+            sockets,
+            port: record.port,
+            gunicorn: gunicorn.map(Box::new),
+            statsd: record.statsd.map(Box::new),
+            until_gone: Vec::new(),
+        };
+        self.generations.insert(id, Box::new(made));
+    }
+
+    /// `None`: what it shared with svd is lost, as the guardian was killed as well. It goes on, and is not counted.
+    fn take_gunicorn(&mut self, id: GenerationId, record: GunicornRecord, kept: &mut Kept) -> Option<Gunicorn> {
+        let mut take = |what: &str| kept.descriptors.remove(kept::shared(id, what).as_str());
+        let (gate, report, theirs, counters) = (take("gate")?, take("report")?, take("theirs")?, take("counters")?);
+        let shared = counters.try_clone().ok()?;
+        let inherited = [
+            ("AIRDOCK_GATE", Arc::new(gate.try_clone().ok()?)),
+            ("AIRDOCK_REPORT", Arc::new(theirs)),
+            ("AIRDOCK_COUNTERS", Arc::new(shared)),
+        ];
+        let counters = SharedWords::from_fd(counters, counters::SIZE_BYTES / 8).ok()?;
+        if let Err(e) = self.poll.add(&report, Interest::Read, token::of_generation(id)) {
+            self.warn(Some(id.service), &format!("gunicorn's reports cannot be read any more: {}", e.desc()));
+        }
+        Some(Gunicorn {
+            gate: Gate::from_fd(gate),
+            committed: record.committed,
+            report,
+            counters,
+            inherited,
+            token: record.token,
+            workers: record.workers,
+            timeout: record.timeout,
+            booted: record.booted,
+            ready: record.ready,
+            target: record.target,
+            scaling: None,
+        })
+    }
+
+    fn take_worker(
+        &mut self,
+        id: WorkerId,
+        record: &ProcessRecord,
+        state: WorkerState,
+        ended: bool,
+        kept: &mut Kept,
+    ) -> Fate {
+        let exit = |identity: Option<Identity>, kept: &mut Kept| {
+            let status = identity.and_then(|i| kept.exits.remove(&i.pid));
+            status.map_or(Exit::Unknown, super::workers::exit_of)
+        };
+        let Containment::Cgroup(tree) = &self.containment else { return Fate::NeverRan };
+        let Some(group) = record.group.as_deref().and_then(|name| tree.existing_group(name)) else {
+            return Fate::Ended { exit: exit(record.started, kept), leftovers: false };
+        };
+        let adopted = record.started.and_then(|i| Worker::adopt(group.clone(), i.pid, i.start_time, kept.tells));
+        let (worker, started_ended) = match adopted {
+            Some(worker) => (worker, false),
+            None => match Worker::adopt_rest(group) {
+                Ok(Some(worker)) => (worker, true),
+                Ok(None) => return Fate::Ended { exit: exit(record.started, kept), leftovers: false },
+                Err(e) => {
+                    self.warn(None, &format!("cannot look for what is left of a worker: {}", crate::sys::io_text(&e)));
+                    return Fate::Ended { exit: exit(record.started, kept), leftovers: false };
+                }
+            },
+        };
+        let named = record.named.and_then(|i| {
+            let pidfd = PidFd::open(i.pid).ok()?;
+            (process::start_time(i.pid) == Some(i.start_time) && worker.contains(i.pid)).then_some(pidfd)
+        });
+        let main = match (named, record.named, record.named_ended) {
+            (Some(pidfd), ..) => Main::Named(pidfd),
+            (None, Some(_), _) | (None, None, true) => Main::Ended,
+            (None, None, false) => Main::Started,
+        };
+        let over = match &main {
+            Main::Named(_) => false,
+            Main::Ended => true,
+            Main::Started => started_ended,
+        };
+        let ready = !matches!(state, WorkerState::Spawning | WorkerState::Booting { .. });
+        self.insert_worker(id, record, worker, main, started_ended, ready, kept);
+        if over && !ended {
+            Fate::Ended { exit: exit(record.named.or(record.started), kept), leftovers: true }
+        } else {
+            Fate::Runs
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the members of a process that the record does not have")]
+    fn insert_worker(
+        &mut self,
+        id: WorkerId,
+        record: &ProcessRecord,
+        mut worker: Worker,
+        main: Main,
+        started_ended: bool,
+        ready: bool,
+        kept: &mut Kept,
+    ) {
+        if let Some((fd, interest)) = worker.watch()
+            && let Err(e) = self.poll.add(fd, interest, token::of_worker(id))
+        {
+            self.warn(None, &format!("a worker cannot be watched and is killed: {}", e.desc()));
+            let _ = worker.kill_tree();
+        }
+        if let Main::Named(pidfd) = &main {
+            // The group's end follows in any case.
+            let _ = self.poll.add(pidfd, Interest::Read, token::of_main(id));
+        }
+        let mut take = |what: &str| kept.descriptors.remove(kept::of_worker(id, what).as_str());
+        let notify = take("notify").map(NotifySocket::from_fd);
+        if let Some(socket) = &notify
+            && let Err(e) = self.poll.add(socket, Interest::Read, token::of_notify(id))
+        {
+            tracing::warn!("a notify socket cannot be watched: {}", e.desc());
+        }
+        let ready_fd = take("ready").map(File::from);
+        let readers = [take("pipe0"), take("pipe1")];
+        let pipes = self.take_pipes(id, record.generation, record.slot, readers);
+        let process = Process {
+            worker,
+            generation: record.generation,
+            slot: record.slot,
+            pipes,
+            needs: BTreeSet::new(),
+            ready,
+            notify,
+            ready_fd,
+            watch: None,
+            probes: Vec::new(),
+            status: record.status.clone(),
+            main,
+            started_ended,
+            announced: None,
+            watchdog: None,
+            watchdog_every: record.watchdog_every,
+        };
+        self.workers.insert(id, Box::new(process));
+        if ready {
+            self.feed_watchdog(id);
+        }
+    }
+
+    /// The worker holds both ends of its pipes, so that they are where they were, with what is in them.
+    fn take_pipes(
+        &mut self,
+        id: WorkerId,
+        generation: GenerationId,
+        slot: u32,
+        readers: [Option<OwnedFd>; 2],
+    ) -> [Option<logs::PipeId>; 2] {
+        let mut pipes = [None, None];
+        let Some(spec) = self.generations.get(&generation).map(|g| Arc::clone(&g.plan.spec)) else { return pipes };
+        if !spec.logs.capture {
+            return pipes;
+        }
+        for ((at, (name, stream)), reader) in pipes.iter_mut().zip(streams(&spec)).zip(readers) {
+            let path = self.pipe_path(&spec.name, slot, id, name);
+            let reader = match reader {
+                Some(reader) => reader,
+                None => match fifo::open_reader(&path) {
+                    Ok(file) => file.into(),
+                    Err(e) => {
+                        let why = crate::sys::io_text(&e);
+                        self.warn(None, &format!("output is lost: cannot open {}: {why}", path.display()));
+                        continue;
+                    }
+                },
+            };
+            let origin = logs::Attach {
+                service: Arc::from(&*spec.name),
+                generation: generation.number,
+                worker: slot,
+                stream: *stream,
+            };
+            match self.logs.attach(origin, reader) {
+                Ok(pipe) => *at = Some(pipe),
+                Err(e) => self.warn(None, &format!("output is lost: {e}")),
+            }
+        }
+        pipes
+    }
+}
+
+/// The pipes of a worker: their names, and what comes through them.
+pub fn streams(spec: &Service) -> &'static [(&'static str, logs::Stream)] {
+    if launch::joined(spec) {
+        &[("output", logs::Stream::Joined)]
+    } else {
+        &[("stdout", logs::Stream::Stdout), ("stderr", logs::Stream::Stderr)]
+    }
+}

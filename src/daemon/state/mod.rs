@@ -1,0 +1,163 @@
+//! What the next svd needs to take the services over when this one is killed: written before anything of it is acted upon.
+
+pub mod file;
+pub mod records;
+
+use self::file::{Batch, StateFile};
+use self::records::{GenerationRecord, Head, ProcessRecord, UnitRecord};
+use super::host::Host;
+use crate::core::{GenerationId, ServiceId, WorkerId};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Before a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is written as one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    Head,
+    /// The state machine's side of a service.
+    Machine(ServiceId),
+    /// svd's side of it.
+    Unit(ServiceId),
+    /// What a generation was resolved to.
+    Plan(GenerationId),
+    Generation(GenerationId),
+    Process(WorkerId),
+}
+
+impl Key {
+    fn text(self) -> String {
+        match self {
+            Key::Head => "head".into(),
+            Key::Machine(id) => format!("machine/{}", id.0),
+            Key::Unit(id) => format!("unit/{}", id.0),
+            Key::Plan(id) => format!("plan/{}.{}", id.service.0, id.number),
+            Key::Generation(id) => format!("generation/{}.{}", id.service.0, id.number),
+            Key::Process(id) => format!("process/{}", id.0),
+        }
+    }
+
+    /// `None`: it is of a later svd, or nobody's.
+    pub fn parse(text: &str) -> Option<Key> {
+        let generation = |text: &str| {
+            let (service, number) = text.split_once('.')?;
+            Some(GenerationId { service: ServiceId(service.parse().ok()?), number: number.parse().ok()? })
+        };
+        Some(match text.split_once('/') {
+            None if text == "head" => Key::Head,
+            Some(("machine", id)) => Key::Machine(ServiceId(id.parse().ok()?)),
+            Some(("unit", id)) => Key::Unit(ServiceId(id.parse().ok()?)),
+            Some(("plan", id)) => Key::Plan(generation(id)?),
+            Some(("generation", id)) => Key::Generation(generation(id)?),
+            Some(("process", id)) => Key::Process(WorkerId(id.parse().ok()?)),
+            _ => return None,
+        })
+    }
+}
+
+/// What is to be written, and where.
+#[derive(Debug)]
+pub struct State {
+    file: StateFile,
+    changed: BTreeSet<Key>,
+    /// A write failed: not tried before then.
+    retry: Option<Instant>,
+}
+
+impl State {
+    pub fn new(path: PathBuf) -> State {
+        State { file: StateFile::new(path), changed: BTreeSet::new(), retry: None }
+    }
+
+    /// Is written with the next [`Host::write_state`].
+    pub fn mark(&mut self, key: Key) {
+        self.changed.insert(key);
+    }
+
+    /// svd ends in order.
+    pub fn remove(self) {
+        self.file.remove();
+    }
+}
+
+impl Host {
+    /// Writes what has changed. What fails is told, and tried again: svd goes on, but its death would lose more.
+    pub fn write_state(&mut self) {
+        for id in self.machine.take_changed() {
+            self.state.mark(Key::Machine(id));
+        }
+        if self.state.changed.is_empty() || self.state.retry.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let whole = self.state.file.wants_whole();
+        let changed = std::mem::take(&mut self.state.changed);
+        let keys = if whole { self.all_keys() } else { changed.clone() };
+        let mut batch = Batch::default();
+        for key in keys {
+            self.put(key, &mut batch);
+        }
+        let written = if whole { self.state.file.write_whole(batch) } else { self.state.file.append(batch) };
+        match written {
+            Ok(()) if self.state.retry.take().is_some() => self.info(None, "the state file can be written again"),
+            Ok(()) => {}
+            Err(e) => {
+                self.state.changed = changed;
+                if self.state.retry.replace(Instant::now() + RETRY).is_none() {
+                    let path = self.around.paths.state_file();
+                    let why = crate::sys::io_text(&e);
+                    let text = format!(
+                        "cannot write {}: {why}; were svd killed now, services that change meanwhile would be started anew",
+                        path.display()
+                    );
+                    self.warn(None, &text);
+                }
+            }
+        }
+    }
+
+    /// Writes all of it into a new file.
+    pub fn write_whole_state(&mut self) {
+        let path = self.around.paths.state_file();
+        self.state = State::new(path);
+        self.state.mark(Key::Head);
+        self.write_state();
+    }
+
+    fn all_keys(&self) -> BTreeSet<Key> {
+        let mut keys = BTreeSet::from([Key::Head]);
+        for (id, unit) in &self.units {
+            keys.extend([Key::Machine(*id), Key::Unit(*id)]);
+            keys.extend(unit.kept.iter().map(|(number, _)| Key::Plan(GenerationId { service: *id, number: *number })));
+        }
+        keys.extend(self.machine.services().map(|s| Key::Machine(s.id)));
+        keys.extend(self.generations.keys().flat_map(|id| [Key::Plan(*id), Key::Generation(*id)]));
+        keys.extend(self.workers.keys().map(|id| Key::Process(*id)));
+        keys
+    }
+
+    fn put(&self, key: Key, batch: &mut Batch) {
+        let text = key.text();
+        let put = match key {
+            Key::Head => Some(batch.set(&text, &Head::of(self))),
+            Key::Machine(id) => self.machine.record(id).map(|record| batch.set(&text, &record)),
+            Key::Unit(id) => self.units.get(&id).map(|unit| batch.set(&text, &UnitRecord::of(unit))),
+            Key::Plan(id) => self.plan_of(id).map(|plan| batch.set(&text, plan)),
+            Key::Generation(id) => self.generations.get(&id).map(|g| batch.set(&text, &GenerationRecord::of(g))),
+            Key::Process(id) => self.workers.get(&id).map(|p| batch.set(&text, &ProcessRecord::of(p))),
+        };
+        if put.is_none() {
+            batch.end(&text);
+        }
+    }
+
+    fn plan_of(&self, id: GenerationId) -> Option<&super::unit::Plan> {
+        if let Some(made) = self.generations.get(&id) {
+            return Some(&made.plan);
+        }
+        let kept = self.units.get(&id.service)?.kept.as_ref()?;
+        (kept.0 == id.number).then_some(&*kept.1)
+    }
+}

@@ -1,0 +1,180 @@
+//! The values of the state file. A later svd reads what an earlier one wrote: new members have a default.
+
+use crate::config::spec::{Daemon, Service};
+use crate::core::{GenerationId, WorkerId};
+use crate::daemon::host::Host;
+use crate::daemon::secret::Secret;
+use crate::daemon::statsd;
+use crate::daemon::successor::Main;
+use crate::daemon::unit::{Generation, Gunicorn, Process, Unit};
+use crate::sys::process::start_time;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+#[derive(Serialize, Deserialize)]
+pub struct Head {
+    /// The processes of another boot are gone.
+    pub boot: Box<str>,
+    pub since: SystemTime,
+    pub last_service: u32,
+    #[serde(default)]
+    pub shutting_down: bool,
+    pub daemon: Daemon,
+    pub secret: Secret,
+}
+
+impl Head {
+    pub fn of(host: &Host) -> Head {
+        Head {
+            boot: host.boot.clone(),
+            since: host.since,
+            last_service: host.last_service,
+            shutting_down: host.machine.is_shutting_down(),
+            daemon: host.daemon.clone(),
+            secret: host.secret.clone(),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct UnitRecord {
+    /// The configuration in force.
+    pub spec: Arc<Service>,
+    pub enabled: bool,
+    pub removed: bool,
+    pub drained: bool,
+    pub scaled: Option<u32>,
+    /// The generation whose plan is kept for [`crate::core::Source::Again`].
+    pub kept: Option<u64>,
+}
+
+impl UnitRecord {
+    pub fn of(unit: &Unit) -> UnitRecord {
+        UnitRecord {
+            spec: Arc::clone(&unit.spec),
+            enabled: unit.enabled,
+            removed: unit.removed,
+            drained: unit.drained,
+            scaled: unit.scaled,
+            kept: unit.kept.as_ref().map(|(number, _)| *number),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct GenerationRecord {
+    pub id: GenerationId,
+    pub port: Option<u16>,
+    pub gunicorn: Option<GunicornRecord>,
+    #[serde(default)]
+    pub statsd: Option<statsd::Address>,
+}
+
+impl GenerationRecord {
+    pub fn of(generation: &Generation) -> GenerationRecord {
+        GenerationRecord {
+            id: generation.id,
+            port: generation.port,
+            gunicorn: generation.gunicorn.as_deref().map(GunicornRecord::of),
+            statsd: generation.statsd.as_deref().copied(),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct GunicornRecord {
+    pub committed: bool,
+    pub token: Box<str>,
+    pub workers: u32,
+    pub timeout: f64,
+    pub booted: BTreeSet<i32>,
+    pub ready: BTreeSet<i32>,
+    pub target: Option<u32>,
+}
+
+impl GunicornRecord {
+    fn of(gunicorn: &Gunicorn) -> GunicornRecord {
+        GunicornRecord {
+            committed: gunicorn.committed,
+            token: gunicorn.token.clone(),
+            workers: gunicorn.workers,
+            timeout: gunicorn.timeout,
+            booted: gunicorn.booted.clone(),
+            ready: gunicorn.ready.clone(),
+            target: gunicorn.target,
+        }
+    }
+}
+
+/// A process that cannot be confused with another one of this boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub pid: i32,
+    /// Clock ticks since the boot.
+    pub start_time: u64,
+}
+
+impl Identity {
+    /// Of a process that is held by a pidfd, or is a child that was not reaped.
+    fn of(pid: i32) -> Option<Identity> {
+        start_time(pid).map(|start_time| Identity { pid, start_time })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct ProcessRecord {
+    pub generation: GenerationId,
+    pub slot: u32,
+    /// The name of its control group.
+    pub group: Option<Box<str>>,
+    /// The process that svd has started, unless it has ended.
+    pub started: Option<Identity>,
+    /// Named by `MAINPID=`.
+    pub named: Option<Identity>,
+    /// One was named, and has ended.
+    pub named_ended: bool,
+    pub status: Option<Box<str>>,
+    pub watchdog_every: Option<Duration>,
+}
+
+impl ProcessRecord {
+    pub fn of(process: &Process) -> ProcessRecord {
+        let started = process.worker.pid().filter(|_| !process.started_ended).and_then(Identity::of);
+        let named = match &process.main {
+            Main::Named(pidfd) => Identity::of(pidfd.pid()),
+            Main::Started | Main::Ended => None,
+        };
+        ProcessRecord {
+            generation: process.generation,
+            slot: process.slot,
+            group: process.worker.group_name().map(Into::into),
+            started,
+            named,
+            named_ended: matches!(process.main, Main::Ended),
+            status: process.status.clone(),
+            watchdog_every: process.watchdog_every,
+        }
+    }
+}
+
+/// The name under which the guardian keeps a descriptor.
+pub mod kept {
+    use super::{GenerationId, WorkerId};
+    use crate::core::ServiceId;
+
+    pub fn socket(service: ServiceId, number: usize) -> String {
+        format!("socket/{}/{number}", service.0)
+    }
+
+    /// `what`: gate, report, their end of it, or counters.
+    pub fn shared(generation: GenerationId, what: &str) -> String {
+        format!("{what}/{}.{}", generation.service.0, generation.number)
+    }
+
+    /// `what`: notify, ready, or the number of a pipe.
+    pub fn of_worker(worker: WorkerId, what: &str) -> String {
+        format!("{what}/{}", worker.0)
+    }
+}
