@@ -52,6 +52,9 @@ pub fn run(args: &Args, signals: Signals, report: &mut Report, own_messages: Mes
     }
     let paths = args.paths();
     let config = config::load(&paths.config).map_err(|errors| format!("the configuration has errors:\n{errors}"))?;
+    for warning in &config.warnings {
+        tracing::warn!("{}", warning.line());
+    }
     paths.create()?;
     let lock = Lock::acquire(&paths.pid_file()).map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
