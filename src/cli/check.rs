@@ -16,22 +16,30 @@ pub struct Checked {
 
 /// Reads the configuration below `dir` and says what is wrong with it; nothing is changed, and no svd is asked.
 ///
-/// As text: one paragraph an error, then a count; one line where all is well. As JSON one object: `valid`, the names of
-/// the `services` (where valid), and `errors`, each with file, line, column, length, text, message and help.
+/// As text: one paragraph an error, then a count; one line where all is well, after what is allowed and hardly meant. As JSON one object: `valid`, the names of
+/// the `services` (where valid), `errors` and `warnings`, each with file, line, column, length, text, message and help.
 pub fn check_dir(dir: &Path, json: bool) -> Checked {
     let result = config::load(dir);
     let valid = result.is_ok();
     let text = match (result, json) {
         (Ok(config), true) => {
             let names: Vec<_> = config.services.keys().collect();
-            format!("{}\n", json!({ "valid": true, "services": names, "errors": [] }))
+            format!("{}\n", json!({ "valid": true, "services": names, "errors": [], "warnings": config.warnings }))
         }
-        (Err(errors), true) => format!("{}\n", json!({ "valid": false, "services": [], "errors": errors.0 })),
+        (Err(errors), true) => {
+            format!("{}\n", json!({ "valid": false, "services": [], "errors": errors.0, "warnings": [] }))
+        }
         (Ok(config), false) if config.services.is_empty() => {
             format!("{}: no error, and no service: there is no file conf.d/*.toml\n", dir.display())
         }
         (Ok(config), false) => {
-            format!("{}: no error in {}\n", dir.display(), counted(config.services.len(), "service"))
+            let count = counted(config.services.len(), "service");
+            let mut text: String = config.warnings.iter().map(|w| format!("warning: {w}\n")).collect();
+            text += &format!("{}: no error in {count}", dir.display());
+            if !config.warnings.is_empty() {
+                text += &format!(", {}", counted(config.warnings.len(), "warning"));
+            }
+            text + "\n"
         }
         (Err(errors), false) => format!("{errors}\n{}: {}\n", dir.display(), counted(errors.0.len(), "error")),
     };
@@ -73,6 +81,20 @@ mod tests {
             checked.text,
             format!(
                 "{shown}/conf.d/web.toml:3:1: unknown key \"usr\"\n 3 | usr = 'x'\n   | ^^^\nhelp: did you mean \"user\"?\n\n{shown}: 1 error\n"
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_hardly_meant_is_a_warning() {
+        let dir = directory("kind = 'command'\nroot = '/srv/x'\ncommand = ['{relase}/run', '{\"a\": 1}']");
+        let shown = dir.path().display();
+        let checked = check_dir(dir.path(), false);
+        assert!(checked.valid);
+        assert_eq!(
+            checked.text,
+            format!(
+                "warning: {shown}/conf.d/web.toml:3:12: {{relase}} is no placeholder and stays as it is\n 3 | command = ['{{relase}}/run', '{{\"a\": 1}}']\n   |            ^^^^^^^^^^^^^^\nhelp: did you mean {{release}}?\n\n{shown}: no error in 1 service, 1 warning\n"
             )
         );
     }

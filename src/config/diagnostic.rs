@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-/// One error of the configuration.
+/// One error of the configuration, or a warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// The file as a user finds it: `DIR/conf.d/airship.toml`.
@@ -35,6 +35,13 @@ impl Diagnostic {
     /// An error of the file as a whole.
     pub fn of_file(file: &str, message: impl Into<String>) -> Self {
         Diagnostic { file: file.into(), position: None, message: message.into(), help: None }
+    }
+
+    /// In one line: the place, what there is, and what to do.
+    pub fn line(&self) -> String {
+        let place = self.position.as_ref().map(|p| format!(":{}:{}", p.line, p.column)).unwrap_or_default();
+        let help = self.help.as_ref().map(|help| format!("; {}", Printable(help))).unwrap_or_default();
+        format!("{}{place}: {}{help}", self.file, Printable(&self.message))
     }
 }
 

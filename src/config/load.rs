@@ -190,6 +190,7 @@ fn assemble(texts: &[Text<'_>], mut errors: Vec<Diagnostic>) -> Result<Config, D
             }
         }
         file.add_syntax_errors(&syntax);
+        file.take_hints(&mut config.warnings);
         file.into_diagnostics(&mut errors);
     }
     let names: Vec<&str> = texts.iter().filter_map(|text| text.service).collect();

@@ -42,6 +42,11 @@ impl<'a> Scope<'a> {
     /// Text in which placeholders work, each of them known to have a value.
     pub fn template(&self, item: &Item<'_>) -> Result<Template, Problem> {
         let template = Template::new(item.text()?);
+        for (name, near) in template.nearly() {
+            let near = if name.contains('.') { format!("{{{near}.…}}") } else { format!("{{{near}}}") };
+            let message = format!("{{{name}}} is no placeholder and stays as it is");
+            item.file.hint(item.problem(message).help(format!("did you mean {near}?")));
+        }
         let objection = template.placeholders().find_map(|p| self.objection(p));
         match objection {
             Some((message, help)) => Err(item.problem(message).help(help)),

@@ -64,15 +64,31 @@ pub(super) struct File<'t> {
     pub path: String,
     pub text: &'t str,
     problems: RefCell<Vec<Problem>>,
+    hints: RefCell<Vec<Problem>>,
 }
 
 impl<'t> File<'t> {
     pub fn new(path: String, text: &'t str) -> Self {
-        File { path, text, problems: RefCell::default() }
+        File { path, text, problems: RefCell::default(), hints: RefCell::default() }
     }
 
     pub fn report(&self, problem: Problem) {
         self.problems.borrow_mut().push(problem);
+    }
+
+    /// Something that is allowed and hardly meant: shown, and nothing is refused for it.
+    pub fn hint(&self, problem: Problem) {
+        let mut hints = self.hints.borrow_mut();
+        if hints.len() < MAX_PROBLEMS {
+            hints.push(problem);
+        }
+    }
+
+    /// All hints, in the order of the text.
+    pub fn take_hints(&self, out: &mut Vec<Diagnostic>) {
+        let mut hints = self.hints.take();
+        hints.sort_by_key(|p| p.span.start);
+        out.extend(hints.into_iter().map(|p| self.diagnostic(p)));
     }
 
     /// Takes over the parser's complaints, and drops what follows from them: a line that is not TOML says nothing

@@ -20,6 +20,9 @@ pub struct Config {
     pub daemon: Daemon,
     /// By name, which is the file's name without `.toml`. Shared: a generation keeps the one it was started with.
     pub services: BTreeMap<Box<str>, Arc<Service>>,
+    /// What is allowed and hardly meant.
+    #[serde(skip)]
+    pub warnings: Vec<super::Diagnostic>,
 }
 
 /// `svd.toml`.

@@ -89,6 +89,10 @@ impl std::fmt::Display for Placeholder<'_> {
     }
 }
 
+const NAMES: &[&str] = &["root", "release", "venv", "service", "host", "worker", "generation", "port"];
+/// Of those with a dot.
+const PREFIXES: &[&str] = &["fd", "env"];
+
 /// A stretch of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece<'a> {
@@ -163,6 +167,28 @@ impl Template {
         })
     }
 
+    /// Names in single braces that are none of a placeholder's, but nearly: each with the one that may be meant.
+    pub(super) fn nearly(&self) -> Vec<(&str, &'static str)> {
+        let mut found = Vec::new();
+        for (at, _) in self.0.match_indices('{') {
+            let (before, inner) = (&self.0[..at], &self.0[at + 1..]);
+            let name = inner.split('}').next().filter(|name| name.len() < inner.len()).unwrap_or_default();
+            // An escape, and gunicorn's `%({x-forwarded-for}i)s`, mean themselves.
+            if Placeholder::parse(name).is_some() || before.ends_with(['{', '(']) {
+                continue;
+            }
+            let (word, rest) = name.split_once('.').map_or((name, false), |(word, _)| (word, true));
+            let letters = word.bytes().all(|c| c.is_ascii_alphabetic() || matches!(c, b'_' | b'-'));
+            // Shorter ones resemble everything.
+            if !letters || word.len() < if rest { 2 } else { 4 } {
+                continue;
+            }
+            let near = super::suggest::closest(word, if rest { PREFIXES } else { NAMES }.iter().copied());
+            found.extend(near.map(|near| (name, near)));
+        }
+        found
+    }
+
     /// The text with each placeholder replaced by what `value` says, without looking into the values again.
     ///
     /// # Errors
@@ -185,6 +211,29 @@ impl Template {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn what_nearly_is_a_placeholder() {
+        let nearly = |text: &str| {
+            let template = Template::new(text);
+            template.nearly().into_iter().map(|(name, near)| format!("{name} {near}")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            nearly("{relase}/bin/x {rleease} {Root} {hots}"),
+            ["relase release", "rleease release", "Root root", "hots host"]
+        );
+        assert_eq!(nearly("{evn.HOME} {dfs.http}"), ["evn.HOME env"]);
+        for text in [
+            "{release} {env.X} {fd.http}",
+            "{{relase}}",
+            "%({x-forwarded-for}i)s %({relase}i)s",
+            r#"{"root": {"hosts": 1}} {'relase'}"#,
+            "{} {x} {id} {name} {relase {",
+            "{something} {zebra}",
+        ] {
+            assert_eq!(nearly(text), [""; 0], "{text}");
+        }
+    }
+
     use std::convert::Infallible;
 
     use proptest::prelude::*;

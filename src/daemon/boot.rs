@@ -55,6 +55,9 @@ pub fn run(args: &Args, signals: Signals, report: &mut Report, own_messages: Mes
     }
     let paths = args.paths();
     let config = config::load(&paths.config).map_err(|errors| format!("the configuration has errors:\n{errors}"));
+    for warning in config.iter().flat_map(|config| &config.warnings) {
+        tracing::warn!("{}", warning.line());
+    }
     if !paths.state_file().exists() {
         // Nothing is made before it is known that there is something to do.
         config.as_ref().map_err(Clone::clone)?;

@@ -57,7 +57,7 @@ impl Host {
         // One that is on its way out is not there any more: its file may come back before it has stopped.
         let services =
             self.units.values().filter(|u| !u.removed).map(|u| (u.spec.name.clone(), Arc::clone(&u.spec))).collect();
-        Config { daemon: self.daemon.clone(), services }
+        Config { daemon: self.daemon.clone(), services, warnings: Vec::new() }
     }
 
     fn loaded(&mut self, config: Result<Config, Diagnostics>, dry_run: bool, reply: Reply) {
@@ -83,7 +83,7 @@ impl Host {
             dry_run,
             changes: shown,
             services: Vec::new(),
-            notes: Vec::new(),
+            notes: new.warnings.iter().map(|w| w.line().into()).collect(),
         };
         if new.daemon.http != self.daemon.http {
             result.notes.push("[http] listen takes effect when svd is started anew.".into());

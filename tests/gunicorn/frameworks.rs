@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// svd with a service `web`; its file ends with `more`.
-fn site(env: &Env, module: &str, more: &str) -> (App, Svd) {
+pub fn site(env: &Env, module: &str, more: &str) -> (App, Svd) {
     let mut svd = Svd::new();
     let app = svd.app("web");
     app.ship(&Release::new("r0"));

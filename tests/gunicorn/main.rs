@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod asgi;
 mod broken;
 mod drain;
 mod frameworks;

@@ -42,18 +42,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A key's new value.
-    pub fn set(&mut self, key: &str, value: &impl serde::Serialize) {
-        let Ok(value) = serde_json::to_vec(value) else {
+    /// A key's new value; `None`: it has none any more.
+    pub fn put(&mut self, key: &str, value: Option<impl serde::Serialize>) {
+        match serde_json::to_vec(&value) {
+            Ok(value) => self.raw(key, &value),
             // No type that is written here can fail.
-            return debug_assert!(false, "{key} is not written");
-        };
-        self.raw(key, &value);
-    }
-
-    /// The key has no value any more.
-    pub fn end(&mut self, key: &str) {
-        self.raw(key, b"null");
+            Err(e) => debug_assert!(false, "{key} is not written: {e}"),
+        }
     }
 
     fn raw(&mut self, key: &str, value: &[u8]) {
@@ -63,10 +58,6 @@ impl Batch {
         self.text.extend_from_slice(key.as_bytes());
         self.text.extend_from_slice(b"\":");
         self.text.extend_from_slice(value);
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.text.is_empty()
     }
 
     fn frame(mut self) -> Vec<u8> {
@@ -203,10 +194,7 @@ mod tests {
     fn batch(members: &[(&str, Option<u32>)]) -> Batch {
         let mut batch = Batch::default();
         for (key, value) in members {
-            match value {
-                Some(value) => batch.set(key, value),
-                None => batch.end(key),
-            }
+            batch.put(key, *value);
         }
         batch
     }
@@ -258,7 +246,7 @@ mod tests {
         assert!(file.wants_whole());
         file.write_whole(batch(&[("a", Some(1))])).expect("written");
         let mut large = Batch::default();
-        large.set("b", &"x".repeat(APPENDED as usize + 100));
+        large.put("b", Some("x".repeat(APPENDED as usize + 100)));
         file.append(large).expect("appended");
         assert!(file.wants_whole());
         file.write_whole(batch(&[("a", Some(2))])).expect("written");

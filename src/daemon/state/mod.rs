@@ -140,16 +140,13 @@ impl Host {
 
     fn put(&self, key: Key, batch: &mut Batch) {
         let text = key.text();
-        let put = match key {
-            Key::Head => Some(batch.set(&text, &Head::of(self))),
-            Key::Machine(id) => self.machine.record(id).map(|record| batch.set(&text, &record)),
-            Key::Unit(id) => self.units.get(&id).map(|unit| batch.set(&text, &UnitRecord::of(unit))),
-            Key::Plan(id) => self.plan_of(id).map(|plan| batch.set(&text, plan)),
-            Key::Generation(id) => self.generations.get(&id).map(|g| batch.set(&text, &GenerationRecord::of(g))),
-            Key::Process(id) => self.workers.get(&id).map(|p| batch.set(&text, &ProcessRecord::of(p))),
-        };
-        if put.is_none() {
-            batch.end(&text);
+        match key {
+            Key::Head => batch.put(&text, Some(Head::of(self))),
+            Key::Machine(id) => batch.put(&text, self.machine.record(id)),
+            Key::Unit(id) => batch.put(&text, self.units.get(&id).map(UnitRecord::of)),
+            Key::Plan(id) => batch.put(&text, self.plan_of(id)),
+            Key::Generation(id) => batch.put(&text, self.generations.get(&id).map(|g| GenerationRecord::of(g))),
+            Key::Process(id) => batch.put(&text, self.workers.get(&id).map(|p| ProcessRecord::of(p))),
         }
     }
 

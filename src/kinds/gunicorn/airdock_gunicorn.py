@@ -280,7 +280,8 @@ class Report:
 class Probe:
     """One request to the application, made inside a worker without a connection."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, token):
+        self.token = token
         self.path = settings.get("path") or "/"
         self.headers = dict(settings.get("headers") or {})
         self.headers.setdefault("Host", settings.get("host") or "localhost")
@@ -296,6 +297,23 @@ class Probe:
         except (Exception, SystemExit) as e:
             traceback.print_exc()
             return "%s raised %s" % (asked, describe(e)), b""
+        return self._judge(status, body)
+
+    async def run_asgi(self, worker, server):
+        """The same, in the loop of an ASGI server whose application has started. Returns as run() does."""
+        import asyncio
+
+        try:
+            status, body = await asyncio.wait_for(self._ask_asgi(worker, server), self.timeout + 1)
+        except asyncio.TimeoutError:
+            return "GET %s gave no answer within %g s" % (self.path, self.timeout), b""
+        except (Exception, SystemExit) as e:
+            traceback.print_exc()
+            return "GET %s raised %s" % (self.path, describe(e)), b""
+        return self._judge(status, body)
+
+    def _judge(self, status, body):
+        asked = "GET " + self.path
         try:
             code = int(status.split(" ", 1)[0])
         except (AttributeError, ValueError):
@@ -344,14 +362,77 @@ class Probe:
         lines = ["GET %s HTTP/1.1" % self.path]
         lines += ["%s: %s" % header for header in self.headers.items()]
         raw = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        # As if from the proxy that gunicorn trusts, so that X-Forwarded-Proto means what it will mean.
-        trusted = [str(ip).split("/")[0] for ip in worker.cfg.forwarded_allow_ips or []]
-        client = (trusted[0] if trusted and trusted[0] not in ("*", "") else "127.0.0.1", 0)
-        server = worker.sockets[0].getsockname() if worker.sockets else ("127.0.0.1", 80)
+        client, server = self._ends(worker)
         req = next(RequestParser(worker.cfg, iter([raw]), client))
         self.pair = _socket.socketpair()
         _, environ = wsgi.create(req, self.pair[0], client, server, worker.cfg)
         return environ
+
+    def _ends(self, worker):
+        """Client and server: as if from the proxy that is trusted, so that X-Forwarded-Proto means what it will mean."""
+        trusted = [str(ip).split("/")[0] for ip in worker.cfg.forwarded_allow_ips or []]
+        client = (trusted[0] if trusted and trusted[0] not in ("*", "") else "127.0.0.1", 0)
+        return client, worker.sockets[0].getsockname() if worker.sockets else ("127.0.0.1", 80)
+
+    async def _ask_asgi(self, worker, server):
+        import asyncio
+
+        asked, given_up = asyncio.Event(), asyncio.Event()
+        answer, body = {"status": None}, []
+
+        async def receive():
+            if not asked.is_set():
+                asked.set()
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await given_up.wait()
+            return {"type": "http.disconnect"}
+
+        complete = asyncio.Event()
+
+        async def send(message):
+            if message["type"] == "http.response.start":
+                answer["status"] = str(message["status"])
+            elif message["type"] == "http.response.body":
+                body.append(bytes(message.get("body", b"")))
+                if not message.get("more_body", False) or sum(map(len, body)) > BODY_READ:
+                    complete.set()
+
+        call = asyncio.ensure_future(server.config.loaded_app(self._scope(worker, server), receive, send))
+        waiting = asyncio.ensure_future(complete.wait())
+        try:
+            await asyncio.wait([call, waiting], return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                call.result()
+            else:
+                self.unfinished = call  # what it does after its answer goes on; a task that nobody holds may vanish
+        finally:
+            given_up.set()
+            waiting.cancel()
+            if not complete.is_set():
+                call.cancel()
+        return answer["status"], b"".join(body)[:BODY_SHOWN]
+
+    def _scope(self, worker, server):
+        """What uvicorn itself would tell the application of this request."""
+        from urllib.parse import unquote
+
+        client, address = self._ends(worker)
+        path, _, query = self.path.partition("?")
+        config = server.config
+        root_path = getattr(config, "root_path", "")
+        headers = list(self.headers.items()) + ([("X-Airdock-Probe", self.token)] if self.token else [])
+        scope = {
+            "type": "http", "asgi": {"version": getattr(config, "asgi_version", "3.0"), "spec_version": "2.3"},
+            "http_version": "1.1", "method": "GET", "scheme": "http", "root_path": root_path,
+            "path": root_path + unquote(path), "raw_path": (root_path + path).encode("latin-1"),
+            "query_string": query.encode("latin-1"), "client": client,
+            "server": tuple(address[:2]) if isinstance(address, tuple) else (address, None),
+            "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
+        }
+        state = getattr(server.lifespan, "state", None)
+        if state is not None:
+            scope["state"] = state.copy()
+        return scope
 
 
 def describe(failure):
@@ -368,8 +449,8 @@ class Launcher:
         counters = take_descriptor(environ, "AIRDOCK_COUNTERS")
         self.counters = Counters(counters) if counters is not None else None
         probe = environ.pop("AIRDOCK_PROBE", None)
-        self.probe = Probe(json.loads(probe)) if probe else None
         self.token = environ.pop("AIRDOCK_PROBE_TOKEN", None)
+        self.probe = Probe(json.loads(probe), self.token) if probe else None
         self.inherited = "LISTEN_FDS" in environ
         self.load_failed = False
 
@@ -484,6 +565,8 @@ class Launcher:
                 if hasattr(worker, name):
                     setattr(worker, name, CountedAsgi(getattr(worker, name), meter, self.token))
         if self.gate is None or not self.committed():
+            if gate_in_loop(self, worker):
+                return
             self.probe_application(worker)
             if self.gate is not None:
                 self.wait_for_commit(worker)
@@ -511,6 +594,34 @@ class Launcher:
             self.report.worker("ready")
         else:
             self.report.worker("failed", reason=failure[0], body=failure[1].decode("utf-8", "replace"))
+
+    async def gate_started(self, worker, server):
+        """In the loop of an ASGI server whose application has started and which does not accept yet. False: leave."""
+        if self.probe is None:
+            self.report.worker("ready", probed=False)
+        else:
+            watch = ProbeWatch(self, worker, self.probe)
+            failure = await self.probe.run_asgi(worker, server)
+            if watch.end():
+                if failure is None:
+                    self.report.worker("ready")
+                else:
+                    self.report.worker("failed", reason=failure[0], body=failure[1].decode("utf-8", "replace"))
+        if self.gate is not None and not await self.wait_in_loop(worker, server):
+            return False
+        self.report.worker("serving")
+        return True
+
+    async def wait_in_loop(self, worker, server):
+        """As wait_for_commit; whether the generation was committed."""
+        import asyncio
+
+        while not self.committed():
+            if server.should_exit or not worker.alive or worker.ppid != os.getppid():
+                return False
+            worker.notify()
+            await asyncio.sleep(0.02)
+        return True
 
     def wait_for_commit(self, worker):
         """Returns when the generation is committed; leaves the process when the worker is to stop before that."""
@@ -568,6 +679,39 @@ class ProbeWatch:
 def is_asgi(worker_class):
     """Whether it calls its application by ASGI, whose lifespan has not begun when the hooks run."""
     return any(c.__name__ in ("ASGIWorker", "UvicornWorker") for c in worker_class.__mro__)
+
+
+def gate_in_loop(launcher, worker):
+    """Gates uvicorn's worker between the start of its application and its first accept; whether it could be done.
+
+    The application starts (its lifespan begins) in the server's own loop, long after gunicorn's hooks, and what it binds to
+    that loop must not be used in another: so the probe goes there, too, and a lifespan that fails costs no request.
+    """
+    if not any(c.__name__ == "UvicornWorker" for c in type(worker).__mro__):
+        return False
+    try:
+        from uvicorn.server import Server
+    except ImportError:
+        return False
+    original = Server.startup
+
+    async def startup(server, sockets=None):
+        lifespan = server.lifespan
+        begin = lifespan.startup
+
+        async def gated():
+            await begin()
+            if lifespan.should_exit or await launcher.gate_started(worker, server):
+                return
+            # Told to stop before the commit: nothing is accepted, and the application ends in order.
+            await lifespan.shutdown()
+            sys.exit(0)
+
+        lifespan.startup = gated
+        await original(server, sockets=sockets)
+
+    Server.startup = startup
+    return True
 
 
 def has_hooks(worker_class):

@@ -264,10 +264,10 @@ fn a_killed_stub_is_noticed() {
     let WorkerEvent::Started(pid) = next_event(&mut worker) else {
         panic!("the start comes first");
     };
-    let stub = PidFd::open(worker.child_pid()).expect("a pidfd");
+    let stub = PidFd::open(worker.child_pid().expect("a stub")).expect("a pidfd");
     stub.signal(libc::SIGKILL).expect("kill");
     assert_eq!(next_event(&mut worker), WorkerEvent::StubLost);
-    assert_eq!(worker.child_pid(), pid);
+    assert_eq!(worker.child_pid(), Some(pid));
     worker.kill_tree().expect("kill");
     let WorkerEvent::Exited { leftovers: false, .. } = next_event(&mut worker) else {
         panic!("it must end");
@@ -288,9 +288,9 @@ fn a_new_svd_adopts() {
     let begun = crate::sys::process::start_time(pid).expect("start time");
     drop(old);
     let group = || tree.0.groups().expect("list").remove(0);
-    assert!(Worker::adopt(group(), pid, begun + 1).is_none());
-    assert!(Worker::adopt(group(), std::process::id() as i32, begun).is_none());
-    let mut worker = Worker::adopt(group(), pid, begun).expect("the same process");
+    assert!(Worker::adopt(group(), pid, begun + 1, false).is_none());
+    assert!(Worker::adopt(group(), std::process::id() as i32, begun, false).is_none());
+    let mut worker = Worker::adopt(group(), pid, begun, false).expect("the same process");
     worker.kill_tree().expect("kill");
     let WorkerEvent::Exited { status, leftovers: false } = next_event(&mut worker) else {
         panic!("it must end");
@@ -310,7 +310,10 @@ fn the_end_of_the_main_process_is_silent_once_told() {
         let end = next_end(&mut worker);
         assert_eq!(end, WorkerEvent::Exited { status: ExitStatus::Code(3), leftovers: true });
         if let Containment::Cgroup(_) = containment {
-            assert!(!worker.reaps(worker.child_pid()), "it is reaped; its number may be anybody's");
+            assert!(
+                !worker.reaps(worker.child_pid().expect("it was started")),
+                "it is reaped; its number may be anybody's"
+            );
         }
         if let Some(ended) = worker.watched_before() {
             poll.delete(ended).expect("delete");
@@ -333,7 +336,7 @@ fn what_a_killed_svd_left_below_its_stubs_is_ended() {
     let script = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; echo $$; sleep 60' &); sleep 60";
     let (worker, mut output) = start(script, &Containment::Stub(name));
     let runaway: i32 = line(&mut output).trim().parse().expect("a pid");
-    let stub = worker.child_pid();
+    let stub = worker.child_pid().expect("a stub");
     // As long as its svd lives, a stub does not heed it.
     assert_eq!(stub::end_orphans(name, Duration::from_millis(100)), 1);
     assert!(ProcStat::read(runaway).is_some_and(|s| s.state != 'Z'));

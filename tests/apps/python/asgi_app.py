@@ -10,6 +10,9 @@ async def application(scope, receive, send):
     if scope["type"] == "lifespan":
         while True:
             message = await receive()
+            print(message["type"], flush=True)
+            if release.settings.get("lifespan") == "fail":
+                return await send({"type": "lifespan.startup.failed", "message": "%s cannot start" % release.NAME})
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return

@@ -1,7 +1,7 @@
 """What the test applications of one release do: `release.json` beside this file, written by a test.
 
     {"name": "2", "import": "ok" | "raise" | "hang", "import_seconds": 0.5, "probe": "ok" | "fail" | "raise" | "hang",
-     "slow_note": "a file that is made when /slow begins"}
+     "lifespan": "ok" | "fail" (of the ASGI application), "slow_note": "a file that is made when /slow begins"}
 """
 
 import json
