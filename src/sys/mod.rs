@@ -12,9 +12,11 @@
 //! | [`fifo`] | the named pipes of the logs |
 //! | [`kernel`] | what this kernel can do |
 //! | [`user`] | users and groups |
+//! | [`alone`] | what only a process with one thread may do: fork and go on, close what others opened |
 //! | [`memory`] | giving back what only the start needed |
 //! | [`lock`], [`durable`] | one svd per run directory; files that are old or new, never half |
 
+pub mod alone;
 pub mod cgroup;
 pub mod durable;
 pub mod fifo;

@@ -38,6 +38,15 @@ impl ExitStatus {
         }
     }
 
+    /// The status word of `wait(2)`; `None` where it is not known.
+    pub fn to_wait_status(self) -> Option<i32> {
+        match self {
+            ExitStatus::Code(code) => Some((code & 0xff) << 8),
+            ExitStatus::Signal { signal, core_dumped } => Some(signal & 0x7f | if core_dumped { 0x80 } else { 0 }),
+            ExitStatus::Unknown => None,
+        }
+    }
+
     fn from_siginfo(info: &libc::siginfo_t) -> ExitStatus {
         // SAFETY: waitid filled it for a child's end, so the union holds a status.
         let status = unsafe { info.si_status() };
@@ -358,6 +367,11 @@ mod tests {
         assert_eq!(status_of("exit 7"), ExitStatus::Code(7));
         let killed = status_of("kill -KILL $$");
         assert_eq!(killed, ExitStatus::Signal { signal: 9, core_dumped: false });
+        let dumped = ExitStatus::Signal { signal: 11, core_dumped: true };
+        for status in [ExitStatus::Code(0), ExitStatus::Code(255), killed, dumped] {
+            assert_eq!(status.to_wait_status().map(ExitStatus::from_wait_status), Some(status));
+        }
+        assert_eq!(ExitStatus::Unknown.to_wait_status(), None);
         assert_eq!(killed.to_string(), "was ended by signal SIGKILL");
         assert_eq!(serde_json::to_string(&killed).expect("json"), r#"{"signal":{"signal":9,"core_dumped":false}}"#);
     }

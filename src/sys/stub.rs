@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::check;
 use super::process::{PidFd, ProcStat};
 use super::spawn::Step;
-use super::spawn::child::{self, Plan, Way, close, close_between, write_decimal};
+use super::spawn::child::{self, Plan, Way, close, write_decimal};
 
 /// Four words a message: kind, two arguments, zero.
 pub(super) type Message = [i32; 4];
@@ -155,14 +155,7 @@ impl Stub {
     fn keep_only_own_descriptors(&self) {
         let mut keep = [self.socket, self.signals, self.worker_fd];
         keep.sort_unstable();
-        let mut next = 0;
-        for fd in keep {
-            if fd > next {
-                close_between(next, fd - 1);
-            }
-            next = fd + 1;
-        }
-        close_between(next, RawFd::MAX);
+        child::close_all_but(&keep);
     }
 
     fn send(&mut self, message: Message, descriptor: Option<RawFd>) {

@@ -3,6 +3,7 @@
 mod datagrams;
 mod listen;
 mod notify;
+pub mod rights;
 mod shared;
 mod who;
 

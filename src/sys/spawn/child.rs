@@ -345,6 +345,18 @@ fn place_descriptors(plan: &mut Plan<'_>) {
     close_between(next, RawFd::MAX);
 }
 
+/// Closes all descriptors but these, which are in ascending order.
+pub(in crate::sys) fn close_all_but(keep: &[RawFd]) {
+    let mut next = 0;
+    for fd in keep {
+        if *fd > next {
+            close_between(next, fd - 1);
+        }
+        next = fd + 1;
+    }
+    close_between(next, RawFd::MAX);
+}
+
 /// Closes all descriptors from `first` to `last`.
 pub(in crate::sys) fn close_between(first: RawFd, last: RawFd) {
     // SAFETY: numbers only; what is not wanted is closed on purpose.

@@ -1,16 +1,16 @@
 //! One handle for a worker and everything it forks, held together by a cgroup or by a stub: the caller need not know which.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair};
 
 use super::cgroup::{self, Events, Group, Tree};
 use super::poll::Interest;
 use super::process::{ExitStatus, PidFd, ProcStat};
+use super::socket::rights;
 use super::spawn::{ExecFailure, Prepared, Slot, SpawnError, Spawner};
 use super::stub::{self, Message};
 
@@ -123,8 +123,7 @@ impl Worker {
     }
 
     fn start_below_stub(spawner: &Spawner, prepared: &Prepared, name: stub::Name) -> Result<Worker, SpawnError> {
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(SpawnError::Socket)?;
+        let (ours, theirs) = rights::pair().map_err(SpawnError::Socket)?;
         let number = theirs.as_raw_fd();
         let child = spawner.spawn_stub(prepared, |plan, way| stub::run(plan, way, number, name))?;
         Ok(Worker {
@@ -445,10 +444,9 @@ impl Stub {
             return Ok(());
         }
         let bytes: Vec<u8> = message.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        match send(self.socket.as_raw_fd(), &bytes, flags) {
+        match rights::send(&self.socket, &bytes, None) {
             // The stub has just ended, as nothing is left: its last message waits for us.
-            Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+            Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -502,28 +500,15 @@ impl Stub {
 
 fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
     let mut bytes = [0_u8; size_of::<Message>()];
-    let mut parts = [io::IoSliceMut::new(&mut bytes)];
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-    let length = received.bytes;
-    let mut descriptor = None;
-    for message in received.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = message {
-            for fd in fds {
-                // SAFETY: the kernel has just made this descriptor for us.
-                descriptor = Some(unsafe { OwnedFd::from_raw_fd(fd) });
-            }
-        }
-    }
-    if length < size_of::<Message>() {
+    let packet = rights::receive(socket, &mut bytes)?;
+    if packet.length < size_of::<Message>() {
         return Ok(None);
     }
     let mut message: Message = [0; 4];
     for (word, chunk) in message.iter_mut().zip(bytes.chunks_exact(4)) {
         *word = i32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
     }
-    Ok(Some((message, descriptor)))
+    Ok(Some((message, packet.descriptor)))
 }
 
 /// Parent, its parent and so on.
