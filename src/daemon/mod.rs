@@ -8,6 +8,7 @@
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
 //! | [`state`], [`adopt`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
+//! | [`guardian`] | svd's parent, which outlives it |
 //! | [`pool`] | threads for what may block |
 //! | [`logs`] | the log thread |
 //!
@@ -22,6 +23,7 @@ mod checks;
 mod control;
 mod events;
 mod execute;
+pub mod guardian;
 mod gunicorn;
 mod health;
 mod host;

@@ -234,6 +234,12 @@ pub fn set_child_subreaper() -> Result<(), Errno> {
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.into()).map(drop)
 }
 
+/// Ends the ignoring of SIGCHLD, which a careless parent may have left to us: children would be reaped by the kernel, and
+/// nobody would hear of their end (`waitid(2)`).
+pub fn hear_of_children() {
+    super::spawn::child::default_dispositions(1 << (libc::SIGCHLD - 1));
+}
+
 /// Lets the program get `signal` when the thread that starts it ends, however it ends (`prctl(2)`, PR_SET_PDEATHSIG).
 pub fn end_with_parent(command: &mut std::process::Command, signal: nix::sys::signal::Signal) {
     use std::os::unix::process::CommandExt;
