@@ -226,7 +226,7 @@ fn one_svd_per_run_directory() {
     let second = run_limited(svd.command(), PATIENCE);
     assert_eq!(second.status.code(), Some(1));
     let said = both(&second);
-    assert!(said.contains(&svd.pid().to_string()) && said.contains("only one svd"), "{said}");
+    assert!(said.contains(&svd.guardian().to_string()) && said.contains("only one svd"), "{said}");
     svd.wait_state("a", "running");
     // A lock, not a guess: after a kill the next one starts, whatever files are left.
     svd.kill();

@@ -30,8 +30,10 @@ pub struct Kept {
     pub descriptors: BTreeMap<Box<str>, OwnedFd>,
     /// Of children that ended while no svd was there.
     pub exits: BTreeMap<i32, ExitStatus>,
-    /// It lives, and will tell of those that end from now on.
-    pub tells: bool,
+    /// Its pid, if there is one: it will tell of its children that end from now on.
+    pub guardian: Option<i32>,
+    /// How often svd has died since the guardian began.
+    pub deaths: u32,
 }
 
 /// The state of an svd of this boot that did not end in order.
@@ -152,6 +154,11 @@ impl Host {
             fates.push((id, state, fate));
         }
         self.write_whole_state();
+        self.keeper.acknowledge();
+        // Of generations and workers that are gone.
+        for name in kept.descriptors.keys() {
+            self.keeper.remove(name);
+        }
         self.resume(fates, head.shutting_down);
     }
 
@@ -300,7 +307,7 @@ impl Host {
         let Some(group) = record.group.as_deref().and_then(|name| tree.existing_group(name)) else {
             return Fate::Ended { exit: exit(record.started, kept), leftovers: false };
         };
-        let adopted = record.started.and_then(|i| Worker::adopt(group.clone(), i.pid, i.start_time, kept.tells));
+        let adopted = record.started.and_then(|i| Worker::adopt(group.clone(), i.pid, i.start_time, kept.guardian));
         let (worker, started_ended) = match adopted {
             Some(worker) => (worker, false),
             None => match Worker::adopt_rest(group) {
@@ -364,7 +371,7 @@ impl Host {
             tracing::warn!("a notify socket cannot be watched: {}", e.desc());
         }
         let ready_fd = take("ready").map(File::from);
-        let readers = [take("pipe0"), take("pipe1")];
+        let readers = super::workers::PIPES.map(take);
         let pipes = self.take_pipes(id, record.generation, record.slot, readers);
         let process = Process {
             worker,

@@ -24,6 +24,9 @@ pub struct Args {
     /// Go to the background; returns when svd is up, and its exit code says whether
     #[arg(long)]
     pub daemon: bool,
+    /// Do without the process that starts svd again when it is killed, and keeps its sockets meanwhile
+    #[arg(long)]
+    pub no_guardian: bool,
     /// Say more on stderr (or in svd.log)
     #[arg(short, long)]
     pub verbose: bool,

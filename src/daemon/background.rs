@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Tells the second svd where to report; only there for it.
-const REPORT: &str = "AIRDOCK_REPORT_UP";
+pub const REPORT: &str = "AIRDOCK_REPORT_UP";
 /// Its number in the second svd.
 const REPORT_FD: i32 = 3;
 const UP: &str = "up\n";
@@ -42,8 +42,8 @@ fn try_start(args: &Args) -> Result<(), String> {
         argv.push(name.to_owned());
         argv.push(path.to_str().ok_or_else(|| format!("{} is not UTF-8", path.display()))?.to_owned());
     }
-    if args.verbose {
-        argv.push("--verbose".to_owned());
+    for (name, given) in [("--verbose", args.verbose), ("--no-guardian", args.no_guardian)] {
+        argv.extend(given.then(|| name.to_owned()));
     }
     let argv = argv.iter().map(|a| c_string(a).ok_or("an argument has a NUL byte")).collect::<Result<_, _>>()?;
     let mut prepared = Prepared::new(c_path(&program).ok_or("svd's own path has a NUL byte")?, argv);
@@ -99,6 +99,15 @@ fn wait_readable(reader: &File) -> Result<(), String> {
     }
 }
 
+/// Is stderr svd's own log? That holds for an svd that was started by the guardian, too.
+pub fn is_own_log(log: &std::path::Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let same =
+        |stderr: std::fs::Metadata, log: std::fs::Metadata| (stderr.dev(), stderr.ino()) == (log.dev(), log.ino());
+    let stderr = std::fs::metadata("/proc/self/fd/2");
+    stderr.and_then(|stderr| Ok(same(stderr, std::fs::metadata(log)?))).unwrap_or(false)
+}
+
 /// The second svd's way to tell the first one; nobody where it was started directly.
 pub struct Report(Option<File>);
 
@@ -107,11 +116,6 @@ impl Report {
     pub fn take() -> Report {
         let named = std::env::var(REPORT).is_ok_and(|fd| fd == REPORT_FD.to_string());
         Report(if named { crate::sys::take_inherited(REPORT_FD).map(File::from) } else { None })
-    }
-
-    /// Is there a first svd that waits, and is stderr `svd.log`?
-    pub fn is_expected(&self) -> bool {
-        self.0.is_some()
     }
 
     pub fn up(&mut self) {

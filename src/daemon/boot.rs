@@ -3,7 +3,9 @@
 use super::adopt::{self, Found, Kept};
 use super::args::Args;
 use super::background::Report;
+use super::guardian::Client;
 use super::host::{Host, Inputs, MESSAGES, Start};
+use super::keeping::{self, Keeper};
 use super::launch::{Surroundings, login_of};
 use super::logs::{LogThread, Options};
 use super::messages::Messages;
@@ -27,7 +29,7 @@ use crate::sys::stub;
 use crate::sys::user::{self, Account};
 use crate::sys::worker::Containment;
 use std::collections::BTreeSet;
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -48,7 +50,29 @@ const LEFT_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// A sentence: why it cannot start.
-pub fn run(args: &Args, signals: Signals, report: &mut Report, own_messages: Messages) -> Result<(), String> {
+pub fn run(
+    args: &Args,
+    signals: Signals,
+    report: &mut Report,
+    own_messages: Messages,
+    guardian: Option<Client>,
+) -> Result<(), String> {
+    let mut keeper = Some(Keeper::new(guardian));
+    let result = begin(args, signals, report, own_messages, &mut keeper);
+    if let Some(mut keeper) = keeper {
+        keeper.end(i32::from(result.is_err()));
+    }
+    result
+}
+
+/// `keeper`: still there afterwards if the guardian is to end as well. Where it is not, it starts another svd.
+fn begin(
+    args: &Args,
+    signals: Signals,
+    report: &mut Report,
+    own_messages: Messages,
+    keeper: &mut Option<Keeper>,
+) -> Result<(), String> {
     let features = Features::detect();
     if let Some(why) = features.fatal() {
         return Err(why);
@@ -63,31 +87,58 @@ pub fn run(args: &Args, signals: Signals, report: &mut Report, own_messages: Mes
         config.as_ref().map_err(Clone::clone)?;
     }
     paths.create()?;
-    let lock = Lock::acquire(&paths.pid_file()).map_err(|e| e.to_string())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(pool::THREADS)
-        .thread_keep_alive(POOL_IDLE)
-        .build()
-        .map_err(|e| format!("cannot start: {e}"))?;
-    let local = LocalSet::new();
-    let result =
-        runtime.block_on(local.run_until(serve(paths.clone(), config, features, signals, report, own_messages)));
-    // A hung disk must not keep svd from ending.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    let _ = std::fs::remove_file(paths.socket());
-    lock.release();
+    let open_files = OpenFiles::raise().map_err(|e| format!("cannot raise the limit of open files: {}", e.desc()))?;
+    let mut kept = keeper.as_mut().map(Keeper::receive).transpose()?.unwrap_or_default();
+    let again = kept.deaths > 0;
+    let slot = keeper;
+    let result = (|| {
+        let pid = slot.as_ref().map_or_else(std::process::id, Keeper::pid);
+        let lock = match kept.descriptors.remove(keeping::LOCK).map(|fd| Lock::adopt(fd, pid)) {
+            Some(Ok(lock)) => lock,
+            _ => Lock::acquire(&paths.pid_file(), pid).map_err(|e| e.to_string())?,
+        };
+        let copy = lock.as_fd().try_clone_to_owned().map_err(|e| format!("cannot keep the lock: {e}"))?;
+        if let Some(keeper) = slot.as_mut() {
+            keeper.store_own(keeping::LOCK, copy);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(pool::THREADS)
+            .thread_keep_alive(POOL_IDLE)
+            .build()
+            .map_err(|e| format!("cannot start: {e}"))?;
+        let local = LocalSet::new();
+        let beginning = Beginning { paths: paths.clone(), config, features, signals, own_messages, open_files, kept };
+        let result = runtime.block_on(local.run_until(serve(beginning, report, slot)));
+        // A hung disk must not keep svd from ending.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        if slot.is_some() {
+            let _ = std::fs::remove_file(paths.socket());
+            lock.release();
+        }
+        result
+    })();
+    if again && result.is_err() {
+        // The guardian tries again, as long as it takes: the services run, and somebody must look after them.
+        *slot = None;
+    }
     result
 }
 
-async fn serve(
+/// What svd begins with.
+struct Beginning {
     paths: Paths,
     config: Result<Config, String>,
     features: Features,
     signals: Signals,
-    report: &mut Report,
     own_messages: Messages,
-) -> Result<(), String> {
+    open_files: OpenFiles,
+    kept: Kept,
+}
+
+/// `keeper` is taken while svd runs, and given back when it has ended in order.
+async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Keeper>) -> Result<(), String> {
+    let Beginning { paths, config, features, signals, own_messages, open_files, mut kept } = beginning;
     let (found, unusable) = match adopt::look(&paths.state_file()) {
         Ok(found) => (found, None),
         Err(why) => (None, Some(why)),
@@ -110,7 +161,6 @@ async fn serve(
     });
     let options = Options { log_dir: paths.log.clone(), notify, lower_priority: None };
     let log_thread = LogThread::start(options).map_err(|e| format!("cannot start the log thread: {e}"))?;
-    let open_files = OpenFiles::raise().map_err(|e| format!("cannot raise the limit of open files: {}", e.desc()))?;
     let around = Surroundings {
         host: host_name(),
         paths: paths.clone(),
@@ -133,7 +183,7 @@ async fn serve(
         counters: Arc::clone(&counters),
         limits: Limits::default(),
     };
-    listen(&paths, &daemon, &context).await?;
+    listen(&paths, &daemon, &context, &mut kept, keeper).await?;
     let own = Account::own().map_err(|e| e.to_string())?;
     let start = Start {
         poll,
@@ -149,19 +199,22 @@ async fn serve(
         counters,
         messages,
         own_messages,
+        keeper: keeper.take().unwrap_or_default(),
     };
     let mut host = Host::new(start);
+    host.keeper.watch(&host.poll).map_err(|e| format!("cannot watch the guardian: {}", e.desc()))?;
     for why in trouble.into_iter().chain(unusable) {
         host.warn(None, &why);
     }
     match (found, config) {
         (Some(found), config) => {
-            host.take_over(found, Kept::default());
+            host.take_over(found, kept);
             if let Err(why) = config {
                 host.warn(None, &format!("svd goes on with the configuration that it had: {why}"));
             }
         }
         (None, Ok(config)) => {
+            kept.descriptors.keys().for_each(|name| host.keeper.remove(name));
             host.write_whole_state();
             let changes = diff::difference(&Config::default(), &config);
             host.apply(config, &changes, None);
@@ -186,6 +239,7 @@ async fn serve(
     }
     if host.finished {
         std::mem::replace(&mut host.state, State::new(paths.state_file())).remove();
+        *keeper = Some(std::mem::take(&mut host.keeper));
     }
     if let Containment::Cgroup(tree) = &host.containment {
         tree.sweep();
@@ -217,33 +271,16 @@ impl Host {
     fn daemon_ready(&mut self) {
         let count = self.units.len();
         self.info(None, &format!("up, with {}", config::counted(count, "service")));
-        notify_manager("READY=1");
+        self.keeper.ready();
+        self.keeper.notify("READY=1");
     }
 
     /// Stops everything in order, and then ends.
     pub fn shut_down(&mut self) {
         self.info(None, "told to end: everything is stopped in order");
-        notify_manager("STOPPING=1");
+        self.keeper.notify("STOPPING=1");
         self.state.mark(Key::Head);
         self.tell(Event::Shutdown);
-    }
-}
-
-/// Tells systemd, where it listens (`sd_notify(3)`).
-fn notify_manager(text: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let Ok(socket) = UnixDatagram::unbound() else { return };
-    let bytes = std::os::unix::ffi::OsStrExt::as_bytes(&*path);
-    let sent = match bytes.strip_prefix(b"@") {
-        Some(name) => {
-            use std::os::linux::net::SocketAddrExt;
-            std::os::unix::net::SocketAddr::from_abstract_name(name)
-                .and_then(|address| socket.send_to_addr(text.as_bytes(), &address))
-        }
-        None => socket.send_to(text.as_bytes(), &path),
-    };
-    if let Err(e) = sent {
-        tracing::warn!("cannot tell the service manager {text}: {e}");
     }
 }
 
@@ -301,13 +338,24 @@ fn write_launcher(paths: &Paths) -> Result<(), String> {
         .map_err(|e| format!("cannot write {}: {}", path.display(), crate::sys::io_text(&e)))
 }
 
-async fn listen(paths: &Paths, daemon: &Daemon, context: &ServerContext) -> Result<(), String> {
-    let root = nix::unistd::geteuid().is_root();
-    let group = daemon.control.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
-    // Where everybody may connect, the access rules decide; a plain user's svd is that user's alone.
-    let mode = daemon.control.mode.unwrap_or(if root { 0o666 } else { 0o600 });
-    let options = UnixOptions { mode, owner: None, group, backlog: 1024 };
-    let socket = socket::listen_unix(&paths.socket(), options).map_err(|e| e.to_string())?;
+async fn listen(
+    paths: &Paths,
+    daemon: &Daemon,
+    context: &ServerContext,
+    kept: &mut Kept,
+    keeper: &mut Option<Keeper>,
+) -> Result<(), String> {
+    let mut keep = |name, fd: std::os::fd::BorrowedFd<'_>| {
+        if let (Some(keeper), Ok(copy)) = (keeper.as_mut(), fd.try_clone_to_owned()) {
+            keeper.store_own(name, copy);
+        }
+    };
+    let socket = match kept.descriptors.remove(keeping::CONTROL) {
+        // Whoever connected meanwhile waits in its queue.
+        Some(socket) if paths.socket().exists() => socket,
+        _ => control_socket(paths, daemon)?,
+    };
+    keep(keeping::CONTROL, socket.as_fd());
     let listener = std::os::unix::net::UnixListener::from(socket);
     let failed = |e: std::io::Error| format!("cannot listen on {}: {e}", paths.socket().display());
     listener.set_nonblocking(true).map_err(failed)?;
@@ -317,8 +365,21 @@ async fn listen(paths: &Paths, daemon: &Daemon, context: &ServerContext) -> Resu
         let failed = |e: std::io::Error| {
             format!("cannot listen on {address} ([http] listen in svd.toml): {}", crate::sys::io_text(&e))
         };
-        let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+        let listener = match kept.descriptors.remove(keeping::HTTP).map(std::net::TcpListener::from) {
+            Some(listener) => tokio::net::TcpListener::from_std(listener).map_err(failed)?,
+            None => tokio::net::TcpListener::bind(address).await.map_err(failed)?,
+        };
+        keep(keeping::HTTP, listener.as_fd());
         tokio::task::spawn_local(public::serve(listener, context.clone()));
     }
     Ok(())
+}
+
+fn control_socket(paths: &Paths, daemon: &Daemon) -> Result<std::os::fd::OwnedFd, String> {
+    let root = nix::unistd::geteuid().is_root();
+    let group = daemon.control.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
+    // Where everybody may connect, the access rules decide; a plain user's svd is that user's alone.
+    let mode = daemon.control.mode.unwrap_or(if root { 0o666 } else { 0o600 });
+    let options = UnixOptions { mode, owner: None, group, backlog: 1024 };
+    socket::listen_unix(&paths.socket(), options).map_err(|e| e.to_string())
 }

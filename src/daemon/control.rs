@@ -76,7 +76,7 @@ impl Host {
     fn version(&self) -> Version {
         Version {
             version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
+            pid: self.keeper.pid(),
             since: rfc3339(self.since),
             since_seconds: SystemTime::now().duration_since(self.since).unwrap_or_default().as_secs(),
             services: self.units.len() as u64,

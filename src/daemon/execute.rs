@@ -61,6 +61,7 @@ impl Host {
                 self.state.mark(Key::Plan(generation));
                 self.state.mark(Key::Generation(generation));
                 let Some(gone) = self.generations.remove(&generation) else { return };
+                self.let_generation_go(generation, &gone);
                 if let Some(gunicorn) = &gone.gunicorn {
                     let _ = self.poll.delete(&gunicorn.report);
                 }
@@ -168,6 +169,8 @@ impl Host {
         self.state.mark(Key::Plan(id));
         self.state.mark(Key::Generation(id));
         self.generations.insert(id, Box::new(Generation { id, plan, sockets, port, gunicorn, statsd, until_gone }));
+        self.keep_sockets(id.service);
+        self.keep_generation(id);
         Ok(())
     }
 
@@ -269,6 +272,9 @@ impl Host {
     fn close_sockets(&mut self, service: ServiceId) {
         let Some(unit) = self.units.get_mut(&service) else { return };
         unit.health = None;
+        for n in 0..unit.sockets.len() {
+            self.keeper.remove(&super::state::records::kept::socket(service, n));
+        }
         // What was bound: the file may name others by now, or one that another program holds.
         for path in unit.sockets.drain(..).filter_map(|s| super::sockets::path_of(&s)) {
             // Best effort: one that stays is found stale at the next start.

@@ -5,6 +5,7 @@
 
 use super::control::Pending;
 use super::events::Events;
+use super::keeping::Keeper;
 use super::launch::Surroundings;
 use super::logs::{LogEvent, LogHandle};
 use super::messages::Messages;
@@ -141,6 +142,8 @@ pub struct Host {
     pub finished: bool,
     /// Of this machine (`random(4)`).
     pub boot: Box<str>,
+    /// What outlives this svd.
+    pub keeper: Keeper,
     /// What the next svd is to know.
     pub state: State,
     /// When `began` was, in nanoseconds of CLOCK_MONOTONIC: the core's times mean the same to the next svd.
@@ -149,6 +152,8 @@ pub struct Host {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Alarm {
+    /// How an adopted worker has ended should have been told.
+    Exit,
     Delay,
     Watchdog,
     /// Of a `svctl scale` of gunicorn.
@@ -170,6 +175,7 @@ pub struct Start {
     pub counters: std::sync::Arc<crate::api::reply::Counters>,
     pub messages: mpsc::Sender<Message>,
     pub own_messages: Messages,
+    pub keeper: Keeper,
 }
 
 /// What the loop waits for, beside its own descriptors.
@@ -227,6 +233,7 @@ impl Host {
             last_policy: None,
             finished: false,
             boot: crate::sys::process::boot_id().unwrap_or_default().into(),
+            keeper: start.keeper,
             state: State::new(state_file),
             origin,
         }
@@ -313,7 +320,10 @@ impl Host {
             (a, b) => a.or(b),
         };
         let first = first.map(|at| self.began + Duration::from_nanos(at.0.saturating_sub(self.origin)));
-        [first, self.save_at, self.trim_at, self.statsd.paused_until()].into_iter().flatten().min()
+        [first, self.save_at, self.trim_at, self.statsd.paused_until(), self.keeper.flush_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn handle_deadline(&mut self) {
@@ -335,6 +345,7 @@ impl Host {
             self.save_now(None);
         }
         self.resume_statsd();
+        self.keeper.flush();
         if self.trim_at.is_some_and(|at| at <= Instant::now()) {
             self.trim_at = None;
             crate::sys::memory::trim();

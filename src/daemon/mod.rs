@@ -7,7 +7,7 @@
 //! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
-//! | [`state`], [`adopt`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
+//! | [`guardian`], [`keeping`], [`state`], [`adopt`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
 //! | [`guardian`] | svd's parent, which outlives it |
 //! | [`pool`] | threads for what may block |
 //! | [`logs`] | the log thread |
@@ -27,6 +27,7 @@ pub mod guardian;
 mod gunicorn;
 mod health;
 mod host;
+mod keeping;
 mod launch;
 pub mod logs;
 mod messages;
@@ -56,6 +57,7 @@ use std::process::ExitCode;
 
 /// The program `svd`.
 pub fn main() -> ExitCode {
+    guardian::resume(keeping::OPTIONS);
     let args = args::Args::parse();
     if args.daemon {
         return background::start(&args);
@@ -79,15 +81,21 @@ type Messages = Option<messages::Messages>;
 
 fn run(args: &args::Args, report: &mut background::Report) -> Result<Messages, (String, Messages)> {
     crate::sys::memory::one_heap();
+    // While there is one thread, and little in memory that both would have.
+    let guardian = if args.no_guardian { None } else { Some(guardian::start(keeping::OPTIONS)) };
+    let guardian = guardian.transpose().map_err(|e| {
+        let why = crate::sys::io_text(&e);
+        (format!("cannot start the guardian: {why}; --no-guardian does without"), None)
+    })?;
     // Before anything else: threads inherit the mask.
     let signals = crate::sys::poll::Signals::block();
     let signals = signals.map_err(|e| (format!("cannot block signals: {}", e.desc()), None))?;
-    let own_log = report.is_expected().then(|| args.paths().own_log());
+    let own_log = background::is_own_log(&args.paths().own_log()).then(|| args.paths().own_log());
     let messages = messages::start(own_log).map_err(|e| (format!("cannot start a thread: {e}"), None))?;
     let level = if args.verbose { tracing::Level::INFO } else { tracing::Level::WARN };
     let writer = messages.clone();
     tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(move || writer.clone()).init();
-    match boot::run(args, signals, report, messages.clone()) {
+    match boot::run(args, signals, report, messages.clone(), guardian) {
         Ok(()) => Ok(Some(messages)),
         Err(why) => Err((why, Some(messages))),
     }

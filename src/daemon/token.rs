@@ -16,10 +16,12 @@ pub enum Token {
     /// A main process named by `MAINPID=`.
     Main(WorkerId),
     Statsd,
+    Guardian,
 }
 
 pub const SIGNALS: u64 = 0;
 pub const STATSD: u64 = 7 << SHIFT;
+pub const GUARDIAN: u64 = 8 << SHIFT;
 
 pub fn of_worker(worker: WorkerId) -> u64 {
     1 << SHIFT | worker.0
@@ -57,6 +59,7 @@ pub fn parse(token: u64) -> Option<Token> {
         5 => Token::Check(rest),
         6 => Token::Main(WorkerId(rest)),
         7 => Token::Statsd,
+        8 => Token::Guardian,
         _ => return None,
     })
 }

@@ -4,20 +4,30 @@ use super::host::{Alarm, Host};
 use super::launch::{self, Own};
 use super::logs::{Attach, Stream};
 use super::state::Key;
+use super::state::records::kept;
 use super::successor::Main;
 use super::token::{self, Token};
 use super::unit::{Need, Process};
 use crate::core::{Event, Exit, GenerationId, WorkerId};
 use crate::sys::poll::{Interest, Poll};
 use crate::sys::process::{self, ExitStatus};
-use crate::sys::worker::{Worker, WorkerEvent};
+use crate::sys::worker::{Tells, Worker, WorkerEvent};
 use crate::sys::{fifo, socket};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The names of a worker's pipes at the guardian.
+pub const PIPES: [&str; 2] = ["pipe0", "pipe1"];
+
+/// For the guardian to say how an adopted worker has ended.
+const GUARDIAN_TELLS: Duration = Duration::from_secs(2);
+/// For whoever reaps it, where that is not the guardian.
+const KERNEL_TELLS: Duration = Duration::from_millis(100);
 
 /// Room in a log pipe: what a service may write while svd is away.
 const PIPE_BYTES: usize = 1 << 20;
@@ -62,6 +72,13 @@ impl Host {
             let _ = worker.kill_tree();
             return Err(format!("cannot watch the new process: {}", e.desc()));
         }
+        if let Some(output) = &output {
+            // Else what is in them would go with the worker, were svd dead at that moment.
+            self.keeper.store(&kept::of_worker(id, PIPES[0]), output.stdout.1.as_fd());
+            if let Some((_, reader)) = &output.stderr {
+                self.keeper.store(&kept::of_worker(id, PIPES[1]), reader.as_fd());
+            }
+        }
         let pipes = self.attach(&name, generation, slot, output);
         let process = Process {
             worker,
@@ -85,9 +102,22 @@ impl Host {
         // From here on the next svd takes it over; had this one died before, it would end it.
         self.state.mark(Key::Process(id));
         self.write_state();
+        self.keep_worker(id);
         self.store.spawned(id.0);
         self.begin_readiness(id);
         Ok(())
+    }
+
+    /// What the next svd could not open again.
+    fn keep_worker(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get(&id) else { return };
+        let notify = process.notify.as_ref().map(AsFd::as_fd);
+        let ready = process.ready_fd.as_ref().map(AsFd::as_fd);
+        for (what, fd) in [("notify", notify), ("ready", ready)] {
+            if let Some(fd) = fd {
+                self.keeper.store(&kept::of_worker(id, what), fd);
+            }
+        }
     }
 
     fn make_pipes(&self, id: WorkerId, generation: GenerationId, slot: u32) -> Result<Option<Pipes>, String> {
@@ -200,6 +230,7 @@ impl Host {
     /// Something of the epoll set is ready.
     pub fn handle_descriptor(&mut self, token: u64) {
         match token::parse(token) {
+            Some(Token::Guardian) => self.handle_guardian(),
             Some(Token::Signals) => self.handle_signals(),
             Some(Token::Worker(id)) => self.handle_worker(id),
             Some(Token::Notify(id)) => drop(self.handle_notify(id)),
@@ -214,12 +245,15 @@ impl Host {
         }
     }
 
-    fn handle_worker(&mut self, id: WorkerId) {
+    pub fn handle_worker(&mut self, id: WorkerId) {
         loop {
             let Some(process) = self.workers.get_mut(&id) else { return };
             match process.worker.handle_ready() {
                 Ok(Some(event)) => self.worker_event(id, event),
-                Ok(None) => break,
+                Ok(None) => {
+                    self.await_exit(id);
+                    break;
+                }
                 Err(e) => {
                     let text = format!("cannot learn about {}: {}", self.describe(id), crate::sys::io_text(&e));
                     self.warn(None, &text);
@@ -227,6 +261,21 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// An adopted worker has ended, and somebody else hears first how: until then it would keep the loop busy.
+    fn await_exit(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get(&id) else { return };
+        let limit = match process.worker.awaits_exit() {
+            Some(Tells::Parent) => GUARDIAN_TELLS,
+            Some(Tells::Kernel) => KERNEL_TELLS,
+            Some(Tells::Nobody) | None => return,
+        };
+        if let Some((fd, _)) = process.worker.watch() {
+            let _ = self.poll.delete(fd);
+        }
+        let at = self.now() + limit;
+        self.alarms.insert((at, id, Alarm::Exit));
     }
 
     fn worker_event(&mut self, id: WorkerId, event: WorkerEvent) {
@@ -282,9 +331,15 @@ impl Host {
         let Some(process) = self.workers.remove(&id) else { return };
         self.state.mark(Key::Process(id));
         self.alarms.retain(|(_, worker, _)| *worker != id);
-        for pipe in process.pipes.iter().copied().flatten() {
+        for (n, pipe) in process.pipes.iter().enumerate().filter_map(|(n, pipe)| Some((n, (*pipe)?))) {
+            self.let_worker_go(id, PIPES[n]);
             // Best effort: the log thread closes it at its end of file as well.
             let _ = self.logs.detach(pipe);
+        }
+        for (what, there) in [("notify", process.notify.is_some()), ("ready", process.ready_fd.is_some())] {
+            if there {
+                self.let_worker_go(id, what);
+            }
         }
         if process.pipes == [None, None] && process.notify.is_none() {
             return;
@@ -371,6 +426,12 @@ impl Host {
 
     pub fn handle_alarm(&mut self, id: WorkerId, alarm: Alarm) {
         match alarm {
+            Alarm::Exit => {
+                if let Some(process) = self.workers.get_mut(&id) {
+                    process.worker.wait_no_longer();
+                    self.handle_worker(id);
+                }
+            }
             Alarm::Delay => self.satisfied(id, Need::Delay),
             Alarm::Watchdog => self.watchdog_due(id),
             Alarm::Scale => self.scale_late(id),

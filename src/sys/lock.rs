@@ -41,8 +41,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock without waiting and writes our pid into the file, which serves as the pid file.
-    pub fn acquire(path: &Path) -> Result<Lock, LockError> {
+    /// Takes the lock without waiting and writes `pid` into the file, which serves as the pid file.
+    pub fn acquire(path: &Path, pid: u32) -> Result<Lock, LockError> {
         let failed = |source| LockError::Io { path: path.into(), source };
         let file = OpenOptions::new()
             .read(true)
@@ -60,10 +60,7 @@ impl Lock {
             }
             Err((_, errno)) => return Err(failed(errno.into())),
         };
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(failed)?;
+        write_pid(&mut file, pid).map_err(failed)?;
         Ok(Lock { file })
     }
 
@@ -74,10 +71,13 @@ impl Lock {
         let _ = self.file.set_len(0);
     }
 
-    /// Takes over a lock whose descriptor was inherited across an exec; it must be held already.
-    pub fn adopt(fd: std::os::fd::OwnedFd) -> io::Result<Lock> {
+    /// Takes over a lock whose descriptor another process of the same svd has kept; it must be held already.
+    pub fn adopt(fd: std::os::fd::OwnedFd, pid: u32) -> io::Result<Lock> {
         match Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Lock { file }),
+            Ok(mut file) => {
+                write_pid(&mut file, pid)?;
+                Ok(Lock { file })
+            }
             Err((_, errno)) => Err(errno.into()),
         }
     }
@@ -87,6 +87,13 @@ impl AsFd for Lock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+fn write_pid(file: &mut File, pid: u32) -> io::Result<()> {
+    // Readers take what is no number for a svd that is just beginning.
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{pid}")
 }
 
 fn read_pid(file: &mut File) -> Option<i32> {
@@ -118,14 +125,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("svd.lock");
         assert_eq!(holder(&path).expect("ask"), None);
-        let first = Lock::acquire(&path).expect("the first");
+        let first = Lock::acquire(&path, std::process::id()).expect("the first");
         let own = std::process::id();
-        let second = Lock::acquire(&path).expect_err("the second").to_string();
+        let second = Lock::acquire(&path, 1).expect_err("the second").to_string();
         assert!(second.contains(&format!("is held by process {own} (")), "{second}");
         assert_eq!(holder(&path).expect("ask"), Some(Holder(Some(own as i32))));
         first.release();
         assert_eq!(holder(&path).expect("ask"), None);
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "");
-        Lock::acquire(&path).expect("free again");
+        Lock::acquire(&path, 1).expect("free again");
     }
 }

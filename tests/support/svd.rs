@@ -2,6 +2,8 @@
 
 use super::leftovers::{Belongings, describe};
 use super::{App, PATIENCE, finish, free_port, http_get, run_limited, wait_for};
+use airdock::sys::process::{ProcStat, all_pids};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -105,8 +107,16 @@ impl Svd {
         fs::read_to_string(self.path("svd.stderr")).unwrap_or_default()
     }
 
-    pub fn pid(&self) -> i32 {
+    /// The process that was started: the guardian, which others know as svd.
+    pub fn guardian(&self) -> i32 {
         self.child.as_ref().expect("svd runs").id().cast_signed()
+    }
+
+    /// svd itself, the guardian's child.
+    #[track_caller]
+    pub fn pid(&self) -> i32 {
+        let guardian = self.guardian();
+        wait_for("an svd below its guardian", PATIENCE, || svd_below(guardian))
     }
 
     pub fn svctl_command(&self, args: &[&str]) -> Command {
@@ -203,17 +213,21 @@ impl Svd {
     }
 
     /// Sends svd a signal.
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub fn signal(&self, signal: Signal) {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).expect("signalling svd");
     }
 
-    /// SIGKILL: svd goes, its services stay (and are killed when this is dropped).
+    /// SIGKILL for svd and its guardian: its services stay (and are killed when this is dropped).
     pub fn kill(&mut self) {
         self.belongings.note(self.pid());
         self.leaves_processes = true;
         if let Some(mut child) = self.child.take() {
-            child.kill().expect("killing svd");
-            child.wait().expect("waiting for svd");
+            let guardian = child.id().cast_signed();
+            // Stopped first, or it would start another one at once.
+            send(guardian, Signal::SIGSTOP);
+            svd_below(guardian).into_iter().for_each(|svd| send(svd, Signal::SIGKILL));
+            child.kill().expect("killing the guardian");
+            child.wait().expect("waiting for the guardian");
         }
     }
 
@@ -221,7 +235,7 @@ impl Svd {
     #[track_caller]
     pub fn stop(&mut self) -> ExitStatus {
         self.belongings.note(self.pid());
-        self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.signal(Signal::SIGTERM);
         self.wait_end()
     }
 
@@ -255,6 +269,16 @@ impl Svd {
     }
 }
 
+fn svd_below(guardian: i32) -> Option<i32> {
+    let of_it = |stat: &ProcStat| stat.parent == guardian && stat.comm.starts_with("svd") && stat.state != 'Z';
+    all_pids().into_iter().filter_map(ProcStat::read).find(of_it).map(|stat| stat.pid)
+}
+
+fn send(pid: i32, signal: Signal) {
+    // Children of this test, or of its child: not reaped before this returns.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+}
+
 impl Drop for Svd {
     fn drop(&mut self) {
         let panicking = std::thread::panicking();
@@ -265,7 +289,7 @@ impl Drop for Svd {
         if let Some(mut child) = self.child.take() {
             let pid = child.id().cast_signed();
             self.belongings.note(pid);
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+            send(pid, Signal::SIGTERM);
             let end = std::time::Instant::now() + if panicking { STOP / 4 } else { STOP };
             let mut status = None;
             while status.is_none() && std::time::Instant::now() < end {

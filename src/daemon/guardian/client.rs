@@ -163,6 +163,14 @@ impl Client {
         self.send(ToGuardian::Executable, Some(file))
     }
 
+    /// Has the guardian tell the service manager (`sd_notify(3)`), which started it.
+    ///
+    /// # Errors
+    /// As [`Client::ready`].
+    pub fn notify(&mut self, text: &str) -> io::Result<()> {
+        self.send(ToGuardian::Notify { text }, None)
+    }
+
     /// svd is about to end on purpose: the guardian ends after it, with this code (0 to 255). Waits until that is under way.
     ///
     /// # Errors

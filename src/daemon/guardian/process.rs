@@ -339,6 +339,8 @@ impl Guardian {
             ToGuardian::Ready => self.svd_is_up(),
             ToGuardian::Acknowledge { number } => self.keeper.acknowledge(number),
             ToGuardian::End { code } => self.ending = Some(code),
+            // Best effort: a manager that does not listen any more cannot be told so either.
+            ToGuardian::Notify { text } => drop(crate::sys::socket::notify_manager(text)),
             ToGuardian::Executable => {
                 if let Some(file) = descriptor {
                     self.executables.replace(file);

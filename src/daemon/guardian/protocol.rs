@@ -38,6 +38,10 @@ pub(super) enum ToGuardian<'a> {
     },
     /// With a descriptor of the file.
     Executable,
+    /// For the service manager, which listens to the process that it has started, and to no other.
+    Notify {
+        text: &'a str,
+    },
 }
 
 /// From the guardian.
@@ -78,6 +82,7 @@ mod kind {
     pub const ACKNOWLEDGE: u8 = 5;
     pub const END: u8 = 6;
     pub const EXECUTABLE: u8 = 7;
+    pub const NOTIFY: u8 = 8;
     pub const BEGIN: u8 = 65;
     pub const DESCRIPTOR: u8 = 66;
     pub const EXIT: u8 = 67;
@@ -96,6 +101,7 @@ impl<'a> ToGuardian<'a> {
             ToGuardian::Acknowledge { number } => packet(kind::ACKNOWLEDGE, &[&number.to_ne_bytes()]),
             ToGuardian::End { code } => packet(kind::END, &[&code.to_ne_bytes()]),
             ToGuardian::Executable => packet(kind::EXECUTABLE, &[]),
+            ToGuardian::Notify { text } => packet(kind::NOTIFY, &[cut(text, WHY_MAX).as_bytes()]),
         }
     }
 
@@ -110,6 +116,7 @@ impl<'a> ToGuardian<'a> {
             kind::ACKNOWLEDGE => ToGuardian::Acknowledge { number: rest.u64()? },
             kind::END => ToGuardian::End { code: rest.i32()? },
             kind::EXECUTABLE => ToGuardian::Executable,
+            kind::NOTIFY => ToGuardian::Notify { text: rest.text(WHY_MAX)? },
             _ => return None,
         })
     }
@@ -227,6 +234,7 @@ mod tests {
             ToGuardian::Acknowledge { number: 7 },
             ToGuardian::End { code: -1 },
             ToGuardian::Executable,
+            ToGuardian::Notify { text: "READY=1" },
         ];
         for message in from_svd {
             let packet = message.encode();

@@ -2,6 +2,7 @@
 
 mod datagrams;
 mod listen;
+mod manager;
 mod notify;
 pub mod rights;
 mod shared;
@@ -14,6 +15,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 pub use datagrams::{DATAGRAM_MAX, Datagrams};
 pub use listen::{UnixOptions, free_port, listen_tcp, listen_unix};
+pub use manager::{has_manager, notify_manager};
 pub use notify::{Datagram, NotifySocket};
 pub use shared::{Gate, SharedWords};
 pub use who::holder_of_port;

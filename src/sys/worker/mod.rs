@@ -68,8 +68,18 @@ enum Keeper {
 enum Parent {
     /// This process.
     Own,
-    /// An adopted one: somebody else, who tells ([`Worker::tell_exit`]), or nobody.
-    Other { tells: bool, told: Option<ExitStatus> },
+    /// An adopted one: somebody else.
+    Other { tells: Tells, told: Option<ExitStatus> },
+}
+
+/// Who says how an adopted worker has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tells {
+    /// Its parent, by [`Worker::tell_exit`].
+    Parent,
+    /// The kernel (Linux ≥ 6.15), as soon as its parent has reaped it.
+    Kernel,
+    Nobody,
 }
 
 #[derive(Debug)]
@@ -139,17 +149,18 @@ impl Worker {
         })
     }
 
-    /// Takes over a worker that another svd started: the process must be the recorded one, in the recorded cgroup. `told`: its
-    /// parent will say how it ended ([`Worker::tell_exit`]).
+    /// Takes over a worker that another svd started: the process must be the recorded one, in the recorded cgroup. `guardian`: its
+    /// parent, if it is that one, will say how it ended ([`Worker::tell_exit`]).
     ///
     /// `None` if it is not (any more): then [`Worker::adopt_rest`].
-    pub fn adopt(group: Group, pid: i32, start_time: u64, told: bool) -> Option<Worker> {
+    pub fn adopt(group: Group, pid: i32, start_time: u64, guardian: Option<i32>) -> Option<Worker> {
         let pidfd = PidFd::open(pid).ok()?;
         let stat = ProcStat::read(pid).filter(|stat| stat.start_time == start_time)?;
         let same = group.procs().is_ok_and(|pids| pids.contains(&pid));
         // After an svd has executed its successor in its own place, they are its children still.
         let own = stat.parent == std::process::id().cast_signed();
-        let parent = if own { Parent::Own } else { Parent::Other { tells: told, told: None } };
+        let tells = if Some(stat.parent) == guardian { Tells::Parent } else { Tells::Kernel };
+        let parent = if own { Parent::Own } else { Parent::Other { tells, told: None } };
         let pidfd = Some(pidfd);
         same.then_some(Worker { keeper: Keeper::Group { pidfd, group, stage: Stage::Running, parent }, slot: None })
     }
@@ -161,20 +172,23 @@ impl Worker {
         }
     }
 
-    /// Nobody will tell any more how an adopted worker has ended.
-    pub fn parent_lost(&mut self) {
+    /// It is of no use to wait longer for how an adopted worker has ended.
+    pub fn wait_no_longer(&mut self) {
         if let Keeper::Group { parent: Parent::Other { tells, .. }, .. } = &mut self.keeper {
-            *tells = false;
+            *tells = Tells::Nobody;
         }
     }
 
-    /// It has ended, and how will be told: until then what [`Worker::watch`] gives stays ready for ever.
-    pub fn awaits_exit(&self) -> bool {
+    /// It has ended, and who will tell how: until then what [`Worker::watch`] gives stays ready for ever.
+    pub fn awaits_exit(&self) -> Option<Tells> {
         match &self.keeper {
-            Keeper::Group { pidfd: Some(pidfd), stage: Stage::Running, parent, .. } => {
-                matches!(parent, Parent::Other { tells: true, told: None }) && pidfd.has_ended()
-            }
-            _ => false,
+            Keeper::Group {
+                pidfd: Some(pidfd),
+                stage: Stage::Running,
+                parent: Parent::Other { tells, told: None },
+                ..
+            } if pidfd.has_ended() => Some(*tells),
+            _ => None,
         }
     }
 
@@ -182,7 +196,7 @@ impl Worker {
     pub fn adopt_rest(group: Group) -> io::Result<Option<Worker>> {
         let left = look_for_leftovers(&group)?;
         Ok(left.map(|events| {
-            let (stage, parent) = (Stage::Leftovers(events), Parent::Other { tells: false, told: None });
+            let (stage, parent) = (Stage::Leftovers(events), Parent::Other { tells: Tells::Nobody, told: None });
             Worker { keeper: Keeper::Group { pidfd: None, group, stage, parent }, slot: None }
         }))
     }
@@ -414,11 +428,11 @@ fn look_for_leftovers(group: &Group) -> io::Result<Option<Events>> {
 }
 
 /// The end of somebody else's child: as its parent has told it, or as the kernel knows it.
-fn exit_of_other(pidfd: &PidFd, tells: bool, told: Option<ExitStatus>) -> Option<ExitStatus> {
+fn exit_of_other(pidfd: &PidFd, tells: Tells, told: Option<ExitStatus>) -> Option<ExitStatus> {
     if !pidfd.has_ended() {
         return None;
     }
-    told.or_else(|| pidfd.foreign_exit()).or_else(|| (!tells).then_some(ExitStatus::Unknown))
+    told.or_else(|| pidfd.foreign_exit()).or_else(|| (tells == Tells::Nobody).then_some(ExitStatus::Unknown))
 }
 
 /// The end of the worker, whether it is our child or was adopted.

@@ -288,9 +288,9 @@ fn a_new_svd_adopts() {
     let begun = crate::sys::process::start_time(pid).expect("start time");
     drop(old);
     let group = || tree.0.groups().expect("list").remove(0);
-    assert!(Worker::adopt(group(), pid, begun + 1, false).is_none());
-    assert!(Worker::adopt(group(), std::process::id() as i32, begun, false).is_none());
-    let mut worker = Worker::adopt(group(), pid, begun, false).expect("the same process");
+    assert!(Worker::adopt(group(), pid, begun + 1, None).is_none());
+    assert!(Worker::adopt(group(), std::process::id() as i32, begun, None).is_none());
+    let mut worker = Worker::adopt(group(), pid, begun, None).expect("the same process");
     worker.kill_tree().expect("kill");
     let WorkerEvent::Exited { status, leftovers: false } = next_event(&mut worker) else {
         panic!("it must end");

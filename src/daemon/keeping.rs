@@ -1,0 +1,248 @@
+//! What the guardian keeps for the next svd, and what it tells this one.
+
+use super::adopt::Kept;
+use super::guardian::{self, Client, Ended};
+use super::host::Host;
+use super::state::records::kept;
+use super::token;
+use super::unit::Generation;
+use crate::core::{GenerationId, ServiceId, WorkerId};
+use crate::sys::poll::{Interest, Poll};
+use nix::errno::Errno;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Variables of the environment that are for the first svd alone.
+pub const OPTIONS: guardian::Options = guardian::Options { forget: &[super::background::REPORT] };
+
+/// For the guardian to say what it keeps.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Between two tries to send what the guardian had no room for.
+const FLUSH_AGAIN: Duration = Duration::from_millis(5);
+
+/// The lock of the run directory.
+pub const LOCK: &str = "lock";
+/// The listening sockets of svd's own.
+pub const CONTROL: &str = "control";
+pub const HTTP: &str = "http";
+
+/// The guardian, while there is one.
+#[derive(Default)]
+pub struct Keeper {
+    client: Option<Client>,
+    /// Descriptors that are nobody's but the next svd's: the lock, svd's own listening sockets.
+    own: Vec<(&'static str, OwnedFd)>,
+    /// Something could not be given to it, and that was told.
+    told: bool,
+}
+
+impl Keeper {
+    pub fn new(client: Option<Client>) -> Keeper {
+        Keeper { client, own: Vec::new(), told: false }
+    }
+
+    /// What an earlier svd had stored, at the start.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn receive(&mut self) -> Result<Kept, String> {
+        let Some(client) = &mut self.client else { return Ok(Kept::default()) };
+        let failed = |e: io::Error| format!("the guardian does not answer: {}", crate::sys::io_text(&e));
+        let kept = client.receive_all(ANSWER).map_err(failed)?;
+        if let Some(why) = &kept.fallback {
+            tracing::warn!("{why}");
+        }
+        Ok(Kept {
+            descriptors: kept.descriptors.into_iter().collect(),
+            exits: kept.exits.into_iter().map(|ended| (ended.pid, ended.status)).collect(),
+            guardian: Some(client.guardian()),
+            deaths: kept.deaths,
+        })
+    }
+
+    /// Keeps a descriptor from now on.
+    pub fn store(&mut self, name: &str, fd: BorrowedFd<'_>) {
+        let stored = self.client.as_mut().map_or(Ok(()), |client| client.store(name, fd));
+        self.tell(stored);
+    }
+
+    /// As [`Keeper::store`], for what nothing else of svd's holds.
+    pub fn store_own(&mut self, name: &'static str, fd: OwnedFd) {
+        self.store(name, fd.as_fd());
+        self.own.push((name, fd));
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        let removed = self.client.as_mut().map_or(Ok(()), |client| client.remove(name));
+        self.tell(removed);
+    }
+
+    /// svd is up.
+    pub fn ready(&mut self) {
+        let said = self.client.as_mut().map_or(Ok(()), Client::ready);
+        self.tell(said);
+    }
+
+    /// Tells the service manager that has started svd, if one has.
+    pub fn notify(&mut self, text: &str) {
+        let said = match &mut self.client {
+            Some(client) => client.notify(text),
+            None => crate::sys::socket::notify_manager(text),
+        };
+        if let Err(e) = said {
+            tracing::warn!("cannot tell the service manager {text}: {}", crate::sys::io_text(&e));
+        }
+    }
+
+    /// What it has told is written down.
+    pub fn acknowledge(&mut self) {
+        let said = self.client.as_mut().map_or(Ok(()), Client::acknowledge);
+        self.tell(said);
+    }
+
+    /// svd ends, and so does the guardian, with this code.
+    pub fn end(&mut self, code: i32) {
+        if let Some(mut client) = self.client.take()
+            && let Err(e) = client.end(code)
+        {
+            tracing::warn!("the guardian does not hear that svd ends: {}", crate::sys::io_text(&e));
+        }
+    }
+
+    /// The number that others know as svd's.
+    pub fn pid(&self) -> u32 {
+        let guardian = self.client.as_ref().map(Client::guardian).and_then(|pid| u32::try_from(pid).ok());
+        guardian.unwrap_or_else(std::process::id)
+    }
+
+    /// # Errors
+    /// `epoll_ctl(2)`.
+    pub fn watch(&self, poll: &Poll) -> Result<(), Errno> {
+        self.client.as_ref().map_or(Ok(()), |client| poll.add(client, Interest::Read, token::GUARDIAN))
+    }
+
+    /// When what waits is to be sent.
+    pub fn flush_at(&self) -> Option<Instant> {
+        self.client.as_ref().is_some_and(Client::wants_write).then(|| Instant::now() + FLUSH_AGAIN)
+    }
+
+    pub fn flush(&mut self) {
+        let flushed = self.client.as_mut().filter(|c| c.wants_write()).map_or(Ok(()), Client::flush);
+        self.tell(flushed);
+    }
+
+    fn tell(&mut self, result: io::Result<()>) {
+        if let Err(e) = result
+            && !std::mem::replace(&mut self.told, true)
+            // Its loss is told where it is dealt with.
+            && e.kind() != io::ErrorKind::NotConnected
+        {
+            let why = crate::sys::io_text(&e);
+            tracing::warn!(
+                "the guardian does not take what it should keep ({why}): were svd killed, sockets could be lost"
+            );
+        }
+    }
+}
+
+impl Host {
+    /// The guardian has something to say, or is lost.
+    pub fn handle_guardian(&mut self) {
+        let Some(client) = &mut self.keeper.client else { return };
+        match client.exits() {
+            Ok(exits) => self.told_exits(&exits),
+            Err(e) => {
+                let text = format!("cannot hear from the guardian: {}", crate::sys::io_text(&e));
+                self.warn(None, &text);
+            }
+        }
+        if self.keeper.client.as_ref().is_some_and(Client::is_lost) {
+            self.replace_guardian();
+        }
+    }
+
+    fn told_exits(&mut self, exits: &[Ended]) {
+        for ended in exits {
+            let worker = self.workers.iter().find(|(_, p)| p.worker.pid() == Some(ended.pid)).map(|(id, _)| *id);
+            let Some(id) = worker else { continue };
+            if let Some(process) = self.workers.get_mut(&id) {
+                process.worker.tell_exit(ended.status);
+            }
+            self.handle_worker(id);
+        }
+        if !exits.is_empty() {
+            self.deliver();
+            self.write_state();
+            self.keeper.acknowledge();
+        }
+    }
+
+    /// svd takes the guardian's place, and with it the pid that is the workers' parent, and starts another svd.
+    fn replace_guardian(&mut self) {
+        self.warn(None, "the guardian was killed: svd takes its place, and another svd goes on");
+        self.write_state();
+        let Some(client) = self.keeper.client.take() else { return };
+        let open_files = client.open_files();
+        let _ = self.poll.delete(&client);
+        let mut descriptors: Vec<(String, BorrowedFd<'_>)> = Vec::new();
+        descriptors.extend(self.keeper.own.iter().map(|(name, fd)| ((*name).to_owned(), fd.as_fd())));
+        for (id, unit) in &self.units {
+            descriptors.extend((0..).zip(&unit.sockets).map(|(n, fd)| (kept::socket(*id, n), fd.as_fd())));
+        }
+        for (id, generation) in &self.generations {
+            descriptors.extend(shared(*id, generation));
+        }
+        for (id, process) in &self.workers {
+            let notify = process.notify.as_ref().map(AsFd::as_fd);
+            let ready = process.ready_fd.as_ref().map(AsFd::as_fd);
+            for (what, fd) in [("notify", notify), ("ready", ready)] {
+                descriptors.extend(fd.map(|fd| (kept::of_worker(*id, what), fd)));
+            }
+        }
+        let list: Vec<(&str, BorrowedFd<'_>)> = descriptors.iter().map(|(name, fd)| (&**name, *fd)).collect();
+        let error = guardian::become_guardian(OPTIONS, &list, &[], open_files);
+        let text =
+            format!("svd cannot take the guardian's place, and goes on without one: {}", crate::sys::io_text(&error));
+        self.warn(None, &text);
+    }
+
+    pub fn keep_sockets(&mut self, service: ServiceId) {
+        let Some(unit) = self.units.get(&service) else { return };
+        for (n, fd) in (0..).zip(&unit.sockets) {
+            self.keeper.store(&kept::socket(service, n), fd.as_fd());
+        }
+    }
+
+    pub fn keep_generation(&mut self, id: GenerationId) {
+        let Some(generation) = self.generations.get(&id) else { return };
+        for (name, fd) in shared(id, generation) {
+            self.keeper.store(&name, fd);
+        }
+    }
+
+    pub fn let_generation_go(&mut self, id: GenerationId, generation: &Generation) {
+        for (name, _) in shared(id, generation) {
+            self.keeper.remove(&name);
+        }
+    }
+
+    pub fn let_worker_go(&mut self, id: WorkerId, what: &str) {
+        self.keeper.remove(&kept::of_worker(id, what));
+    }
+}
+
+/// What svd and a gunicorn generation share.
+fn shared(id: GenerationId, generation: &Generation) -> Vec<(String, BorrowedFd<'_>)> {
+    let Some(gunicorn) = generation.gunicorn.as_deref() else { return Vec::new() };
+    let [gate, theirs, counters] = &gunicorn.inherited;
+    [
+        ("gate", gate.1.as_fd()),
+        ("theirs", theirs.1.as_fd()),
+        ("counters", counters.1.as_fd()),
+        ("report", gunicorn.report.as_fd()),
+    ]
+    .map(|(what, fd)| (kept::shared(id, what), fd))
+    .into()
+}
