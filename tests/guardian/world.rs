@@ -7,8 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use airdock::sys::process::{ExitStatus, PidFd, descendants};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::support::{PATIENCE, wait_for};
 use crate::svd::{CONTROL, FORGET, Fifo, Hello};
@@ -66,8 +65,9 @@ impl World {
         stream.set_nonblocking(false).expect("an option");
         stream.set_read_timeout(Some(PATIENCE)).expect("an option");
         let mut stream = BufReader::new(stream);
-        let hello = serde_json::from_str(&line(&mut stream)).expect("json");
-        Svd { stream, hello }
+        let hello: Hello = serde_json::from_str(&line(&mut stream)).expect("json");
+        let process = PidFd::open(hello.pid).expect("it lives");
+        Svd { stream, process, hello }
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -103,6 +103,7 @@ fn line(stream: &mut BufReader<UnixStream>) -> String {
 /// One life of svd.
 pub struct Svd {
     stream: BufReader<UnixStream>,
+    process: PidFd,
     pub hello: Hello,
 }
 
@@ -126,7 +127,7 @@ impl Svd {
     }
 
     pub fn kill(self) {
-        kill(Pid::from_raw(self.hello.pid), Signal::SIGKILL).expect("it lives");
+        assert_eq!(self.process.signal(libc::SIGKILL), Ok(true), "it lives");
     }
 
     /// Ends in order; the guardian follows with this code.
@@ -148,8 +149,11 @@ pub fn clean() -> Vec<i32> {
             return found;
         }
         for pid in left {
-            // Ours, and only we reap what comes to us.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let Ok(process) = PidFd::open(pid) else { continue };
+            // Again, now that it cannot be confused any more.
+            if descendants(std::process::id() as i32).contains(&pid) {
+                let _ = process.signal(libc::SIGKILL);
+            }
             if !found.contains(&pid) {
                 found.push(pid);
             }
