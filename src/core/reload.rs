@@ -235,6 +235,7 @@ impl Machine {
             && service.replacement.is_none()
             && !service.waiting.is_empty()
             && self.all_ready(committed)
+            && !self.has_cut_off(committed)
         {
             self.reached(id, Goal::Running, "it runs");
         }
@@ -258,6 +259,12 @@ impl Machine {
             }
             _ => {}
         }
+    }
+
+    /// Are workers left whose slots a `scale` has cut off?
+    fn has_cut_off(&self, generation: &Generation) -> bool {
+        let slots = generation.slots.len();
+        generation.workers.iter().any(|w| self.workers.get(w).is_some_and(|w| w.slot as usize >= slots))
     }
 
     fn set_stage(&mut self, id: ServiceId, stage: Stage) {
