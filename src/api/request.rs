@@ -1,5 +1,6 @@
 //! What can be asked, as the daemon sees it. [`super::routes`] makes these from HTTP.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,11 @@ pub enum Request {
     Update {
         /// Says what would be done.
         dry_run: bool,
+    },
+    /// Goes on with another program. [`super::types::UpgradeResult`].
+    Upgrade {
+        /// `None`: the file that svd was started from, as it is now.
+        binary: Option<PathBuf>,
     },
     /// [`super::types::Version`].
     Version,
@@ -237,6 +243,7 @@ impl Request {
             Request::Signal { .. } => Verb::Signal,
             Request::Logs(_) => Verb::Logs,
             Request::Update { .. } => Verb::Update,
+            Request::Upgrade { .. } => Verb::Upgrade,
             Request::Version => Verb::Version,
             Request::Shutdown => Verb::Shutdown,
         }
@@ -289,6 +296,7 @@ impl Request {
             }
             Request::Signal { signal, .. } => format!("signal={}", show_signal(*signal)).into(),
             Request::Undrain { .. } => "undrain".into(),
+            Request::Upgrade { binary: Some(path) } => format!("binary={}", path.display()).into(),
             _ => "".into(),
         }
     }

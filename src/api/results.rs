@@ -125,6 +125,17 @@ pub struct Change {
     pub keys: Vec<Box<str>>,
 }
 
+/// Result of `upgrade`: svd executes the program now. When `GET /v1/version` tells another image, it has taken over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpgradeResult {
+    /// The version that ends.
+    pub from: Box<str>,
+    /// Its image, as in [`super::types::Version`].
+    pub image: u64,
+    /// The program's real path.
+    pub binary: Box<str>,
+}
+
 /// Result of `update`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UpdateResult {

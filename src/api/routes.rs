@@ -33,7 +33,6 @@ pub enum Endpoint {
     Shutdown,
     /// Reserved.
     Exec,
-    /// Reserved.
     Upgrade,
 }
 
@@ -71,7 +70,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/v1/update", Endpoint::Update, "Apply the configuration"),
     route("GET", "/v1/version", Endpoint::Version, "About svd"),
     route("POST", "/v1/shutdown", Endpoint::Shutdown, "Stop everything and svd"),
-    route("POST", "/v1/upgrade", Endpoint::Upgrade, "Reserved"),
+    route("POST", "/v1/upgrade", Endpoint::Upgrade, "Go on with another program"),
 ];
 
 /// A route that fits, and what stands for its placeholder.
@@ -192,7 +191,6 @@ pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) ->
     let mut query = Query::of(query)?;
     let request = match endpoint {
         Endpoint::Exec => return Ok(Parsed::Reserved(Verb::Exec, found.names.into_iter().next())),
-        Endpoint::Upgrade => return Ok(Parsed::Reserved(Verb::Upgrade, None)),
         Endpoint::Status | Endpoint::Events | Endpoint::Logs => {
             let request = read(endpoint, found, &mut query, now)?;
             nothing(body)?;
@@ -273,6 +271,12 @@ struct UpdateOptions {
     dry_run: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpgradeOptions {
+    binary: Option<Box<str>>,
+}
+
 fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, ApiError> {
     Ok(match endpoint {
         Endpoint::Reload => {
@@ -301,6 +305,10 @@ fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, 
         Endpoint::Update => {
             let UpdateOptions { dry_run } = options(body)?;
             Request::Update { dry_run }
+        }
+        Endpoint::Upgrade => {
+            let UpgradeOptions { binary } = options(body)?;
+            Request::Upgrade { binary: binary.map(|path| path.into_string().into()) }
         }
         _ => {
             let NoOptions {} = options(body)?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::error::{ApiError, ErrorCode};
 pub use super::health::{GenerationHealth, HostHealth, MetricsSnapshot, ServiceHealth, SvdMetric};
-pub use super::results::{ActionResult, Change, ChangeAction, Progress, ServiceResult, UpdateResult};
+pub use super::results::{ActionResult, Change, ChangeAction, Progress, ServiceResult, UpdateResult, UpgradeResult};
 
 /// `2026-11-22T18:40:00Z`.
 pub fn rfc3339(time: SystemTime) -> Box<str> {
@@ -350,6 +350,12 @@ pub struct Version {
     /// RFC 3339: since when svd runs.
     pub since: Box<str>,
     pub since_seconds: u64,
+    /// Differs each time that svd is executed: after an upgrade, and after a death.
+    #[serde(default)]
+    pub image: u64,
+    /// Why an older version runs than the one that was to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Box<str>>,
     /// Number of services.
     pub services: u64,
     /// What this host's kernel lacks, and what that costs; sentences.

@@ -55,6 +55,8 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Read the configuration again and apply what has changed
     Update(UpdateArgs),
+    /// Go on with another version of svd, without touching the services
+    Upgrade(UpgradeArgs),
     /// Start services when svd starts
     Enable(Names),
     /// Do not start services when svd starts
@@ -130,6 +132,13 @@ pub struct UpdateArgs {
     /// Show what would be done, and do nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct UpgradeArgs {
+    /// The program to go on with [default: the file that svd was started from]
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

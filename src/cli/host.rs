@@ -4,12 +4,14 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::args::{ExecArgs, UpdateArgs};
+use super::args::{ExecArgs, UpdateArgs, UpgradeArgs};
 use super::context::{Context, need_names};
 use super::exit::{CliError, Exit};
 use super::{act, render};
 use crate::api::client::{ClientError, encode};
-use crate::api::types::{ApiError, ErrorCode, UpdateResult, Version};
+use crate::api::types::{ApiError, ErrorCode, UpdateResult, UpgradeResult, Version};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 pub fn understand<T: DeserializeOwned>(text: &RawValue) -> Result<T, CliError> {
     serde_json::from_str(text.get()).map_err(|error| odd_answer(&error))
@@ -38,6 +40,41 @@ pub fn update(context: &Context, args: &UpdateArgs) -> Result<Exit, CliError> {
         true => Exit::Failed,
         false => Exit::Ok,
     })
+}
+
+/// For the new svd to be up.
+const UPGRADE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+pub fn upgrade(context: &Context, args: &UpgradeArgs) -> Result<Exit, CliError> {
+    let body = json!({ "binary": args.binary });
+    let begun: UpgradeResult = understand(&context.act("/v1/upgrade", Some(&body))?)?;
+    let until = Instant::now() + UPGRADE;
+    let now = loop {
+        // Its socket stays: at worst the answer of the old one is cut.
+        let version: Result<Version, ClientError> = context.client()?.fetch("/v1/version");
+        match version {
+            Ok(version) if version.image != begun.image => break version,
+            Err(error) if Instant::now() >= until => return Err(error.into()),
+            Ok(_) if Instant::now() >= until => {
+                let text = format!("svd {} has not been replaced within {} s.", begun.from, UPGRADE.as_secs());
+                let error = ApiError::new(ErrorCode::Failed, text).hint("svd's own messages say why.");
+                return Err(CliError::Said { exit: Exit::Failed, error });
+            }
+            _ => sleep(LOOK_AGAIN),
+        }
+    };
+    if let Some(why) = &now.fallback {
+        let text = format!("svd {} goes on instead of {}: {why}.", now.version, begun.binary);
+        return Err(CliError::Said { exit: Exit::Failed, error: ApiError::new(ErrorCode::Failed, text) });
+    }
+    if context.json {
+        context.print_value(&json!({ "from": begun.from, "to": now.version, "binary": begun.binary }))?;
+    } else {
+        context.print(format!("svd {} runs ({}), instead of {}.\n", now.version, begun.binary, begun.from))?;
+    }
+    Ok(Exit::Ok)
 }
 
 pub fn shutdown(context: &Context) -> Result<Exit, CliError> {

@@ -62,6 +62,7 @@ fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Scale(args) => act::scale(context, &args),
         Command::Signal(args) => act::signal(context, &args),
         Command::Update(args) => host::update(context, &args),
+        Command::Upgrade(args) => host::upgrade(context, &args),
         Command::Shutdown => host::shutdown(context),
         Command::Version => host::version(context),
         Command::Exec(args) => host::exec(context, &args),

@@ -34,6 +34,8 @@ pub struct Kept {
     pub guardian: Option<i32>,
     /// How often svd has died since the guardian began.
     pub deaths: u32,
+    /// Why an older version of svd runs than the one that was to.
+    pub fallback: Option<Box<str>>,
 }
 
 /// The state of an svd of this boot that did not end in order.
@@ -68,6 +70,23 @@ pub fn look(path: &Path) -> Result<Option<Found>, String> {
         Ok(Some(Err(why))) => Err(unusable(&why.to_string())),
         Err(e) => Err(unusable(&crate::sys::io_text(&e))),
     }
+}
+
+/// Would this program understand the state that is there? Changes nothing.
+///
+/// # Errors
+/// A sentence.
+pub fn try_out(path: &Path) -> Result<(), String> {
+    let why = match file::read(path) {
+        Ok(Some(Ok(entries))) => match Found::of(&entries) {
+            Ok(_) => return Ok(()),
+            Err(why) => why,
+        },
+        Ok(Some(Err(why))) => why.to_string(),
+        Ok(None) => "there is none".to_owned(),
+        Err(e) => crate::sys::io_text(&e).to_string(),
+    };
+    Err(format!("{} cannot be used: {why}", path.display()))
 }
 
 impl Found {
@@ -159,17 +178,30 @@ impl Host {
         for name in kept.descriptors.keys() {
             self.keeper.remove(name);
         }
-        self.resume(fates, head.shutting_down);
+        let upgrade = head.upgrade.filter(|upgrade| {
+            let executed = upgrade.deaths == self.deaths;
+            if !executed && self.fallback.is_none() {
+                self.fallback =
+                    Some("it could not be executed, or ended at once; svd's own messages may say why".into());
+            }
+            executed
+        });
+        self.resume(fates, head.shutting_down, upgrade.as_ref().map(|upgrade| &*upgrade.from));
     }
 
-    fn resume(&mut self, fates: Vec<(WorkerId, WorkerState, Fate)>, shutting_down: bool) {
+    fn resume(&mut self, fates: Vec<(WorkerId, WorkerState, Fate)>, shutting_down: bool, from: Option<&str>) {
         let runs = fates.iter().filter(|(_, _, fate)| matches!(fate, Fate::Runs)).count();
         let ended = fates.len() - runs;
-        let text = format!(
-            "svd was killed, and goes on: {} taken over, {ended} ended meanwhile",
-            crate::config::counted(runs, "worker")
-        );
-        self.warn(None, &text);
+        let runs = crate::config::counted(runs, "worker");
+        match from {
+            Some(from) => {
+                let own = env!("CARGO_PKG_VERSION");
+                self.info(None, &format!("svd {own} goes on where {from} was: {runs} taken over"));
+            }
+            None => {
+                self.warn(None, &format!("svd was killed, and goes on: {runs} taken over, {ended} ended meanwhile"));
+            }
+        }
         for action in self.machine.resume() {
             self.execute(action);
         }

@@ -27,6 +27,9 @@ pub struct Args {
     /// Do without the process that starts svd again when it is killed, and keeps its sockets meanwhile
     #[arg(long)]
     pub no_guardian: bool,
+    /// Say by the exit code whether this version could take over what runs, and change nothing
+    #[arg(long, hide = true)]
+    pub trial: bool,
     /// Say more on stderr (or in svd.log)
     #[arg(short, long)]
     pub verbose: bool,

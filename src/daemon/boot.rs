@@ -12,6 +12,7 @@ use super::messages::Messages;
 use super::paths::Paths;
 use super::state::{Key, State};
 use super::store::Store;
+use super::upgrade::Successor;
 use super::{audit, pool, token, update};
 use crate::api::public;
 use crate::api::reply::Counters;
@@ -203,6 +204,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     };
     let mut host = Host::new(start);
     host.keeper.watch(&host.poll).map_err(|e| format!("cannot watch the guardian: {}", e.desc()))?;
+    (host.deaths, host.fallback) = (kept.deaths, kept.fallback.take());
     for why in trouble.into_iter().chain(unusable) {
         host.warn(None, &why);
     }
@@ -237,6 +239,9 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     if !within(STATE_END, save) {
         tracing::warn!("the state directory's disk hangs: what has changed last may be lost");
     }
+    if let Some(successor) = host.successor.take() {
+        return hand_over(host, &successor, open_files, log_thread);
+    }
     if host.finished {
         std::mem::replace(&mut host.state, State::new(paths.state_file())).remove();
         *keeper = Some(std::mem::take(&mut host.keeper));
@@ -247,11 +252,22 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         let _ = tree.remove();
     }
     drop(host);
-    // Writes what the pipes hold.
-    if !within(LOGS_END, move || log_thread.shutdown()) {
+    end_logs(log_thread);
+    result
+}
+
+/// Executes another program in this one's place. Should that fail, svd ends, and the guardian starts this version again.
+fn hand_over(mut host: Host, successor: &Successor, open_files: OpenFiles, logs: LogThread) -> Result<(), String> {
+    end_logs(logs);
+    let error = host.keeper.execute(successor.file.as_fd(), open_files);
+    Err(format!("cannot execute {}: {}", successor.path.display(), crate::sys::io_text(&error)))
+}
+
+/// Writes what the pipes hold.
+fn end_logs(thread: LogThread) {
+    if !within(LOGS_END, move || thread.shutdown()) {
         tracing::warn!("the log directory's disk hangs: the last output may be lost");
     }
-    result
 }
 
 /// Does a last piece of work, but does not wait for a disk that hangs: svd is to end. True: it is done.

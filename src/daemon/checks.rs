@@ -70,7 +70,7 @@ impl Host {
         let there = self.generations.contains_key(&check.generation);
         let program = program.and_then(|p| if there { Ok(p) } else { Err("its generation is gone".to_owned()) });
         match program.and_then(|program| self.spawn_check(&check, prepared, &program)) {
-            Ok(worker) => self.watch_check(check, worker),
+            Ok(worker) => self.watch_check(check.argv.join(" "), check.limit, check.done, worker),
             Err(why) => {
                 let _ = check.done.send(Err(why));
             }
@@ -100,23 +100,45 @@ impl Host {
         Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())
     }
 
-    fn watch_check(&mut self, check: Check, mut worker: Worker) {
+    /// Runs a program that is svd's own.
+    ///
+    /// # Errors
+    /// A sentence: it could not be started.
+    pub fn run_check(
+        &mut self,
+        prepared: Prepared,
+        what: String,
+        limit: Duration,
+        done: oneshot::Sender<Result<(), String>>,
+    ) -> Result<(), String> {
+        let name = format!("check.{}", self.last_check + 1);
+        let worker = Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())?;
+        self.watch_check(what, limit, done, worker);
+        Ok(())
+    }
+
+    fn watch_check(
+        &mut self,
+        what: String,
+        limit: Duration,
+        done: oneshot::Sender<Result<(), String>>,
+        mut worker: Worker,
+    ) {
         self.last_check += 1;
         let number = self.last_check;
         if let Some((fd, interest)) = worker.watch()
             && let Err(e) = self.poll.add(fd, interest, token::of_check(number))
         {
             let _ = worker.kill_tree();
-            let _ = check.done.send(Err(format!("cannot watch the command: {}", e.desc())));
+            let _ = done.send(Err(format!("cannot watch the command: {}", e.desc())));
             return;
         }
-        let (messages, limit) = (self.messages.clone(), check.limit);
+        let messages = self.messages.clone();
         let late = tokio::task::spawn_local(async move {
             tokio::time::sleep(limit).await;
             let _ = messages.send(Message::CheckLate(number)).await;
         });
-        let what = check.argv.join(" ");
-        let running = Running { worker, what, limit, done: Some(check.done), _late: super::unit::Task(late) };
+        let running = Running { worker, what, limit, done: Some(done), _late: super::unit::Task(late) };
         self.checks.insert(number, running);
     }
 

@@ -63,6 +63,7 @@ impl Host {
             Request::Logs(request) => self.answer_logs(request, reply),
             Request::Events(request) => self.follow_events(request, reply),
             Request::Update { dry_run } => self.update(dry_run, reply),
+            Request::Upgrade { binary } => self.upgrade(binary, reply),
             Request::Version => reply.ok(&self.version()),
             Request::Shutdown => {
                 self.shut_down();
@@ -79,6 +80,8 @@ impl Host {
             pid: self.keeper.pid(),
             since: rfc3339(self.since),
             since_seconds: SystemTime::now().duration_since(self.since).unwrap_or_default().as_secs(),
+            image: self.image(),
+            fallback: self.fallback.clone(),
             services: self.units.len() as u64,
             limitations: self.limitations.clone(),
         }

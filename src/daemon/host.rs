@@ -72,6 +72,16 @@ pub enum Message {
         prepared: Box<crate::sys::spawn::Prepared>,
         program: Result<std::path::PathBuf, String>,
     },
+    /// The file for an upgrade was looked at.
+    UpgradeFound {
+        found: Result<super::upgrade::Successor, String>,
+        reply: Box<Reply>,
+    },
+    /// It was tried.
+    UpgradeTried {
+        tried: Result<super::upgrade::Successor, String>,
+        reply: Box<Reply>,
+    },
     /// The limit of a check has passed.
     CheckLate(u64),
     /// The state file was written. With the answer to whoever waits for that.
@@ -142,6 +152,13 @@ pub struct Host {
     pub finished: bool,
     /// Of this machine (`random(4)`).
     pub boot: Box<str>,
+    /// A program is being tried, or executed next.
+    pub upgrading: bool,
+    pub successor: Option<super::upgrade::Successor>,
+    /// Why an older version runs than the one that was to.
+    pub fallback: Option<Box<str>>,
+    /// How often svd has died since the guardian began.
+    pub deaths: u32,
     /// What outlives this svd.
     pub keeper: Keeper,
     /// What the next svd is to know.
@@ -233,6 +250,10 @@ impl Host {
             last_policy: None,
             finished: false,
             boot: crate::sys::process::boot_id().unwrap_or_default().into(),
+            upgrading: false,
+            successor: None,
+            fallback: None,
+            deaths: 0,
             keeper: start.keeper,
             state: State::new(state_file),
             origin,
@@ -244,14 +265,19 @@ impl Host {
         Time(self.origin + u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX / 2))
     }
 
-    /// Runs until everything is stopped after a shutdown.
+    /// When this svd began, in nanoseconds of CLOCK_MONOTONIC.
+    pub fn origin(&self) -> u64 {
+        self.origin
+    }
+
+    /// Runs until everything is stopped after a shutdown, or another program is to take over.
     ///
     /// # Errors
     /// The kernel refuses to poll.
     pub async fn run(&mut self, mut inputs: Inputs) -> std::io::Result<()> {
         let epoll = self.poll.for_tokio()?;
         let mut ready = Vec::with_capacity(64);
-        while !self.finished {
+        while !self.finished && self.successor.is_none() {
             let deadline = self.next_deadline();
             tokio::select! {
                 guard = epoll.readable() => {
@@ -365,6 +391,8 @@ impl Host {
             Message::Explained { op, lines } => self.handle_explained(op, lines),
             Message::Check(check) => self.start_check(check),
             Message::CheckFound { check, prepared, program } => self.handle_check_found(check, *prepared, program),
+            Message::UpgradeFound { found, reply } => self.handle_upgrade_found(found, *reply),
+            Message::UpgradeTried { tried, reply } => self.handle_upgrade_tried(tried, *reply),
             Message::CheckLate(number) => self.end_late_check(number),
             Message::Saved { result, answer } => self.handle_saved(result, answer),
             Message::Owners { service, change, owners } => self.handle_owners(service, &change, owners),

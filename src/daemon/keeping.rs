@@ -59,6 +59,7 @@ impl Keeper {
             exits: kept.exits.into_iter().map(|ended| (ended.pid, ended.status)).collect(),
             guardian: Some(client.guardian()),
             deaths: kept.deaths,
+            fallback: kept.fallback.map(Into::into),
         })
     }
 
@@ -115,6 +116,17 @@ impl Keeper {
     pub fn pid(&self) -> u32 {
         let guardian = self.client.as_ref().map(Client::guardian).and_then(|pid| u32::try_from(pid).ok());
         guardian.unwrap_or_else(std::process::id)
+    }
+
+    pub fn is_there(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| !client.is_lost())
+    }
+
+    /// Executes the program in the place of this process. Returns only if that failed; then the guardian starts this
+    /// version again when svd has ended.
+    pub fn execute(&mut self, file: BorrowedFd<'_>, open_files: crate::sys::spawn::OpenFiles) -> io::Error {
+        let Some(client) = &mut self.client else { return io::ErrorKind::NotConnected.into() };
+        guardian::execute_successor(client, OPTIONS, file, open_files)
     }
 
     /// # Errors

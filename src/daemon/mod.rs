@@ -7,7 +7,7 @@
 //! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
-//! | [`guardian`], [`keeping`], [`state`], [`adopt`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
+//! | [`guardian`], [`keeping`], [`state`], [`adopt`], [`upgrade`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
 //! | [`guardian`] | svd's parent, which outlives it |
 //! | [`pool`] | threads for what may block |
 //! | [`logs`] | the log thread |
@@ -47,6 +47,7 @@ mod successor;
 mod token;
 mod unit;
 mod update;
+mod upgrade;
 mod workers;
 
 #[cfg(any(test, feature = "fuzz"))]
@@ -59,6 +60,15 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     guardian::resume(keeping::OPTIONS);
     let args = args::Args::parse();
+    if args.trial {
+        return match upgrade::trial(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("svd: {why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if args.daemon {
         return background::start(&args);
     }

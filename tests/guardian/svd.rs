@@ -179,7 +179,7 @@ impl Svd {
             ["exec"] => {
                 let (name, value) = self.client.across_exec().expect("kept");
                 let program = std::env::current_exe().expect("a path");
-                let error = Command::new(program).args(std::env::args_os().skip(1)).env(name, value).exec();
+                let error = Command::new(program).args(std::env::args_os().skip(1)).env(name, value.to_string()).exec();
                 return error.to_string();
             }
             _ => panic!("{words:?}"),

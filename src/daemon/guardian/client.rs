@@ -185,10 +185,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::end`], and `fcntl(2)`.
-    pub fn across_exec(&mut self) -> io::Result<(&'static str, String)> {
+    pub fn across_exec(&mut self) -> io::Result<(&'static str, std::os::fd::RawFd)> {
         self.flush_until(Instant::now() + LAST_WORDS)?;
         set_inherited(&self.socket, true)?;
-        Ok((GUARDED, self.socket.as_raw_fd().to_string()))
+        Ok((GUARDED, self.socket.as_raw_fd()))
     }
 
     /// This image goes on. Does not take back [`Client::executable`].

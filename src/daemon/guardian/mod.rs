@@ -58,7 +58,7 @@ pub use inherit::become_guardian;
 pub use protocol::NAME_MAX;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +124,38 @@ pub fn start(options: Options) -> io::Result<Client> {
             process::first(setup, child, ours)
         }
     }
+}
+
+/// Executes another program in the place of this svd, with the same arguments; it finds the guardian as this one did.
+/// Returns only if that failed; then this program is the one that the guardian starts next again.
+pub fn execute_successor(
+    client: &mut Client,
+    options: Options,
+    file: BorrowedFd<'_>,
+    open_files: crate::sys::spawn::OpenFiles,
+) -> io::Error {
+    match try_execute(client, options, file, open_files) {
+        Ok(never) => match never {},
+        Err(error) => {
+            // Best effort: the guardian gives up a program that does not come up.
+            let _ = client.exec_failed();
+            let _ = inherit::own_executable().and_then(|own| client.executable(own.as_fd()));
+            error
+        }
+    }
+}
+
+fn try_execute(
+    client: &mut Client,
+    options: Options,
+    file: BorrowedFd<'_>,
+    open_files: crate::sys::spawn::OpenFiles,
+) -> io::Result<std::convert::Infallible> {
+    client.executable(file)?;
+    let socket = client.across_exec()?;
+    let environment = inherit::environment(options, Some((socket.0, socket.1)))?;
+    open_files.lower()?;
+    inherit::execute(file, &environment)
 }
 
 /// Goes on as the guardian if svd executed itself to be it, and never returns then. To be called first in `main`: what is

@@ -23,6 +23,17 @@ pub struct Head {
     pub shutting_down: bool,
     pub daemon: Daemon,
     pub secret: Secret,
+    /// Another program is being executed in the place of this one.
+    #[serde(default)]
+    pub upgrade: Option<Upgrade>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Upgrade {
+    /// The version that ends.
+    pub from: Box<str>,
+    /// How often svd had died before: once more, and the program could not be executed.
+    pub deaths: u32,
 }
 
 impl Head {
@@ -34,6 +45,10 @@ impl Head {
             shutting_down: host.machine.is_shutting_down(),
             daemon: host.daemon.clone(),
             secret: host.secret.clone(),
+            upgrade: host
+                .successor
+                .is_some()
+                .then(|| Upgrade { from: env!("CARGO_PKG_VERSION").into(), deaths: host.deaths }),
         }
     }
 }

@@ -307,6 +307,13 @@ impl OpenFiles {
         Ok(OpenFiles { original_soft: soft, hard })
     }
 
+    /// Back to what this process was started with; what is open beyond it stays open. Before another program is executed in
+    /// its place.
+    pub fn lower(self) -> Result<(), Errno> {
+        use nix::sys::resource::{Resource, setrlimit};
+        setrlimit(Resource::RLIMIT_NOFILE, self.original_soft, self.hard)
+    }
+
     /// What a child gets: the soft limit that svd was started with, as a fresh login would have.
     pub fn for_children(self) -> Limit {
         Limit { resource: libc::RLIMIT_NOFILE, soft: self.original_soft, hard: None }

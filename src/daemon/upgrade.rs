@@ -1,0 +1,195 @@
+//! `svctl upgrade`: svd executes another program in its own place, which takes over what this one was doing.
+//!
+//! The pid, and with it the children, stay; what is open and must stay so is at the guardian. Everything else is as after a
+//! death of svd, so that there is one way to go on.
+
+use super::adopt;
+use super::args::Args;
+use super::host::{Host, Message};
+use super::paths::Paths;
+use super::pool::Lane;
+use super::state::Key;
+use crate::api::Reply;
+use crate::api::types::{ApiError, ErrorCode, Progress, UpgradeResult, rfc3339};
+use crate::sys::spawn::{Prepared, c_string};
+use std::fs::{File, Metadata};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use tokio::sync::oneshot;
+
+/// For the new program to say that it understands what this svd leaves.
+const TRIAL: Duration = Duration::from_secs(20);
+/// What a program says that can take over.
+const TRIAL_ARGUMENT: &str = "--trial";
+
+/// A program that was tried and is to be executed.
+#[derive(Debug)]
+pub struct Successor {
+    pub file: OwnedFd,
+    pub path: PathBuf,
+}
+
+impl Host {
+    /// Tries the program, and executes it when it understands what this svd leaves.
+    pub fn upgrade(&mut self, binary: Option<PathBuf>, reply: Reply) {
+        if self.upgrading {
+            let error = ApiError::new(ErrorCode::Conflict, "An upgrade is under way.".to_owned());
+            return reply.error(error.hint("Wait for it: `svctl version` says what runs."));
+        }
+        if !self.keeper.is_there() {
+            let text = "svd runs without a guardian, which would keep its sockets meanwhile.".to_owned();
+            return reply.error(
+                ApiError::new(ErrorCode::Unavailable, text)
+                    .hint("Stop svd and start the new version; the services go on."),
+            );
+        }
+        self.upgrading = true;
+        let (pool, messages) = (self.pool.clone(), self.messages.clone());
+        tokio::task::spawn_local(async move {
+            let found = pool.run(Lane::State, move || open(binary)).await;
+            let _ = messages.send(Message::UpgradeFound { found, reply: Box::new(reply) }).await;
+        });
+    }
+
+    pub fn handle_upgrade_found(&mut self, found: Result<Successor, String>, mut reply: Reply) {
+        let successor = match found {
+            Ok(successor) => successor,
+            Err(why) => return self.upgrade_refused(&why, reply),
+        };
+        let text = format!("{} is tried", successor.path.display());
+        let time = rfc3339(SystemTime::now());
+        reply.progress(&Progress { time, service: None, step: "trial".into(), message: text.into(), dropped: 0 });
+        self.write_state();
+        let (done, ended) = oneshot::channel();
+        if let Err(why) = self.try_out(&successor, done) {
+            return self.upgrade_refused(&why, reply);
+        }
+        let messages = self.messages.clone();
+        tokio::task::spawn_local(async move {
+            let tried = ended.await.unwrap_or_else(|_| Err("its trial was broken off".to_owned()));
+            let tried = tried.map(|()| successor);
+            let _ = messages.send(Message::UpgradeTried { tried, reply: Box::new(reply) }).await;
+        });
+    }
+
+    pub fn handle_upgrade_tried(&mut self, tried: Result<Successor, String>, reply: Reply) {
+        let successor = match tried {
+            Ok(successor) => successor,
+            Err(why) => {
+                let why = format!("the new program cannot take over: {why}");
+                return self.upgrade_refused(&why, reply);
+            }
+        };
+        let text = format!("executes {} in its own place", successor.path.display());
+        self.info(None, &text);
+        reply.ok(&UpgradeResult {
+            from: env!("CARGO_PKG_VERSION").into(),
+            image: self.image(),
+            binary: successor.path.display().to_string().into(),
+        });
+        // Whoever wakes up next knows that nobody was killed.
+        self.state.mark(Key::Head);
+        self.successor = Some(successor);
+    }
+
+    fn upgrade_refused(&mut self, why: &str, reply: Reply) {
+        self.upgrading = false;
+        let text = format!("svd is not upgraded: {why}.");
+        self.warn(None, &text);
+        reply.error(ApiError::new(ErrorCode::Failed, text).hint("Nothing was changed."));
+    }
+
+    /// Runs the program's own trial, as svd's user.
+    fn try_out(&mut self, successor: &Successor, done: oneshot::Sender<Result<(), String>>) -> Result<(), String> {
+        let nul = "its path has a NUL byte";
+        let mut argv = vec![successor.path.display().to_string()];
+        let Paths { config, run, state, log } = &self.around.paths;
+        for (name, path) in [("-c", config), ("--run-dir", run), ("--state-dir", state), ("--log-dir", log)] {
+            argv.extend([name.to_owned(), path.display().to_string()]);
+        }
+        argv.push(TRIAL_ARGUMENT.to_owned());
+        let arguments: Option<Vec<_>> = argv.iter().map(c_string).collect();
+        let program = c_string(&successor.path).ok_or(nul)?;
+        let mut prepared = Prepared::new(program, arguments.ok_or(nul)?);
+        prepared.environment = vec![c"PATH=/usr/bin:/bin".into()];
+        prepared.limits = vec![self.around.open_files];
+        self.run_check(prepared, argv.join(" "), TRIAL, done)
+    }
+
+    /// Tells this image of svd from all others.
+    pub fn image(&self) -> u64 {
+        self.origin()
+    }
+}
+
+/// The program to go on with: the named one, or the file that this one was started from, which may have been replaced.
+fn open(binary: Option<PathBuf>) -> Result<Successor, String> {
+    let path = match binary {
+        Some(path) => path,
+        None => own_path()?,
+    };
+    if !path.is_absolute() {
+        return Err(format!("{} is not an absolute path", path.display()));
+    }
+    // Through links, to what would be executed; each directory on the way decides on that.
+    let failed = |e: std::io::Error| format!("{} cannot be used: {}", path.display(), crate::sys::io_text(&e));
+    let real = path.canonicalize().map_err(failed)?;
+    for (path, dir) in [(&path, false), (&real, true)] {
+        check_ancestors(path.parent().filter(|_| !dir || path.is_absolute()).unwrap_or(Path::new("/")))?;
+    }
+    let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&real).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    if !meta.is_file() || meta.mode() & 0o111 == 0 {
+        return Err(format!("{} is not a program", real.display()));
+    }
+    only_ours(&real, &meta)?;
+    Ok(Successor { file: file.into(), path: real })
+}
+
+/// Of the file that runs, whether or not another one has its name by now.
+fn own_path() -> Result<PathBuf, String> {
+    let link = std::fs::read_link("/proc/self/exe").map_err(|e| format!("svd's own file is not known: {e}"))?;
+    let text = link.to_string_lossy();
+    Ok(PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text)))
+}
+
+fn check_ancestors(directory: &Path) -> Result<(), String> {
+    let mut path = PathBuf::from("/");
+    for component in directory.components().filter(|c| matches!(c, Component::Normal(_))) {
+        path.push(component);
+        let meta = std::fs::metadata(&path).map_err(|e| format!("{}: {}", path.display(), crate::sys::io_text(&e)))?;
+        // Others may make files in a sticky directory, but not replace ours.
+        if meta.mode() & 0o1000 == 0 || !is_ours(&meta) {
+            only_ours(&path, &meta)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_ours(meta: &Metadata) -> bool {
+    meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw()
+}
+
+/// What svd executes must not be anybody else's to change.
+fn only_ours(path: &Path, meta: &Metadata) -> Result<(), String> {
+    if !is_ours(meta) {
+        return Err(format!("{} belongs to user {}, who could change it", path.display(), meta.uid()));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(format!("{} may be written to by others (mode {:04o})", path.display(), meta.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+/// `--trial`: says whether this program would understand what runs. Changes nothing.
+///
+/// # Errors
+/// A sentence.
+pub fn trial(args: &Args) -> Result<(), String> {
+    if let Some(why) = crate::sys::kernel::Features::detect().fatal() {
+        return Err(why);
+    }
+    adopt::try_out(&args.paths().state_file())
+}
