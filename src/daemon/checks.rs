@@ -165,6 +165,7 @@ impl Host {
             let Some(running) = self.checks.get_mut(&number) else { return };
             match running.worker.handle_ready() {
                 Ok(Some(WorkerEvent::Exited { status, leftovers })) => {
+                    self.to_reap.extend(running.worker.take_unreaped());
                     let result = match status {
                         ExitStatus::Code(0) => Ok(()),
                         status => Err(format!("{} {status}", running.what)),

@@ -146,6 +146,8 @@ pub struct Host {
     pub updates: VecDeque<(bool, Reply)>,
     /// Of paths that others must not guess.
     pub secret: super::secret::Secret,
+    /// Children that have ended and whose end is told to the core: reaped when that is written down.
+    pub to_reap: Vec<i32>,
     /// SIGCHLD came.
     pub reap: bool,
     pub last_policy: Option<Rc<crate::core::Policy>>,
@@ -246,6 +248,7 @@ impl Host {
             trim_at: None,
             updates: VecDeque::new(),
             secret: super::secret::Secret::new(),
+            to_reap: Vec::new(),
             reap: false,
             last_policy: None,
             finished: false,
@@ -329,8 +332,17 @@ impl Host {
                 }
             }
             if !asked || !self.take_plans_back() {
-                return;
+                break;
             }
+        }
+        self.reap_recorded();
+    }
+
+    /// What has ended is reaped when its end is written down: had svd died before, the next one would have asked again.
+    fn reap_recorded(&mut self) {
+        for pid in self.to_reap.drain(..) {
+            // It is ours and was not reaped, so the number is its own.
+            let _ = crate::sys::process::reap(pid);
         }
     }
 

@@ -288,6 +288,8 @@ impl Host {
                 self.warn(service, text);
             }
             WorkerEvent::Exited { status, leftovers } => {
+                let ended = self.workers.get_mut(&id).and_then(|p| p.worker.take_unreaped());
+                self.to_reap.extend(ended);
                 self.started_ended(id, status, leftovers);
                 if leftovers {
                     self.rewatch(id);

@@ -137,6 +137,12 @@ impl PidFd {
         self.waitid(libc::WEXITED | libc::WNOHANG)
     }
 
+    /// How our child has ended, if it has; it stays to be reaped ([`reap`]), and its number stays its own until then.
+    /// `ECHILD`: it is not ours, or was reaped.
+    pub fn peek(&self) -> Result<Option<ExitStatus>, Errno> {
+        self.waitid(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+    }
+
     /// Waits for our child's end and reaps it. Blocks.
     pub fn wait(&self) -> Result<ExitStatus, Errno> {
         loop {

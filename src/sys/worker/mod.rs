@@ -44,6 +44,8 @@ pub enum WorkerEvent {
 pub struct Worker {
     keeper: Keeper,
     slot: Option<Slot>,
+    /// Our child has ended, which was told, and is to be reaped when that is written down.
+    unreaped: Option<i32>,
 }
 
 #[derive(Debug)]
@@ -126,6 +128,7 @@ impl Worker {
                         parent: Parent::Own,
                     },
                     slot: Some(child.slot),
+                    unreaped: None,
                 })
             }
             Containment::Stub(stub) => Worker::start_below_stub(spawner, prepared, *stub),
@@ -146,6 +149,7 @@ impl Worker {
                 gone: false,
             }),
             slot: Some(child.slot),
+            unreaped: None,
         })
     }
 
@@ -162,7 +166,11 @@ impl Worker {
         let tells = if Some(stat.parent) == guardian { Tells::Parent } else { Tells::Kernel };
         let parent = if own { Parent::Own } else { Parent::Other { tells, told: None } };
         let pidfd = Some(pidfd);
-        same.then_some(Worker { keeper: Keeper::Group { pidfd, group, stage: Stage::Running, parent }, slot: None })
+        same.then_some(Worker {
+            keeper: Keeper::Group { pidfd, group, stage: Stage::Running, parent },
+            slot: None,
+            unreaped: None,
+        })
     }
 
     /// How an adopted worker has ended, by its parent; [`Worker::handle_ready`] gives it.
@@ -197,8 +205,14 @@ impl Worker {
         let left = look_for_leftovers(&group)?;
         Ok(left.map(|events| {
             let (stage, parent) = (Stage::Leftovers(events), Parent::Other { tells: Tells::Nobody, told: None });
-            Worker { keeper: Keeper::Group { pidfd: None, group, stage, parent }, slot: None }
+            Worker { keeper: Keeper::Group { pidfd: None, group, stage, parent }, slot: None, unreaped: None }
         }))
+    }
+
+    /// Our child that has ended, once: whoever gets it reaps it ([`super::process::reap`]) when its end need not be found out
+    /// again, by another svd that would take over.
+    pub fn take_unreaped(&mut self) -> Option<i32> {
+        self.unreaped.take()
     }
 
     /// The name of its cgroup, for records.
@@ -338,7 +352,13 @@ impl Worker {
     /// The next event, without waiting.
     pub fn handle_ready(&mut self) -> io::Result<Option<WorkerEvent>> {
         match &mut self.keeper {
-            Keeper::Group { pidfd, group, stage, parent } => group_ready(pidfd.as_ref(), group, stage, *parent),
+            Keeper::Group { pidfd, group, stage, parent } => {
+                let event = group_ready(pidfd.as_ref(), group, stage, *parent)?;
+                if let (Some(WorkerEvent::Exited { .. }), Parent::Own) = (event, *parent) {
+                    self.unreaped = pidfd.as_ref().map(PidFd::pid);
+                }
+                Ok(event)
+            }
             Keeper::Stub(stub) => match stub.ready()? {
                 StubNews::Event(event) => Ok(Some(event)),
                 StubNews::Nothing => Ok(None),
@@ -388,14 +408,14 @@ fn group_ready(
         Stage::Gone => Ok(None),
         Stage::Running => {
             let status = match (pidfd, parent) {
-                (Some(pidfd), Parent::Own) => wait_for(pidfd)?,
+                (Some(pidfd), Parent::Own) => end_of(pidfd, PidFd::peek)?,
                 (Some(pidfd), Parent::Other { tells, told }) => exit_of_other(pidfd, tells, told),
                 (None, _) => None,
             };
             let Some(status) = status else {
                 return Ok(None);
             };
-            // From here on nothing may fail: the process is reaped, and this is the only time that its end is told.
+            // From here on nothing may fail: this is the only time that its end is told.
             let left = look_for_leftovers(group).unwrap_or_else(|_| {
                 // No descriptor is to be had, say: what may be left cannot be watched, so it must not go on.
                 let _ = group.kill();
@@ -437,7 +457,11 @@ fn exit_of_other(pidfd: &PidFd, tells: Tells, told: Option<ExitStatus>) -> Optio
 
 /// The end of the worker, whether it is our child or was adopted.
 fn wait_for(pidfd: &PidFd) -> io::Result<Option<ExitStatus>> {
-    match pidfd.try_wait() {
+    end_of(pidfd, PidFd::try_wait)
+}
+
+fn end_of(pidfd: &PidFd, ask: impl Fn(&PidFd) -> Result<Option<ExitStatus>, Errno>) -> io::Result<Option<ExitStatus>> {
+    match ask(pidfd) {
         Ok(status) => Ok(status),
         Err(Errno::ECHILD) if pidfd.has_ended() => Ok(Some(pidfd.foreign_exit().unwrap_or(ExitStatus::Unknown))),
         Err(Errno::ECHILD) => Ok(None),

@@ -122,6 +122,9 @@ fn statuses_and_own_pid() {
         assert_eq!(next_event(&mut worker), exited(9, false));
         assert!(worker.watch().is_none());
         assert_eq!(worker.handle_ready().expect("nothing"), None);
+        if let Some(pid) = worker.take_unreaped() {
+            assert!(matches!(crate::sys::process::reap(pid), Ok(Some(_))), "it is left to whoever has noted its end");
+        }
         assert_eq!(worker.signal(libc::SIGTERM), Ok(false), "it is reaped");
         worker.kill_tree().expect("nothing to kill");
         assert_eq!(worker.exec_failure(), None);
