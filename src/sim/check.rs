@@ -1,7 +1,7 @@
 //! The invariants, by the names that the design gives them.
 
 use super::world::World;
-use crate::core::{GenerationId, Phase, Role, SlotState, WorkerId};
+use crate::core::{GenerationId, Phase, Role, SlotState, WorkerId, WorkerState};
 
 impl World {
     /// After every event.
@@ -25,8 +25,19 @@ impl World {
                 }
             }
         }
-        for worker in self.processes.keys() {
-            assert!(self.machine.worker(*worker).is_some(), "I4: {worker:?} runs and nobody knows it");
+        for (id, process) in &self.processes {
+            let worker = self.machine.worker(*id);
+            assert!(worker.is_some(), "I4: {id:?} runs and nobody knows it");
+            let stopping = worker.is_some_and(|w| matches!(w.state, WorkerState::Stopping { .. }));
+            assert!(
+                !stopping || process.told || self.lost.contains(id),
+                "I5: {id:?} was to be stopped, and was not told"
+            );
+        }
+        for service in self.machine.services() {
+            let committed = service.committed().map(|g| g.id.number);
+            let open = self.committed.get(&service.id).copied();
+            assert!(committed.is_none() || committed == open, "I5: {committed:?} serves, and its gate is closed");
         }
         if let Some(at) = self.machine.next_timeout() {
             // A deadline in the past would spin. One that was passed over is due at the next tick, not before.
