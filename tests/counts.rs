@@ -272,3 +272,22 @@ fn a_jvm_reports_its_requests() {
     assert_eq!(seen["errors_5xx"], 2, "{seen}");
     assert!(seen["latency_ms"]["p50"].as_f64() > Some(0.0), "{seen}");
 }
+
+/// The socket stays, and so does the prefix; what was counted before is gone.
+#[test]
+fn counts_go_on_when_svd_was_killed_and_when_it_is_upgraded() {
+    let mut svd = Svd::new();
+    svd.service("says", &counted(&svd, "says", ""));
+    svd.start();
+    svd.wait_state("says", "running");
+    say(&svd, "says", "%requests:5|c");
+    wait_requests(&svd, "says", 5);
+    let killed = svd.pid();
+    svd.signal(nix::sys::signal::Signal::SIGKILL);
+    wait_until("another svd", PATIENCE, || svd.pid() != killed && svd.svctl(&["status"]).status.success());
+    say(&svd, "says", "%requests:3|c");
+    wait_requests(&svd, "says", 3);
+    svd.ok(&["upgrade"]);
+    say(&svd, "says", "%requests:2|c");
+    wait_requests(&svd, "says", 2);
+}

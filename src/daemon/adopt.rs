@@ -290,7 +290,13 @@ impl Host {
             statsd: record.statsd.map(Box::new),
             until_gone: Vec::new(),
         };
+        let statsd = made.statsd.as_deref().copied();
         self.generations.insert(id, Box::new(made));
+        if let Some(address) = statsd
+            && let Err(why) = self.resume_statsd_of(address, kept.descriptors.remove(super::statsd::KEPT))
+        {
+            self.warn(Some(id.service), &format!("is not counted any more: {why}"));
+        }
     }
 
     /// `None`: what it shared with svd is lost, as the guardian was killed as well. It goes on, and is not counted.

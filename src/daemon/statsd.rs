@@ -15,6 +15,7 @@ use crate::sys::poll::Interest;
 use crate::sys::socket::{DATAGRAM_MAX, Datagrams};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Bytes that may wait in the kernel, its own overhead included: some thousand small datagrams.
@@ -31,6 +32,9 @@ const FOREIGN: u32 = 50;
 const BYTES: usize = 512;
 /// How long a loss makes counts unreliable: as long as the last minute has anything of that time.
 const MINUTE_US: u64 = 65_000_000;
+
+/// The socket's name at the guardian.
+pub const KEPT: &str = "statsd";
 
 /// Since svd began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,6 +173,10 @@ impl Open {
     }
 }
 
+fn cannot_listen(why: &dyn std::fmt::Display) -> String {
+    format!("cannot listen for statsd on 127.0.0.1: {why}")
+}
+
 impl Host {
     /// An address for a generation that asked for one; the first opens the socket.
     ///
@@ -178,26 +186,53 @@ impl Host {
         // The key is the kernel's random bytes, which makes both halves unpredictable.
         let half = |which: u8| u128::from(self.secret.hash_one((which, "statsd", id.service.0, id.number)));
         let prefix = Prefix(half(0) << 64 | half(1));
-        let lost_before = self.statsd.numbers.lost;
-        let open = match &mut self.statsd.open {
-            Some(open) => open,
-            closed => {
-                let failed = |e: &dyn std::fmt::Display| format!("cannot listen for statsd on 127.0.0.1: {e}");
-                let socket = Datagrams::bind(BUFFER).map_err(|e| failed(&crate::sys::io_text(&e)))?;
-                self.poll.add(&socket, Interest::Read, token::STATSD).map_err(|e| failed(&e.desc()))?;
-                closed.insert(Open {
-                    socket,
-                    buffer: vec![0; DATAGRAM_MAX],
-                    generations: BTreeMap::new(),
-                    dropped: 0,
-                    period: Instant::now(),
-                    spent: 0,
-                    paused: None,
-                })
+        let port = match &self.statsd.open {
+            Some(open) => open.socket.port(),
+            None => {
+                let socket = Datagrams::bind(BUFFER).map_err(|e| cannot_listen(&crate::sys::io_text(&e)))?;
+                self.open_statsd(socket)?
             }
         };
-        open.generations.insert(prefix, Counted { tally: Tally::default(), lost_before });
-        Ok(Address { port: open.socket.port(), prefix })
+        let address = Address { port, prefix };
+        self.count_for(address);
+        Ok(address)
+    }
+
+    /// Goes on counting for a generation that was taken over, from nothing. `kept`: the socket, if this is the first such one.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn resume_statsd_of(&mut self, address: Address, kept: Option<OwnedFd>) -> Result<(), String> {
+        if self.statsd.open.is_none() {
+            let socket = kept.map(Datagrams::from_fd).unwrap_or_else(|| Datagrams::bind_to(address.port, BUFFER));
+            self.open_statsd(socket.map_err(|e| cannot_listen(&crate::sys::io_text(&e)))?)?;
+        }
+        self.count_for(address);
+        Ok(())
+    }
+
+    fn open_statsd(&mut self, socket: Datagrams) -> Result<u16, String> {
+        self.poll.add(&socket, Interest::Read, token::STATSD).map_err(|e| cannot_listen(&e.desc()))?;
+        self.keeper.store(KEPT, socket.as_fd());
+        let port = socket.port();
+        let dropped = socket.dropped().unwrap_or(0);
+        self.statsd.open = Some(Open {
+            socket,
+            buffer: vec![0; DATAGRAM_MAX],
+            generations: BTreeMap::new(),
+            dropped,
+            period: Instant::now(),
+            spent: 0,
+            paused: None,
+        });
+        Ok(port)
+    }
+
+    fn count_for(&mut self, address: Address) {
+        let lost_before = self.statsd.numbers.lost;
+        if let Some(open) = &mut self.statsd.open {
+            open.generations.insert(address.prefix, Counted { tally: Tally::default(), lost_before });
+        }
     }
 
     /// A generation is gone; with the last one the socket closes.
@@ -207,6 +242,7 @@ impl Host {
         if open.generations.is_empty()
             && let Some(open) = self.statsd.open.take()
         {
+            self.keeper.remove(KEPT);
             // Not in the set while it is paused.
             let _ = self.poll.delete(&open.socket);
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -20,11 +20,23 @@ impl Datagrams {
     /// A port of the kernel's choice. `buffer`: bytes that may wait; without the right to ask for as many
     /// (CAP_NET_ADMIN), up to `net.core.rmem_max` (`socket(7)`).
     pub fn bind(buffer: usize) -> io::Result<Datagrams> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Datagrams::bind_to(0, buffer)
+    }
+
+    /// As [`Datagrams::bind`], with this port.
+    pub fn bind_to(port: u16, buffer: usize) -> io::Result<Datagrams> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?;
         socket.set_nonblocking(true)?;
         if setsockopt(&socket, sockopt::RcvBufForce, &buffer).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &buffer)?;
         }
+        let port = socket.local_addr()?.port();
+        Ok(Datagrams { socket, port })
+    }
+
+    /// One that was kept by another process.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Datagrams> {
+        let socket = UdpSocket::from(fd);
         let port = socket.local_addr()?.port();
         Ok(Datagrams { socket, port })
     }
