@@ -9,7 +9,7 @@ use super::token;
 use super::unit::{Generation, Gunicorn, Plan, Process, Unit};
 use super::{launch, logs};
 use crate::config::spec::Service;
-use crate::core::{Event, Exit, GenerationId, Machine, Saved, ServiceId, WorkerId, WorkerState};
+use crate::core::{Action, Event, Exit, GenerationId, Machine, Saved, ServiceId, WorkerId, WorkerState};
 use crate::kinds::counters;
 use crate::sys::fifo;
 use crate::sys::poll::Interest;
@@ -203,7 +203,11 @@ impl Host {
             }
         }
         for action in self.machine.resume() {
-            self.execute(action);
+            let told = |worker, signal| self.workers.get(&worker).is_some_and(|p| p.signalled == Some(signal));
+            // Some take a second one for an order to hurry.
+            if !matches!(action, Action::Signal { worker, signal } if told(worker, signal)) {
+                self.execute(action);
+            }
         }
         for (id, state, fate) in fates {
             match fate {
@@ -425,6 +429,7 @@ impl Host {
             status: record.status.clone(),
             main,
             started_ended,
+            signalled: record.signalled,
             announced: None,
             watchdog: None,
             watchdog_every: record.watchdog_every,

@@ -30,6 +30,10 @@ impl Host {
             Action::Signal { worker, signal } => {
                 self.hurry_gated(worker);
                 self.signal_worker(worker, signal);
+                if let Some(process) = self.workers.get_mut(&worker) {
+                    process.signalled = Some(signal);
+                    self.state.mark(Key::Process(worker));
+                }
             }
             Action::SignalTree { worker, signal } => {
                 if let Some(process) = self.workers.get_mut(&worker)

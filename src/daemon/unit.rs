@@ -129,6 +129,8 @@ pub struct Process {
     pub main: Main,
     /// The process that svd has started has ended; others may be left.
     pub started_ended: bool,
+    /// The signal that told it to stop, if one has.
+    pub signalled: Option<i32>,
     /// By `RELOADING=1` and `STOPPING=1`.
     pub announced: Option<Announced>,
     /// When the next `WATCHDOG=1` must have come.

@@ -94,6 +94,7 @@ impl Host {
             status: None,
             main: Main::Started,
             started_ended: false,
+            signalled: None,
             announced: None,
             watchdog: None,
             watchdog_every: None,

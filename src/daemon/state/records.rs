@@ -152,6 +152,9 @@ pub struct ProcessRecord {
     pub named_ended: bool,
     pub status: Option<Box<str>>,
     pub watchdog_every: Option<Duration>,
+    /// The signal that told it to stop, if one has.
+    #[serde(default)]
+    pub signalled: Option<i32>,
 }
 
 impl ProcessRecord {
@@ -170,6 +173,7 @@ impl ProcessRecord {
             named_ended: matches!(process.main, Main::Ended),
             status: process.status.clone(),
             watchdog_every: process.watchdog_every,
+            signalled: process.signalled,
         }
     }
 }
