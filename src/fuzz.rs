@@ -21,12 +21,13 @@ use crate::kinds::tally::Tally;
 pub type Target = fn(&[u8]);
 
 /// Each target by the name of its program in `fuzz/targets` and its folder in `fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("config", config),
     ("control_request", control_request),
     ("notify_datagram", notify_datagram),
     ("statsd_datagram", statsd_datagram),
     ("state_file", state_file),
+    ("run_state", run_state),
 ];
 
 /// `==> NAME` begins a file; what follows is its text. `None` for a text that does not begin so.
@@ -168,6 +169,12 @@ pub const PREFIX: Prefix = Prefix(1);
 /// The file of what survives svd's end: set aside, or read such that what is written after it is read the same.
 pub fn state_file(input: &[u8]) {
     daemon::check_state(input);
+}
+
+/// A payload of the state file in the run directory, and the file itself: set aside, or a state machine that decides what may
+/// not have been done without a panic.
+pub fn run_state(input: &[u8]) {
+    daemon::check_run_state(input);
 }
 
 #[cfg(test)]

@@ -91,6 +91,11 @@ fn state_files_survive() {
     drive("state_file");
 }
 
+#[test]
+fn run_states_survive() {
+    drive("run_state");
+}
+
 /// Otherwise nothing but errors would be looked at.
 #[test]
 fn seeds_make_sense() {

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
+/// As many as can be asked for; a damaged record may say more.
+const MOST_SLOTS: u32 = 10_000;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     Stopped,
@@ -152,7 +155,7 @@ impl Service {
     }
 
     pub(super) fn slots(&self) -> u32 {
-        self.scale.unwrap_or(self.policy.instances)
+        self.scale.unwrap_or(self.policy.instances).min(MOST_SLOTS)
     }
 
     /// The state in a word. `workers`: the machine's table.

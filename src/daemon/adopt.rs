@@ -489,3 +489,20 @@ pub fn streams(spec: &Service) -> &'static [(&'static str, logs::Stream)] {
         &[("stdout", logs::Stream::Stdout), ("stderr", logs::Stream::Stderr)]
     }
 }
+
+/// The promise of [`crate::fuzz::run_state`].
+#[cfg(any(test, feature = "fuzz"))]
+pub fn check(input: &[u8]) {
+    let _ = file::parse(input);
+    let Ok(entries) = file::parse(&file::with_payload(input)) else { return };
+    let Ok(found) = Found::of(&entries) else { return };
+    let _ = found.groups();
+    let mut machine = Machine::restore(1, 0, crate::core::Time(1), found.saved);
+    let _ = machine.resume();
+    let workers: Vec<WorkerId> = machine.workers().keys().copied().collect();
+    for worker in workers {
+        let exited = Event::Exited { worker, exit: Exit::Unknown, leftovers: false, reason: None };
+        let _ = machine.handle(crate::core::Time(2), exited);
+    }
+    let _ = machine.handle(crate::core::Time(3), Event::Shutdown);
+}

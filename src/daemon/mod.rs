@@ -51,7 +51,7 @@ mod upgrade;
 mod workers;
 
 #[cfg(any(test, feature = "fuzz"))]
-pub use {notify::check as check_notify, store::check as check_state};
+pub use {adopt::check as check_run_state, notify::check as check_notify, store::check as check_state};
 
 use clap::Parser;
 use std::process::ExitCode;

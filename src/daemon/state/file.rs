@@ -178,6 +178,16 @@ pub fn parse(bytes: &[u8]) -> Result<Entries, Unusable> {
     if frames == 0 { Err(Unusable::Damaged) } else { Ok(entries) }
 }
 
+/// A file with this one payload.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn with_payload(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = FORMAT.to_vec();
+    bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
 /// The payload of the first frame, and what follows.
 fn frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<HEAD>()?;
