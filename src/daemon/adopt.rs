@@ -258,7 +258,7 @@ impl Host {
         let sockets: Option<Vec<Arc<OwnedFd>>> =
             numbers.map(|n| kept.descriptors.remove(kept::socket(id, n).as_str()).map(Arc::new)).collect();
         let plan = record.kept.and_then(|n| Some((n, Rc::clone(plans.get(&GenerationId { service: id, number: n })?))));
-        let name: Arc<str> = (*record.spec.name).into();
+        let name = Arc::clone(&record.spec.name);
         let unit = Unit {
             spec: record.spec,
             name,
@@ -272,7 +272,7 @@ impl Host {
             kept: plan,
         };
         self.configure_logs(&unit);
-        self.units.insert(id, unit);
+        self.units.insert(id, Box::new(unit));
     }
 
     /// One that was not prepared to its end is prepared again.
@@ -420,9 +420,9 @@ impl Host {
             generation: record.generation,
             slot: record.slot,
             pipes,
-            needs: BTreeSet::new(),
+            needs: Vec::new(),
             ready,
-            notify,
+            notify: notify.map(Box::new),
             ready_fd,
             watch: None,
             probes: Vec::new(),
@@ -467,7 +467,7 @@ impl Host {
                 },
             };
             let origin = logs::Attach {
-                service: Arc::from(&*spec.name),
+                service: Arc::clone(&spec.name),
                 generation: generation.number,
                 worker: slot,
                 stream: *stream,
