@@ -7,13 +7,15 @@ use crate::sys::process::ExitStatus;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// After the death of one that was up: something outside kills it, and the services are not to be alone for long.
+const LONGEST_DELAY_UP: Duration = Duration::from_millis(500);
 /// A svd that was up for so long has nothing to do with the deaths before it.
 const CALM: Duration = Duration::from_secs(10);
 /// A svd from a newer file that dies within this time, before it is up, speaks against the file.
 const EARLY: Duration = Duration::from_secs(5);
 const EARLY_DEATHS: u32 = 2;
 
-/// At once, then after 100 ms, doubling up to 5 s.
+/// At once, then after 100 ms, doubling up to 5 s; up to 500 ms for one that was up.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     delay: Duration,
@@ -25,7 +27,8 @@ impl Backoff {
         if up.is_some_and(|up| now.saturating_duration_since(up) >= CALM) {
             self.delay = Duration::ZERO;
         }
-        let delay = self.delay;
+        let longest = if up.is_some() { LONGEST_DELAY_UP } else { LONGEST_DELAY };
+        let delay = self.delay.min(longest);
         self.delay = (delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
         delay
     }
@@ -121,7 +124,7 @@ mod tests {
         let mut delays = |up| (0..9).map(|_| backoff.after_death(after(9), up).as_millis()).collect::<Vec<_>>();
         assert_eq!(delays(None), [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         // Up, but not for long enough.
-        assert_eq!(delays(Some(start)), [5000; 9]);
+        assert_eq!(delays(Some(start)), [500; 9]);
         assert_eq!(backoff.after_death(after(10), Some(start)), Duration::ZERO);
         assert_eq!(backoff.after_death(after(10), None), Duration::from_millis(100));
     }
