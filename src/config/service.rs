@@ -6,7 +6,6 @@ use super::section::{self, Item, Schema, Section};
 use super::source::{At, File, Problem, Span};
 use super::spec::{Service, Template};
 use super::{counts, health, logs, ready, reload, restart, sockets, stop, units};
-use std::sync::Arc;
 
 use toml::de::DeTable;
 
@@ -86,11 +85,11 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         environment_files: top.values("environment_files", |item| environment_file(item, &scope)),
         instances: kind::instances(&top),
         autostart: top.get("autostart", Item::boolean).unwrap_or(true),
-        ready: Arc::new(ready::decode(&top, &scope)),
-        health: health::decode(&top, &scope).map(Box::new),
+        ready: ready::decode(&top, &scope),
+        health: health::decode(&top, &scope),
         reload: reload::decode(&top, !listening.is_empty()),
         stop: stop::decode(&top, &scope),
-        restart: Arc::new(restart::decode(&top)),
+        restart: restart::decode(&top),
         logs: logs::decode(&top),
         counts: counts::decode(&top, &scope),
         sockets: listening,

@@ -15,7 +15,7 @@ impl OfService for Box<Service> {
     }
 }
 
-impl OfService for Box<Worker> {
+impl OfService for Worker {
     fn service(&self) -> ServiceId {
         self.generation.service
     }

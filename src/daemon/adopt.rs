@@ -7,7 +7,7 @@ use super::state::records::{GenerationRecord, GunicornRecord, Head, Identity, Pr
 use super::successor::Main;
 use super::token;
 use super::unit::{Generation, Gunicorn, Plan, Process, Unit};
-use super::{launch, logs};
+use super::{launch, logs, retake};
 use crate::config::spec::Service;
 use crate::core::{Action, Event, Exit, GenerationId, Machine, Saved, ServiceId, WorkerId, WorkerState};
 use crate::kinds::counters;
@@ -155,11 +155,15 @@ impl Host {
         self.machine = Machine::restore(fastrand::u64(..), self.store.last_worker(), self.now(), saved);
         let mut plans: BTreeMap<GenerationId, Rc<Plan>> = plans.into_iter().map(|(id, p)| (id, Rc::new(p))).collect();
         for (id, record) in units {
-            self.take_unit(id, record, &mut plans, &mut kept);
+            let workers = processes.values().filter(|p| p.generation.service == id);
+            self.take_unit(id, record, &mut plans, &mut kept, workers);
         }
         for (id, record) in generations {
             if let Some(plan) = plans.get(&id) {
-                self.take_generation(record, Rc::clone(plan), &mut kept);
+                // Only a process that is the recorded one.
+                let mut of_it = processes.values().filter(|p| p.generation == id).filter_map(|p| p.started);
+                let master = of_it.find(|i| process::start_time(i.pid) == Some(i.start_time)).map(|i| i.pid);
+                self.take_generation(record, Rc::clone(plan), &mut kept, master);
             }
         }
         let known: Vec<(WorkerId, WorkerState, bool)> =
@@ -247,23 +251,29 @@ impl Host {
         self.publish_directory();
     }
 
-    fn take_unit(
+    fn take_unit<'a>(
         &mut self,
         id: ServiceId,
         record: UnitRecord,
         plans: &mut BTreeMap<GenerationId, Rc<Plan>>,
         kept: &mut Kept,
+        workers: impl Iterator<Item = &'a ProcessRecord>,
     ) {
         let numbers = 0..record.spec.sockets.len();
         let sockets: Option<Vec<Arc<OwnedFd>>> =
             numbers.map(|n| kept.descriptors.remove(kept::socket(id, n).as_str()).map(Arc::new)).collect();
+        let retaken = || match &self.containment {
+            Containment::Cgroup(tree) => retake::sockets(&record, tree, workers),
+            Containment::Stub(_) => None,
+        };
+        let sockets = sockets.or_else(retaken).unwrap_or_default();
         let plan = record.kept.and_then(|n| Some((n, Rc::clone(plans.get(&GenerationId { service: id, number: n })?))));
-        let name = Arc::clone(&record.spec.name);
+        let name: Arc<str> = (*record.spec.name).into();
         let unit = Unit {
             spec: record.spec,
             name,
             // All or none: where they are lost, the next start binds them anew.
-            sockets: sockets.unwrap_or_default(),
+            sockets,
             enabled: record.enabled,
             drained: record.drained,
             removed: record.removed,
@@ -272,11 +282,12 @@ impl Host {
             kept: plan,
         };
         self.configure_logs(&unit);
-        self.units.insert(id, Box::new(unit));
+        self.units.insert(id, unit);
+        self.keep_sockets(id);
     }
 
     /// One that was not prepared to its end is prepared again.
-    fn take_generation(&mut self, record: GenerationRecord, plan: Rc<Plan>, kept: &mut Kept) {
+    fn take_generation(&mut self, record: GenerationRecord, plan: Rc<Plan>, kept: &mut Kept, master: Option<i32>) {
         let id = record.id;
         let known = self.machine.service(id.service).and_then(|s| s.generations.iter().find(|g| g.id == id));
         let Some(prepared) = known.map(|g| g.prepared) else { return };
@@ -284,7 +295,9 @@ impl Host {
             return;
         }
         let sockets = self.units.get(&id.service).map(|u| u.sockets.clone()).unwrap_or_default();
-        let gunicorn = record.gunicorn.and_then(|record| self.take_gunicorn(id, record, kept));
+        let gunicorn = record
+            .gunicorn
+            .and_then(|record| self.take_gunicorn(id, &record, kept).or_else(|| self.share_anew(id, &record, master)));
         let made = Generation {
             id,
             plan,
@@ -301,10 +314,11 @@ impl Host {
         {
             self.warn(Some(id.service), &format!("is not counted any more: {why}"));
         }
+        self.keep_generation(id);
     }
 
-    /// `None`: what it shared with svd is lost, as the guardian was killed as well. It goes on, and is not counted.
-    fn take_gunicorn(&mut self, id: GenerationId, record: GunicornRecord, kept: &mut Kept) -> Option<Gunicorn> {
+    /// `None`: what it shared with svd is lost, as the guardian was killed as well.
+    fn take_gunicorn(&mut self, id: GenerationId, record: &GunicornRecord, kept: &mut Kept) -> Option<Gunicorn> {
         let mut take = |what: &str| kept.descriptors.remove(kept::shared(id, what).as_str());
         let (gate, report, theirs, counters) = (take("gate")?, take("report")?, take("theirs")?, take("counters")?);
         let shared = counters.try_clone().ok()?;
@@ -323,11 +337,11 @@ impl Host {
             report,
             counters,
             inherited,
-            token: record.token,
+            token: record.token.clone(),
             workers: record.workers,
             timeout: record.timeout,
-            booted: record.booted,
-            ready: record.ready,
+            booted: record.booted.clone(),
+            ready: record.ready.clone(),
             target: record.target,
             scaling: None,
         })
@@ -342,7 +356,10 @@ impl Host {
         kept: &mut Kept,
     ) -> Fate {
         let exit = |identity: Option<Identity>, kept: &mut Kept| {
-            let status = identity.and_then(|i| kept.exits.remove(&i.pid));
+            let end = kept.descriptors.get(kept::of_worker(id, kept::END).as_str());
+            let end = end.filter(|_| record.started == identity).and_then(|fd| fd.try_clone().ok());
+            let of_kernel = |i: Identity| PidFd::from_parts(i.pid, end?).any_exit();
+            let status = identity.and_then(|i| kept.exits.remove(&i.pid).or_else(|| of_kernel(i)));
             status.map_or(Exit::Unknown, super::workers::exit_of)
         };
         let Containment::Cgroup(tree) = &self.containment else { return Fate::NeverRan };
@@ -413,16 +430,16 @@ impl Host {
             tracing::warn!("a notify socket cannot be watched: {}", e.desc());
         }
         let ready_fd = take("ready").map(File::from);
-        let readers = super::workers::PIPES.map(take);
-        let pipes = self.take_pipes(id, record.generation, record.slot, readers);
+        let readers = super::workers::PIPES.map(&mut take);
+        let end_is_kept = take(kept::END).is_some();
         let process = Process {
             worker,
             generation: record.generation,
             slot: record.slot,
-            pipes,
-            needs: Vec::new(),
+            pipes: [None, None],
+            needs: BTreeSet::new(),
             ready,
-            notify: notify.map(Box::new),
+            notify,
             ready_fd,
             watch: None,
             probes: Vec::new(),
@@ -435,6 +452,18 @@ impl Host {
             watchdog_every: record.watchdog_every,
         };
         self.workers.insert(id, Box::new(process));
+        if !ready {
+            // Before anything is read: the line may be in the pipe.
+            self.begin_log_watch(id);
+        }
+        let pipes = self.take_pipes(id, record.generation, record.slot, readers);
+        if let Some(process) = self.workers.get_mut(&id) {
+            process.pipes = pipes;
+        }
+        if !end_is_kept {
+            // The guardian is a new one: the one before it was killed together with svd.
+            self.keep_worker(id);
+        }
         if ready {
             self.feed_watchdog(id);
         }
@@ -467,7 +496,7 @@ impl Host {
                 },
             };
             let origin = logs::Attach {
-                service: Arc::clone(&spec.name),
+                service: Arc::from(&*spec.name),
                 generation: generation.number,
                 worker: slot,
                 stream: *stream,

@@ -188,7 +188,7 @@ impl Host {
     }
 
     /// What svd shares with a gunicorn generation: gate, report, counters.
-    fn share(&mut self, id: GenerationId) -> Result<Gunicorn, String> {
+    pub fn share(&mut self, id: GenerationId) -> Result<Gunicorn, String> {
         let text = |what: &str, e: Errno| format!("cannot make the {what}: {}", e.desc());
         let gate = socket::Gate::new().map_err(|e| text("gate", e))?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

@@ -3,6 +3,7 @@
 use super::adopt::Kept;
 use super::guardian::{self, Client, Ended};
 use super::host::Host;
+use super::state::Key;
 use super::state::records::kept;
 use super::token;
 use super::unit::Generation;
@@ -209,7 +210,7 @@ impl Host {
         for (id, process) in &self.workers {
             let notify = process.notify.as_ref().map(AsFd::as_fd);
             let ready = process.ready_fd.as_ref().map(AsFd::as_fd);
-            for (what, fd) in [("notify", notify), ("ready", ready)] {
+            for (what, fd) in [("notify", notify), ("ready", ready), (kept::END, process.worker.process())] {
                 descriptors.extend(fd.map(|fd| (kept::of_worker(*id, what), fd)));
             }
         }
@@ -221,6 +222,7 @@ impl Host {
     }
 
     pub fn keep_sockets(&mut self, service: ServiceId) {
+        self.state.mark(Key::Unit(service));
         let Some(unit) = self.units.get(&service) else { return };
         for (n, fd) in (0..).zip(&unit.sockets) {
             self.keeper.store(&kept::socket(service, n), fd.as_fd());

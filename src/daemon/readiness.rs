@@ -44,14 +44,14 @@ impl Host {
             needs.push(Need::Delay);
         }
         if let Some(process) = self.workers.get_mut(&id) {
-            process.needs = needs;
+            process.needs = needs.iter().copied().collect();
         }
         if let Some(delay) = delay {
             self.begin_delay(id, delay);
         }
         for (n, by) in (0..).zip(&spec.ready.by) {
             match by {
-                ReadyBy::Log(text) => self.begin_log_watch(id, generation, slot, text),
+                ReadyBy::Log(_) => self.begin_log_watch(id),
                 ReadyBy::Descriptor => self.begin_descriptor(id),
                 ReadyBy::Http(_) | ReadyBy::Tcp(_) | ReadyBy::Command(_) if need_of(n, by, &spec) == Need::Probe(n) => {
                     self.begin_probe(id, generation, slot, n, by);
@@ -67,8 +67,17 @@ impl Host {
         self.alarms.insert((at, id, Alarm::Delay));
     }
 
-    fn begin_log_watch(&mut self, id: WorkerId, generation: GenerationId, slot: u32, text: &str) {
-        let Some(unit) = self.units.get(&generation.service) else { return };
+    /// Unless that has begun.
+    pub fn begin_log_watch(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get(&id).filter(|p| p.watch.is_none()) else { return };
+        let (generation, slot) = (process.generation, process.slot);
+        let Some(made) = self.generations.get(&generation) else { return };
+        let spec = Arc::clone(&made.plan.spec);
+        let text = spec.ready.by.iter().find_map(|by| match by {
+            ReadyBy::Log(text) => Some(text),
+            _ => None,
+        });
+        let (Some(text), Some(unit)) = (text, self.units.get(&generation.service)) else { return };
         let watch = self.logs.watch(Arc::clone(&unit.name), generation.number, Some(slot), text.as_bytes());
         match (watch, self.workers.get_mut(&id)) {
             (Ok(watch), Some(process)) => process.watch = Some(watch),

@@ -118,9 +118,9 @@ pub struct Process {
     /// Of stdout (or both), and of stderr.
     pub pipes: [Option<PipeId>; 2],
     /// What readiness still waits for; empty: ready.
-    pub needs: Vec<Need>,
+    pub needs: BTreeSet<Need>,
     pub ready: bool,
-    pub notify: Option<Box<NotifySocket>>,
+    pub notify: Option<NotifySocket>,
     pub ready_fd: Option<File>,
     pub watch: Option<WatchId>,
     pub probes: Vec<Task>,
@@ -175,8 +175,7 @@ impl Drop for Task {
     }
 }
 
-/// Boxed: a tree keeps its nodes half empty.
-pub type Units = BTreeMap<crate::core::ServiceId, Box<Unit>>;
+pub type Units = BTreeMap<crate::core::ServiceId, Unit>;
 
 impl crate::kinds::counters::Words for SharedWords {
     fn count(&self) -> usize {

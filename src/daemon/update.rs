@@ -13,7 +13,6 @@ use crate::config::{self, Diagnostics};
 use crate::core::{self, Event, OpId, Policy, ServiceId, Setup};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Updates that wait.
 const UPDATES: usize = 64;
@@ -57,7 +56,7 @@ impl Host {
     fn configuration(&self) -> Config {
         // One that is on its way out is not there any more: its file may come back before it has stopped.
         let services =
-            self.units.values().filter(|u| !u.removed).map(|u| ((&*u.name).into(), Arc::clone(&u.spec))).collect();
+            self.units.values().filter(|u| !u.removed).map(|u| (u.spec.name.clone(), Arc::clone(&u.spec))).collect();
         Config { daemon: self.daemon.clone(), services, warnings: Vec::new() }
     }
 
@@ -138,7 +137,7 @@ impl Host {
         }
         self.tell(Event::Configure { add, change, remove });
         self.publish_directory();
-        self.trim.wanted(Instant::now());
+        self.trim_soon();
     }
 
     fn op(&mut self, call: Option<u64>, id: ServiceId, name: &str, done: &'static str) -> Option<OpId> {
@@ -148,7 +147,7 @@ impl Host {
     fn add(&mut self, spec: &Arc<Service>, call: Option<u64>) -> Setup {
         self.last_service += 1;
         let service = ServiceId(self.last_service);
-        let name = Arc::clone(&spec.name);
+        let name: Arc<str> = (*spec.name).into();
         let enabled = self.store.enabled(&name, spec.autostart);
         let unit = Unit {
             spec: Arc::clone(spec),
@@ -162,7 +161,7 @@ impl Host {
             kept: None,
         };
         self.configure_logs(&unit);
-        self.units.insert(service, Box::new(unit));
+        self.units.insert(service, unit);
         self.state.mark(Key::Head);
         self.state.mark(Key::Unit(service));
         let op = if enabled { self.op(call, service, &name, "started") } else { None };
@@ -237,7 +236,7 @@ impl Host {
 }
 
 pub fn directory(machine: &core::Machine, daemon: &crate::config::spec::Daemon) -> Directory {
-    let mut names: Vec<Box<str>> = machine.services().map(|s| (&*s.name).into()).collect();
+    let mut names: Vec<Box<str>> = machine.services().map(|s| s.name.clone()).collect();
     names.sort_unstable();
     // One may be on its way out while its successor is there.
     names.dedup();

@@ -14,6 +14,7 @@ use crate::sys::process::{self, ExitStatus};
 use crate::sys::worker::{Tells, Worker, WorkerEvent};
 use crate::sys::{fifo, socket};
 use nix::errno::Errno;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -84,9 +85,9 @@ impl Host {
             generation,
             slot,
             pipes,
-            needs: Vec::new(),
+            needs: BTreeSet::new(),
             ready: false,
-            notify: notify.map(|(_, socket)| Box::new(socket)),
+            notify: notify.map(|(_, socket)| socket),
             ready_fd: ready_ours,
             watch: None,
             probes: Vec::new(),
@@ -109,11 +110,11 @@ impl Host {
     }
 
     /// What the next svd could not open again.
-    fn keep_worker(&mut self, id: WorkerId) {
+    pub fn keep_worker(&mut self, id: WorkerId) {
         let Some(process) = self.workers.get(&id) else { return };
         let notify = process.notify.as_ref().map(AsFd::as_fd);
         let ready = process.ready_fd.as_ref().map(AsFd::as_fd);
-        for (what, fd) in [("notify", notify), ("ready", ready)] {
+        for (what, fd) in [("notify", notify), ("ready", ready), (kept::END, process.worker.process())] {
             if let Some(fd) = fd {
                 self.keeper.store(&kept::of_worker(id, what), fd);
             }
@@ -316,8 +317,8 @@ impl Host {
     /// The main process has ended, and with it the worker.
     pub fn ended(&mut self, id: WorkerId, status: ExitStatus, leftovers: bool) {
         let Some(process) = self.workers.get_mut(&id) else { return };
-        process.probes = Vec::new();
-        process.needs = Vec::new();
+        process.probes.clear();
+        process.needs.clear();
         let generation = process.generation;
         self.scaling_ended(generation);
         self.requests_died(generation, id);
@@ -338,7 +339,8 @@ impl Host {
             // Best effort: the log thread closes it at its end of file as well.
             let _ = self.logs.detach(pipe);
         }
-        for (what, there) in [("notify", process.notify.is_some()), ("ready", process.ready_fd.is_some())] {
+        let (notify, ready) = (process.notify.is_some(), process.ready_fd.is_some());
+        for (what, there) in [("notify", notify), ("ready", ready), (kept::END, true)] {
             if there {
                 self.let_worker_go(id, what);
             }
@@ -418,11 +420,9 @@ impl Host {
     /// Told by a probe, a message, a descriptor: one thing less to wait for.
     pub fn satisfied(&mut self, id: WorkerId, need: Need) {
         let Some(process) = self.workers.get_mut(&id) else { return };
-        let before = process.needs.len();
-        process.needs.retain(|other| *other != need);
-        if process.needs.is_empty() && before > 0 && !process.ready {
+        if process.needs.remove(&need) && process.needs.is_empty() && !process.ready {
             process.ready = true;
-            (process.needs, process.probes) = (Vec::new(), Vec::new());
+            process.probes.clear();
             self.feed_watchdog(id);
             self.tell(Event::Ready { worker: id });
         }

@@ -6,7 +6,6 @@ use crate::core::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Something that may happen next.
@@ -45,8 +44,6 @@ pub(super) struct Process {
     pub told: bool,
     pub killed: bool,
     pub ready: bool,
-    /// The machine was told that it should not go on.
-    pub unfit: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -120,14 +117,14 @@ impl World {
             ready_timeout: Duration::from_secs(60),
             stop_signal: libc::SIGTERM,
             grace: Duration::from_secs(10),
-            restart: Arc::new(Restart {
+            restart: Restart {
                 policy: RestartPolicy::Always,
                 delay: Duration::from_millis(100),
                 max_delay: Duration::from_secs(30),
                 settled: Duration::from_secs(2),
                 limit: Limit { failures: 3, within: Duration::from_secs(300), then: Some(Duration::from_secs(300)) },
                 success: vec![],
-            }),
+            },
             health_restarts: true,
             after: vec![],
             requires: vec![],
@@ -256,21 +253,13 @@ impl World {
             }
             Choice::Spawned(worker, good) => self.spawned(worker, good),
             Choice::Ready(worker) => {
-                // Where svd dies before it has heard, a probe passes once more.
-                let heard = self.death != Some(0);
                 if let Some(process) = self.processes.get_mut(&worker) {
-                    process.ready = heard;
+                    process.ready = true;
                 }
                 self.feed(Event::Ready { worker });
             }
-            Choice::Unfit(worker) => {
-                self.unfit(worker);
-                self.feed(Event::Unfit { worker, reason: "failed its probe".into() });
-            }
-            Choice::Hung(worker) => {
-                self.unfit(worker);
-                self.feed(Event::Hung { worker, reason: "missed its watchdog".into() });
-            }
+            Choice::Unfit(worker) => self.feed(Event::Unfit { worker, reason: "failed its probe".into() }),
+            Choice::Hung(worker) => self.feed(Event::Hung { worker, reason: "missed its watchdog".into() }),
             Choice::Exit(worker, exit, others) => self.exit(worker, exit, others),
             Choice::Empty(worker) => {
                 self.end(worker);
@@ -288,12 +277,6 @@ impl World {
                 self.shutting_down = true;
                 self.feed(Event::Shutdown);
             }
-        }
-    }
-
-    fn unfit(&mut self, worker: WorkerId) {
-        if let Some(process) = self.processes.get_mut(&worker) {
-            process.unfit = true;
         }
     }
 
@@ -353,16 +336,8 @@ impl World {
             Action::Spawn { worker, generation, slot, committed } => {
                 self.check_spawn(worker, generation, slot, committed);
                 let started = self.now;
-                let process = Process {
-                    generation,
-                    slot,
-                    started,
-                    main: true,
-                    told: false,
-                    killed: false,
-                    ready: false,
-                    unfit: false,
-                };
+                let process =
+                    Process { generation, slot, started, main: true, told: false, killed: false, ready: false };
                 self.processes.insert(worker, process);
                 self.spawning.insert(worker);
             }

@@ -89,7 +89,8 @@ pub struct PidFd {
 }
 
 impl PidFd {
-    pub(super) fn from_parts(pid: i32, fd: OwnedFd) -> PidFd {
+    /// A pidfd that came from elsewhere, and the pid that its process had.
+    pub fn from_parts(pid: i32, fd: OwnedFd) -> PidFd {
         PidFd { fd, pid }
     }
 
@@ -157,6 +158,15 @@ impl PidFd {
     fn waitid(&self, flags: i32) -> Result<Option<ExitStatus>, Errno> {
         let info = waitid(libc::P_PIDFD, self.fd.as_raw_fd() as libc::id_t, flags)?;
         Ok(info.map(|info| ExitStatus::from_siginfo(&info)))
+    }
+
+    /// A copy of a descriptor of that process (`pidfd_getfd(2)`, Linux 5.6), close-on-exec. `EPERM` without the rights to
+    /// trace it, `EBADF` if it has none of that number.
+    pub fn take_copy(&self, number: i32) -> Result<OwnedFd, Errno> {
+        // SAFETY: numbers only.
+        let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.fd.as_raw_fd(), number, 0) })?;
+        // SAFETY: a new descriptor that nobody else knows.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
     }
 
     /// Whether the process has ended, whosever child it is; reaps nothing.
@@ -308,6 +318,15 @@ impl ProcStat {
 /// The start time of a process in clock ticks since boot.
 pub fn start_time(pid: i32) -> Option<u64> {
     ProcStat::read(pid).map(|stat| stat.start_time)
+}
+
+/// The numbers of its descriptors that are sockets; none where we may not look.
+pub fn sockets_of(pid: i32) -> Vec<i32> {
+    let is_socket = |path: &std::path::Path| {
+        std::fs::read_link(path).is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
+    };
+    let all = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    all.filter(|fd| is_socket(&fd.path())).filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// All processes of this host that we may see.

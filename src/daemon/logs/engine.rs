@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,13 +20,12 @@ use super::service::{FOLLOWERS_MAX, Pipe, Service, Tools, Urgency, WATCHES_MAX};
 use super::signal::Signal;
 use super::sink::{Env, Sink};
 use crate::config::spec::{LogFormat, Logs, Stderr};
-use crate::sys::memory::Pages;
 
 /// Events of one wait; more wait for the next.
 const EVENTS: usize = 64;
 
 /// The one buffer of the thread: what a pipe held back goes in front, what it has now behind.
-const BUFFER: NonZeroUsize = NonZeroUsize::new(128 * 1024).expect("not zero");
+const BUFFER: usize = 128 * 1024;
 
 /// The token of the command queue; pipes count from 1.
 const WAKE: u64 = 0;
@@ -58,7 +56,7 @@ pub(super) struct Engine {
     last_limits: Arc<Logs>,
     pub(super) pipes: BTreeMap<PipeId, Pipe>,
     pub(super) timers: BTreeSet<(Instant, Timer)>,
-    pub(super) buffer: Pages,
+    pub(super) buffer: Vec<u8>,
     pub(super) scratch: Vec<u8>,
     pub(super) pace: Pace,
     /// Pipes with a raised capacity.
@@ -97,7 +95,7 @@ impl Engine {
             last_limits: Arc::new(default_limits()),
             pipes: BTreeMap::new(),
             timers: BTreeSet::new(),
-            buffer: Pages::map(BUFFER)?,
+            buffer: vec![0; BUFFER],
             scratch: Vec::new(),
             pace: Pace::default(),
             grown: 0,

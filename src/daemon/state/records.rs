@@ -63,6 +63,9 @@ pub struct UnitRecord {
     pub scaled: Option<u32>,
     /// The generation whose plan is kept for [`crate::core::Source::Again`].
     pub kept: Option<u64>,
+    /// Of its sockets (`SO_COOKIE`), once they are open.
+    #[serde(default)]
+    pub cookies: Vec<u64>,
 }
 
 impl UnitRecord {
@@ -74,6 +77,7 @@ impl UnitRecord {
             drained: unit.drained,
             scaled: unit.scaled,
             kept: unit.kept.as_ref().map(|(number, _)| *number),
+            cookies: unit.sockets.iter().filter_map(|fd| crate::sys::socket::cookie(fd).ok()).collect(),
         }
     }
 }
@@ -192,7 +196,11 @@ pub mod kept {
         format!("{what}/{}.{}", generation.service.0, generation.number)
     }
 
-    /// `what`: notify, ready, or the number of a pipe.
+    /// A worker's pidfd. The kernel tells by it how the worker has ended, also when the guardian was not its parent: an
+    /// earlier guardian was, and died.
+    pub const END: &str = "end";
+
+    /// `what`: notify, ready, [`END`], or the number of a pipe.
     pub fn of_worker(worker: WorkerId, what: &str) -> String {
         format!("{what}/{}", worker.0)
     }

@@ -248,6 +248,11 @@ impl Worker {
         !reaped && self.child_pid() == Some(pid)
     }
 
+    /// The worker's process, once it is known: what tells of its end.
+    pub fn process(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd().map(AsFd::as_fd)
+    }
+
     /// Where the worker's cgroup is, for records.
     pub fn cgroup(&self) -> Option<PathBuf> {
         match &self.keeper {
@@ -452,7 +457,8 @@ fn exit_of_other(pidfd: &PidFd, tells: Tells, told: Option<ExitStatus>) -> Optio
     if !pidfd.has_ended() {
         return None;
     }
-    told.or_else(|| pidfd.foreign_exit()).or_else(|| (tells == Tells::Nobody).then_some(ExitStatus::Unknown))
+    let last = || (tells == Tells::Nobody).then(|| pidfd.any_exit().unwrap_or(ExitStatus::Unknown));
+    told.or_else(|| pidfd.foreign_exit()).or_else(last)
 }
 
 /// The end of the worker, whether it is our child or was adopted.

@@ -1,0 +1,102 @@
+//! What only the workers hold any more, as svd and its guardian were both killed: taken back from them.
+
+use super::host::Host;
+use super::state::records::{GunicornRecord, ProcessRecord, UnitRecord};
+use super::unit::Gunicorn;
+use crate::core::GenerationId;
+use crate::kinds::counters;
+use crate::sys::cgroup::Tree;
+use crate::sys::process::{self, PidFd};
+use crate::sys::socket::{self, Gate, SharedWords};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// The sockets that the record names, in its order; `None` unless all of them are found.
+///
+/// Looks into the processes of the workers' control groups, so into nobody else's. Needs the rights of ptrace(2) over them,
+/// and `pidfd_getfd(2)`, Linux 5.6.
+pub fn sockets<'a>(
+    record: &UnitRecord,
+    tree: &Arc<Tree>,
+    workers: impl Iterator<Item = &'a ProcessRecord>,
+) -> Option<Vec<Arc<OwnedFd>>> {
+    let mut found: Vec<Option<OwnedFd>> = record.cookies.iter().map(|_| None).collect();
+    if found.is_empty() || found.len() != record.spec.sockets.len() {
+        return None;
+    }
+    let groups = workers.filter_map(|worker| tree.existing_group(worker.group.as_deref()?));
+    for pid in groups.flat_map(|group| group.procs().unwrap_or_default()) {
+        look(pid, &record.cookies, &mut found);
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    found.into_iter().map(|fd| fd.map(Arc::new)).collect()
+}
+
+/// What one process has of them. That it is the right process does not matter: the sockets are told apart by their cookies.
+fn look(pid: i32, cookies: &[u64], found: &mut [Option<OwnedFd>]) {
+    let Ok(process) = PidFd::open(pid) else { return };
+    for number in process::sockets_of(pid) {
+        let Ok(fd) = process.take_copy(number) else { continue };
+        let Ok(cookie) = socket::cookie(&fd) else { continue };
+        let at = cookies.iter().position(|c| *c == cookie).filter(|_| socket::is_listening(&fd));
+        if let Some(at) = at.and_then(|at| found.get_mut(at)) {
+            at.get_or_insert(fd);
+        }
+    }
+}
+
+impl Host {
+    /// What a gunicorn generation and svd shared. Gate and counters are those of the running master, where they are to be had;
+    /// its reports are lost, and the next master gets new ways for all of them.
+    pub fn share_anew(&mut self, id: GenerationId, record: &GunicornRecord, master: Option<i32>) -> Option<Gunicorn> {
+        let shared = self.share(id).map_err(|why| self.warn(Some(id.service), &why)).ok()?;
+        let mut made = Gunicorn {
+            committed: record.committed,
+            token: record.token.clone(),
+            workers: record.workers,
+            timeout: record.timeout,
+            booted: record.booted.clone(),
+            ready: record.ready.clone(),
+            target: record.target,
+            ..shared
+        };
+        let gate = master.and_then(|pid| inherited(pid, "AIRDOCK_GATE", "anon_inode:[eventfd]"));
+        let counted = master.and_then(|pid| inherited(pid, "AIRDOCK_COUNTERS", "/memfd:airdock-counters"));
+        match gate.and_then(|gate| Some((gate.try_clone().ok()?, gate))) {
+            Some((copy, gate)) => {
+                made.inherited[0].1 = Arc::new(copy);
+                made.gate = Gate::from_fd(gate);
+            }
+            // Nothing can let them answer any more: as if none had booted, and their time runs out.
+            None => drop(std::mem::take(&mut made.ready)),
+        }
+        let counted = counted.and_then(|fd| Some((fd.try_clone().ok()?, fd)));
+        if let Some((copy, fd)) = counted
+            && let Ok(words) = SharedWords::from_fd(fd, counters::SIZE_BYTES / 8)
+        {
+            made.inherited[2].1 = Arc::new(copy);
+            made.counters = words;
+        } else {
+            self.warn(Some(id.service), "what it counts is not seen until a reload: svd and its guardian were killed");
+        }
+        if made.committed
+            && let Err(e) = made.gate.open()
+        {
+            self.warn(Some(id.service), &format!("its gate cannot be opened: {}", e.desc()));
+        }
+        Some(made)
+    }
+}
+
+/// The descriptor whose number a process found in its environment, if it is what it should be.
+fn inherited(pid: i32, variable: &str, target: &str) -> Option<OwnedFd> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value =
+        environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(variable.as_bytes())?.strip_prefix(b"="));
+    let number: i32 = std::str::from_utf8(value?).ok()?.parse().ok()?;
+    let fd = PidFd::open(pid).ok()?.take_copy(number).ok()?;
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+    link.as_os_str().as_encoded_bytes().starts_with(target.as_bytes()).then_some(fd)
+}
