@@ -1,13 +1,14 @@
 //! An svd of a test's own, in a temporary directory.
 
 use super::leftovers::{Belongings, describe};
-use super::{App, PATIENCE, finish, free_port, http_get, run_limited, wait_for};
-use airdock::sys::process::{ProcStat, all_pids};
+use super::{App, PATIENCE, finish, free_port, http_get, run_limited, wait_for, wait_until};
+use airdock::sys::process::{PidFd, ProcStat, all_pids};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -21,7 +22,7 @@ const STOP: Duration = Duration::from_secs(40);
 /// Configured with [`Svd::service`], then started. Dropped, it is told to stop, and nothing of it may be left.
 pub struct Svd {
     dir: TempDir,
-    child: Option<Child>,
+    child: Option<Guardian>,
     pub belongings: Belongings,
     /// Where `/health` and `/metrics` are.
     pub public: SocketAddr,
@@ -92,9 +93,9 @@ impl Svd {
         assert!(self.child.is_none(), "svd runs already");
         let log = File::options().create(true).append(true).open(self.path("svd.stderr")).expect("svd's stderr");
         let log_too = log.try_clone().expect("svd's stderr");
-        self.child = Some(command.stdout(log).stderr(log_too).spawn().expect("starting svd"));
+        self.child = Some(Guardian::Child(command.stdout(log).stderr(log_too).spawn().expect("starting svd")));
         wait_for("svd's control socket answers", PATIENCE, || {
-            let ended = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten());
+            let ended = self.child.as_mut().and_then(Guardian::try_wait);
             assert!(ended.is_none(), "svd ended ({ended:?}) and said:\n{}", self.said());
             let socket = self.socket().exists();
             (socket && self.svctl(&["version"]).status.success()).then_some(())
@@ -109,7 +110,7 @@ impl Svd {
 
     /// The process that was started: the guardian, which others know as svd.
     pub fn guardian(&self) -> i32 {
-        self.child.as_ref().expect("svd runs").id().cast_signed()
+        self.child.as_ref().expect("svd runs").pid()
     }
 
     /// svd itself, the guardian's child.
@@ -221,14 +222,43 @@ impl Svd {
     pub fn kill(&mut self) {
         self.belongings.note(self.pid());
         self.leaves_processes = true;
-        if let Some(mut child) = self.child.take() {
-            let guardian = child.id().cast_signed();
-            // Stopped first, or it would start another one at once.
-            send(guardian, Signal::SIGSTOP);
-            svd_below(guardian).into_iter().for_each(|svd| send(svd, Signal::SIGKILL));
-            child.kill().expect("killing the guardian");
-            child.wait().expect("waiting for the guardian");
+        if self.child.is_some() {
+            self.kill_both();
         }
+    }
+
+    /// The same, by a test that starts it again.
+    pub fn kill_both(&mut self) {
+        let guardian = self.guardian();
+        // Stopped first, or it would start another one at once.
+        self.freeze_guardian();
+        svd_below(guardian).into_iter().for_each(|svd| send(svd, Signal::SIGKILL));
+        self.kill_guardian();
+    }
+
+    /// The guardian does nothing until it gets SIGCONT.
+    pub fn freeze_guardian(&self) {
+        let guardian = self.guardian();
+        send(guardian, Signal::SIGSTOP);
+        let stopped = || ProcStat::read(guardian).is_none_or(|stat| stat.state == 'T');
+        wait_until("the guardian is stopped", PATIENCE, stopped);
+    }
+
+    /// SIGKILL for the guardian, and its end. Then [`Svd::follow`], or another start if svd was killed as well.
+    pub fn kill_guardian(&mut self) {
+        let mut guardian = self.child.take().expect("svd runs");
+        send(guardian.pid(), Signal::SIGKILL);
+        wait_for("the guardian's end", PATIENCE, || guardian.try_wait());
+    }
+
+    /// Waits until another process, which svd names in its pid file, is the guardian in place of one that was killed.
+    #[track_caller]
+    pub fn follow(&mut self, killed: i32) {
+        self.child = Some(wait_for("a new guardian with its svd", PATIENCE, || {
+            let pid: i32 = fs::read_to_string(self.path("run/svd.pid")).ok()?.trim().parse().ok()?;
+            let heir = PidFd::open(pid).ok().filter(|heir| pid != killed && !heir.has_ended())?;
+            svd_below(pid).map(|_| Guardian::Heir(heir))
+        }));
     }
 
     /// Tells it to stop, and waits for its end.
@@ -245,11 +275,11 @@ impl Svd {
         let mut child = self.child.take().expect("svd runs");
         let end = std::time::Instant::now() + STOP;
         loop {
-            if let Some(status) = child.try_wait().expect("waiting for svd") {
+            if let Some(status) = child.try_wait() {
                 return status;
             }
             if std::time::Instant::now() >= end {
-                self.belongings.note(child.id().cast_signed());
+                self.belongings.note(child.pid());
                 let living: Vec<String> = self.belongings.living(self.dir.path()).iter().map(describe).collect();
                 self.child = Some(child);
                 panic!("svd did not end within {STOP:?}; alive:\n{}\nit said:\n{}", living.join("\n"), self.said());
@@ -265,6 +295,33 @@ impl Svd {
             let text = self.output(&name);
             let lines: Vec<&str> = text.lines().collect();
             eprintln!("--- {name} wrote:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}
+
+/// Who keeps svd.
+enum Guardian {
+    Child(Child),
+    /// What svd has become after the one that the test had started was killed: not the test's child.
+    Heir(PidFd),
+}
+
+impl Guardian {
+    fn pid(&self) -> i32 {
+        match self {
+            Guardian::Child(child) => child.id().cast_signed(),
+            Guardian::Heir(heir) => heir.pid(),
+        }
+    }
+
+    /// Its end, if it has ended. Good, where the kernel does not tell others than the parent (before Linux 6.15).
+    fn try_wait(&mut self) -> Option<ExitStatus> {
+        match self {
+            Guardian::Child(child) => child.try_wait().expect("waiting for svd"),
+            Guardian::Heir(heir) => heir.has_ended().then(|| {
+                let status = heir.any_exit().and_then(airdock::sys::process::ExitStatus::to_wait_status);
+                ExitStatus::from_raw(status.unwrap_or(0))
+            }),
         }
     }
 }
@@ -287,19 +344,18 @@ impl Drop for Svd {
         }
         let mut complaint = None;
         if let Some(mut child) = self.child.take() {
-            let pid = child.id().cast_signed();
+            let pid = child.pid();
             self.belongings.note(pid);
             send(pid, Signal::SIGTERM);
             let end = std::time::Instant::now() + if panicking { STOP / 4 } else { STOP };
             let mut status = None;
             while status.is_none() && std::time::Instant::now() < end {
-                status = child.try_wait().ok().flatten();
+                status = child.try_wait();
                 std::thread::sleep(Duration::from_millis(5));
             }
             if status.is_none() {
                 self.belongings.note(pid);
-                let _ = child.kill();
-                let _ = child.wait();
+                self.belongings.kill(self.dir.path());
                 complaint = Some(format!("svd did not end within {STOP:?} of SIGTERM"));
             } else if status.is_some_and(|s| !s.success()) {
                 complaint = Some(format!("svd ended badly: {status:?}"));

@@ -1,0 +1,187 @@
+//! `kill -9` of svd in the middle of what svctl has ordered: it is done afterwards, or undone, and never half.
+
+use super::support::load::Plan;
+use super::support::svd::{Running, both};
+use super::support::{Env, PATIENCE, Release, wait_for};
+use super::world::{GUNICORN, World, kill, locked, send};
+use super::{asked_for, count};
+use nix::sys::signal::Signal;
+use std::process::Output;
+use std::time::Duration;
+
+/// What came of an order in whose midst svd was killed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outcome {
+    /// svctl was told that it is done.
+    acknowledged: usize,
+    done: usize,
+    undone: usize,
+}
+
+impl Outcome {
+    #[track_caller]
+    fn add(&mut self, done: bool, svctl: &Output, what: &str) {
+        assert!(done || !svctl.status.success(), "{what}: acknowledged, and undone:\n{}", both(svctl));
+        self.acknowledged += usize::from(svctl.status.success());
+        self.done += usize::from(done);
+        self.undone += usize::from(!done);
+    }
+}
+
+/// Kills svd at a random moment of an order that takes about `length`, and waits until svctl has ended and svd answers.
+fn interrupt(world: &mut World, args: &[&str], length: Duration) -> Output {
+    let svd = world.svd.pid();
+    let running: Running = world.svd.svctl_beside(args);
+    // The moment is the point.
+    std::thread::sleep(length.mul_f64(world.random.f64()));
+    kill(svd);
+    let output = running.finish();
+    let code = output.status.code();
+    assert!(matches!(code, Some(0 | 1 | 4 | 6)), "svctl {args:?} ended with {code:?}:\n{}", both(&output));
+    wait_for("svd answers", PATIENCE, || world.status("pair"));
+    output
+}
+
+/// The state of a service, once nothing of it is under way.
+#[track_caller]
+fn settled(world: &World, name: &str) -> serde_json::Value {
+    let mut last = serde_json::Value::Null;
+    let end = std::time::Instant::now() + PATIENCE;
+    while std::time::Instant::now() < end {
+        last = world.status(name).unwrap_or_default();
+        let calm = matches!(last["state"].as_str(), Some("running" | "stopped"));
+        if calm && last["generations"].as_array().is_none_or(|g| g.len() <= 1) {
+            return last;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{name} stays half done: {last:#}\nsvd said:\n{}", world.svd.said());
+}
+
+#[test]
+fn a_stop_or_a_start_is_done_or_undone() {
+    let mut world = World::start(None);
+    let slow = "trap 'sleep 0.08; exit 0' TERM; while :; do sleep 0.02; done";
+    world.svd.service("slow", &locked(&world.svd, "slow", slow, ""));
+    world.svd.ok(&["update"]);
+    for (order, state) in [("stop", "stopped"), ("start", "running"), ("restart", "running")] {
+        let mut outcome = Outcome::default();
+        for _ in 0..count(8, 40) {
+            // From the other state.
+            world.svd.ok(&[if order == "start" { "stop" } else { "start" }, "slow"]);
+            let svctl = interrupt(&mut world, &[order, "slow"], Duration::from_millis(180));
+            let found = settled(&world, "slow");
+            outcome.add(found["state"] == state, &svctl, order);
+            if found["state"] == "stopped" {
+                world.nothing_left("slow");
+            }
+            world.nobody_shouts();
+        }
+        println!("{order}: {outcome:?}");
+    }
+}
+
+#[test]
+fn an_update_is_done_or_undone() {
+    let mut world = World::start(None);
+    let mut outcome = Outcome::default();
+    for n in 0..count(10, 40) {
+        let (old, new) = (format!("extra-{n}"), format!("extra-{}", n + 1));
+        if n > 0 {
+            world.svd.remove_service(&old);
+        }
+        world.svd.service(&new, &locked(&world.svd, &new, "exec sleep 100000", ""));
+        let svctl = interrupt(&mut world, &["update"], Duration::from_millis(60));
+        let there = |name: &str| world.status(name).is_some_and(|s| s["state"].is_string());
+        let done = there(&new);
+        outcome.add(done, &svctl, "update");
+        if done {
+            settled(&world, &new);
+            wait_for("the removed one is gone", PATIENCE, || (!there(&old)).then_some(()));
+        } else {
+            assert!(n == 0 || there(&old), "neither the old one nor the new one");
+            world.svd.ok(&["update"]);
+            settled(&world, &new);
+        }
+        world.nothing_left(&old);
+        world.check();
+    }
+    println!("update: {outcome:?}");
+}
+
+#[test]
+fn a_reload_is_done_or_undone_and_no_request_fails() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let mut world = World::start(Some(&env));
+    let address = world.web.as_ref().expect("a site").address;
+    let load = Plan { new: 1, kept: 1, ..Plan::new(address) }.start();
+    load.more(20);
+    let mut outcome = Outcome::default();
+    for n in 1..=count(6, 40) {
+        let release = format!("r{n}");
+        let web = world.web.as_ref().expect("a site");
+        web.app.ship(&Release::new(&release));
+        let svctl = interrupt(&mut world, &["reload", "web"], Duration::from_millis(700));
+        let found = settled(&world, "web");
+        let done = found["release"] == release;
+        outcome.add(done, &svctl, "reload");
+        if !done {
+            assert_eq!(found["pid"], world.web.as_ref().expect("a site").master, "{found:#}");
+        }
+        world.web.as_mut().expect("a site").master = world.svd.main_pid("web");
+        world.check();
+        load.more(10);
+    }
+    let report = load.stop();
+    println!("reload: {outcome:?}; {}", report.summary());
+    report.assert_no_failure();
+}
+
+#[test]
+fn an_upgrade_is_done_or_undone_and_no_request_fails() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    if super::support::plain::needs_root() {
+        return;
+    }
+    let mut world = World::start(Some(&env));
+    let address = world.web.as_ref().expect("a site").address;
+    let load = Plan { new: 1, kept: 1, ..Plan::new(address) }.start();
+    load.more(20);
+    let mut acknowledged = 0;
+    let deaths = count(6, 40);
+    for _ in 0..deaths {
+        let svctl = interrupt(&mut world, &["upgrade"], Duration::from_millis(400));
+        acknowledged += usize::from(svctl.status.success());
+        settled(&world, "web");
+        world.check();
+        load.more(5);
+    }
+    let report = load.stop();
+    println!("upgrade: {deaths} interrupted, {acknowledged} acknowledged; {}", report.summary());
+    report.assert_no_failure();
+    assert!(asked_for().is_none() || deaths >= 30);
+}
+
+/// A worker that says that it is ready while there is no svd.
+#[test]
+fn what_is_said_while_svd_is_dead_is_heard() {
+    let world = World::start(None);
+    let (go, said) = (world.svd.path("go"), world.svd.path("said"));
+    let script = format!(
+        "until test -e {go}; do sleep 0.02; done; echo is up; touch {said}; exec sleep 100000",
+        go = go.display(),
+        said = said.display()
+    );
+    world.svd.service("late", &locked(&world.svd, "late", &script, "[ready]\nlog = 'is up'\n"));
+    let update = world.svd.svctl_beside(&["update"]);
+    wait_for("it is started", PATIENCE, || world.status("late").filter(|s| s["pid"].is_number()));
+    let svd = world.svd.pid();
+    world.svd.freeze_guardian();
+    kill(svd);
+    update.finish();
+    std::fs::write(&go, "").expect("writing a file");
+    wait_for("it has said that it is up", PATIENCE, || said.exists().then_some(()));
+    send(world.svd.guardian(), Signal::SIGCONT);
+    settled(&world, "late");
+    world.check();
+}
