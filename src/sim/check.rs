@@ -87,7 +87,8 @@ impl World {
             let service = self.machine.service(id.service).expect("it has processes");
             let generation = service.generations.iter().find(|g| g.id == id);
             let scaled_down = generation.is_some_and(|g| g.slots.len() <= process.slot as usize);
-            let unfit = self.machine.worker(worker).is_some_and(|w| w.leaving());
+            // By what happened to it, not by what the machine thinks of it.
+            let unfit = process.unfit || !process.ready;
             let stopping = service.phase != Phase::Active || !service.policy.overlap;
             assert!(stopping || scaled_down || unfit, "I2: the generation that serves is told to stop");
         }

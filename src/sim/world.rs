@@ -44,6 +44,8 @@ pub(super) struct Process {
     pub told: bool,
     pub killed: bool,
     pub ready: bool,
+    /// The machine was told that it should not go on.
+    pub unfit: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -253,13 +255,21 @@ impl World {
             }
             Choice::Spawned(worker, good) => self.spawned(worker, good),
             Choice::Ready(worker) => {
+                // Where svd dies before it has heard, a probe passes once more.
+                let heard = self.death != Some(0);
                 if let Some(process) = self.processes.get_mut(&worker) {
-                    process.ready = true;
+                    process.ready = heard;
                 }
                 self.feed(Event::Ready { worker });
             }
-            Choice::Unfit(worker) => self.feed(Event::Unfit { worker, reason: "failed its probe".into() }),
-            Choice::Hung(worker) => self.feed(Event::Hung { worker, reason: "missed its watchdog".into() }),
+            Choice::Unfit(worker) => {
+                self.unfit(worker);
+                self.feed(Event::Unfit { worker, reason: "failed its probe".into() });
+            }
+            Choice::Hung(worker) => {
+                self.unfit(worker);
+                self.feed(Event::Hung { worker, reason: "missed its watchdog".into() });
+            }
             Choice::Exit(worker, exit, others) => self.exit(worker, exit, others),
             Choice::Empty(worker) => {
                 self.end(worker);
@@ -277,6 +287,12 @@ impl World {
                 self.shutting_down = true;
                 self.feed(Event::Shutdown);
             }
+        }
+    }
+
+    fn unfit(&mut self, worker: WorkerId) {
+        if let Some(process) = self.processes.get_mut(&worker) {
+            process.unfit = true;
         }
     }
 
@@ -336,8 +352,16 @@ impl World {
             Action::Spawn { worker, generation, slot, committed } => {
                 self.check_spawn(worker, generation, slot, committed);
                 let started = self.now;
-                let process =
-                    Process { generation, slot, started, main: true, told: false, killed: false, ready: false };
+                let process = Process {
+                    generation,
+                    slot,
+                    started,
+                    main: true,
+                    told: false,
+                    killed: false,
+                    ready: false,
+                    unfit: false,
+                };
                 self.processes.insert(worker, process);
                 self.spawning.insert(worker);
             }
