@@ -157,7 +157,7 @@ impl Bench {
 
     /// Memory and wake-ups, when things have settled.
     fn idle(&self, process: &Child) {
-        std::thread::sleep(Duration::from_secs(4));
+        std::thread::sleep(Duration::from_secs(6));
         let pid = process.id() as i32;
         let switches = || {
             let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

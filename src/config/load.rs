@@ -14,7 +14,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::relations::Relations;
 use super::service::Decoded;
 use super::source::{File, Problem, Span};
-use super::spec::{Config, Daemon, Listen};
+use super::spec::{Config, Daemon, Listen, Service};
 use super::{check_name, daemon, service};
 
 /// No file of a configuration is that large; something else was put there.
@@ -201,7 +201,14 @@ fn assemble(texts: &[Text<'_>], mut errors: Vec<Diagnostic>) -> Result<Config, D
         return Err(Diagnostics(errors));
     }
     // Built from a sorted list, the map's nodes are full.
-    let named = services.into_iter().map(|decoded| (decoded.service.name.clone(), Arc::new(decoded.service)));
+    let mut last: Option<Arc<Service>> = None;
+    let named = services.into_iter().map(|Decoded { mut service, .. }| {
+        if let Some(last) = &last {
+            service.share(last);
+        }
+        let service = Arc::clone(last.insert(Arc::new(service)));
+        ((&*service.name).into(), service)
+    });
     config.services = named.collect();
     Ok(config)
 }

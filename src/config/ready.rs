@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn nothing_is_needed() {
         let ready = service("kind = 'command'\ncommand = ['a']").ready;
-        assert_eq!(ready, Ready { timeout: TIMEOUT, by: Vec::new() });
+        assert_eq!(*ready, Ready { timeout: TIMEOUT, by: Vec::new() });
         assert!(service("kind = 'command'\ncommand = ['a']\n[ready]\nnotify = false").ready.by.is_empty());
     }
 

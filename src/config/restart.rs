@@ -71,7 +71,7 @@ mod tests {
     fn defaults() {
         let restart = service(&with("")).restart;
         assert_eq!((restart.policy, restart.delay, restart.max_delay), (Policy::Always, DELAY, MAX_DELAY));
-        assert_eq!((restart.settled, restart.success), (SETTLED, vec![]));
+        assert_eq!((restart.settled, &restart.success), (SETTLED, &vec![]));
         assert_eq!(restart.limit, Limit { failures: 10, within: WITHIN, then: Some(THEN) });
     }
 
@@ -81,7 +81,7 @@ mod tests {
             "policy = 'on-failure'\ndelay = '1s'\nmax_delay = '2s'\nsettled = 0\nsuccess = [2, 0, 2]\nlimit = { failures = 1, within = '1h', then = 'never' }",
         ))
         .restart;
-        assert_eq!((restart.policy, restart.success), (Policy::OnFailure, vec![0, 2]));
+        assert_eq!((restart.policy, &restart.success), (Policy::OnFailure, &vec![0, 2]));
         assert_eq!(restart.limit, Limit { failures: 1, within: Duration::from_secs(3600), then: None });
         assert_eq!(service(&with("delay = '0s'")).restart.delay, Duration::ZERO);
         assert_eq!(service(&with("max_delay = '50ms'")).restart.delay, Duration::from_millis(50));

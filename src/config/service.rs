@@ -6,6 +6,7 @@ use super::section::{self, Item, Schema, Section};
 use super::source::{At, File, Problem, Span};
 use super::spec::{Service, Template};
 use super::{counts, health, logs, ready, reload, restart, sockets, stop, units};
+use std::sync::Arc;
 
 use toml::de::DeTable;
 
@@ -85,11 +86,11 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         environment_files: top.values("environment_files", |item| environment_file(item, &scope)),
         instances: kind::instances(&top),
         autostart: top.get("autostart", Item::boolean).unwrap_or(true),
-        ready: ready::decode(&top, &scope),
-        health: health::decode(&top, &scope),
+        ready: Arc::new(ready::decode(&top, &scope)),
+        health: health::decode(&top, &scope).map(Box::new),
         reload: reload::decode(&top, !listening.is_empty()),
         stop: stop::decode(&top, &scope),
-        restart: restart::decode(&top),
+        restart: Arc::new(restart::decode(&top)),
         logs: logs::decode(&top),
         counts: counts::decode(&top, &scope),
         sockets: listening,

@@ -65,7 +65,7 @@ pub struct AccessRule {
 /// One file of `conf.d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
-    pub name: Box<str>,
+    pub name: Arc<str>,
     pub kind: Kind,
     /// Where the releases are; the directory of svd's configuration is never assumed.
     pub root: Option<PathBuf>,
@@ -88,11 +88,12 @@ pub struct Service {
     pub instances: u32,
     /// `autostart`: started when svd starts.
     pub autostart: bool,
-    pub ready: Ready,
-    pub health: Option<Health>,
+    /// Shared, as `restart`: most services have the same.
+    pub ready: Arc<Ready>,
+    pub health: Option<Box<Health>>,
     pub reload: Reload,
     pub stop: Stop,
-    pub restart: Restart,
+    pub restart: Arc<Restart>,
     pub logs: Logs,
     pub counts: Counts,
 }
@@ -297,6 +298,16 @@ impl Service {
     /// What `[ready]` and `[health]` ask.
     pub fn checks(&self) -> impl Iterator<Item = &ReadyBy> {
         self.ready.by.iter().chain(self.health.iter().filter_map(|h| h.by.as_ref()))
+    }
+
+    /// Takes what is equal from another one, so that both have it once.
+    pub fn share(&mut self, other: &Service) {
+        if self.ready == other.ready {
+            self.ready = Arc::clone(&other.ready);
+        }
+        if self.restart == other.restart {
+            self.restart = Arc::clone(&other.restart);
+        }
     }
 
     /// Does a new process run beside the old one while it is replaced?

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -294,4 +295,14 @@ fn names_of_services() {
     for bad in ["", ".a", "-a", "_a", "a b", "a/b", "ä", "a*", &"x".repeat(65)] {
         assert!(check_name(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn services_share_what_they_have_equally() {
+    let text = "kind = 'command'\ncommand = ['a']";
+    let other = format!("{text}\n[restart]\ndelay = '1s'");
+    let config = super::load_texts(None, &[("a", text), ("b", text), ("c", &other)]).unwrap_or_else(|e| panic!("{e}"));
+    let [a, b, c] = ["a", "b", "c"].map(|name| &config.services[name]);
+    assert!(Arc::ptr_eq(&a.ready, &b.ready) && Arc::ptr_eq(&a.restart, &b.restart) && Arc::ptr_eq(&b.ready, &c.ready));
+    assert_eq!(c.restart.delay, std::time::Duration::from_secs(1));
 }

@@ -4,6 +4,7 @@ use super::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A service for as long as it is configured; never used twice.
@@ -75,7 +76,7 @@ pub enum Change {
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub service: ServiceId,
-    pub name: Box<str>,
+    pub name: Arc<str>,
     pub policy: Rc<Policy>,
     /// Wanted up from the beginning.
     pub start: bool,

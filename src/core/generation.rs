@@ -5,7 +5,6 @@ use super::policy::Policy;
 use super::restart::Failures;
 use super::time::Time;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,8 +30,8 @@ pub struct Generation {
     pub(super) source: Source,
     pub policy: Rc<Policy>,
     pub slots: Vec<Slot>,
-    /// Every worker of which something is left, those that lost their slot included.
-    pub workers: BTreeSet<WorkerId>,
+    /// Every worker of which something is left, those that lost their slot included. In the order of their numbers.
+    pub workers: Vec<WorkerId>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -104,7 +103,7 @@ impl Generation {
             source,
             policy,
             slots: (0..slots).map(|_| Slot::new()).collect(),
-            workers: BTreeSet::new(),
+            workers: Vec::with_capacity(slots as usize),
         }
     }
 }

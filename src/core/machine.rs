@@ -12,6 +12,7 @@ use super::timers::{Timer, Timers};
 use super::tracked::Tracked;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// All services of a host. See the module's contract.
 #[derive(Clone, Debug)]
@@ -19,8 +20,8 @@ pub struct Machine {
     pub(super) now: Time,
     /// Boxed, as the other tables' values: a tree keeps its nodes half empty.
     pub(super) services: Tracked<ServiceId, Box<Service>>,
-    pub(super) workers: Tracked<WorkerId, Worker>,
-    pub(super) names: BTreeMap<Box<str>, ServiceId>,
+    pub(super) workers: Tracked<WorkerId, Box<Worker>>,
+    pub(super) names: BTreeMap<Arc<str>, ServiceId>,
     pub(super) last_worker: u64,
     pub(super) timers: Timers,
     pub(super) rng: Rng,
@@ -89,10 +90,10 @@ impl Machine {
     }
 
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
-        self.workers.get(&id)
+        self.workers.get(&id).map(|w| &**w)
     }
 
-    pub fn workers(&self) -> &BTreeMap<WorkerId, Worker> {
+    pub fn workers(&self) -> &BTreeMap<WorkerId, Box<Worker>> {
         self.workers.map()
     }
 
@@ -249,7 +250,7 @@ impl Machine {
         while !self.held.is_empty() {
             let up = self.up.iter().filter_map(|id| self.services.get(id));
             let needed: BTreeSet<&str> = up
-                .flat_map(|s| s.policy.after.iter().chain(&*s.policy.requires).filter(|n| **n != s.name))
+                .flat_map(|s| s.policy.after.iter().chain(&*s.policy.requires).filter(|n| ***n != *s.name))
                 .map(|n| &**n)
                 .collect();
             let held = self.held.iter().filter_map(|id| self.services.get(id));

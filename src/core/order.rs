@@ -62,7 +62,7 @@ impl Machine {
             .policy
             .requires
             .iter()
-            .filter_map(|name| self.names.get(name).copied())
+            .filter_map(|name| self.names.get(&**name).copied())
             .filter(|r| self.services.get(r).is_some_and(|s| s.phase == Phase::Stopped))
             .collect();
         for id in required {
@@ -189,8 +189,8 @@ impl Machine {
     fn set_in_vain(&mut self, id: ServiceId, reason: Option<String>) -> bool {
         let Some(service) = self.services.get_mut(&id) else { return false };
         let waiting = if reason.is_some() { std::mem::take(&mut service.waiting) } else { Vec::new() };
-        let changed = service.in_vain != reason;
-        service.in_vain.clone_from(&reason);
+        let changed = service.in_vain.as_deref() != reason.as_deref();
+        service.in_vain = reason.as_deref().map(Into::into);
         for (op, _) in waiting {
             self.done(Some(op), Err(reason.clone().unwrap_or_default()), None);
         }
@@ -210,8 +210,8 @@ impl Machine {
         // What is left of an earlier generation (one that was given up, say) must be gone where two may not overlap.
         let old = || Hold::Order("it waits for the end of what is left of it".to_owned());
         let mut hold = (!service.policy.overlap && self.any_live(id)).then(old);
-        let known = |name| self.names.get::<Box<str>>(name).and_then(|id| self.services.get(id));
-        for needed in service.policy.requires.iter().filter_map(known) {
+        let known = |name: &str| self.names.get(name).and_then(|id| self.services.get(id));
+        for needed in service.policy.requires.iter().map(|name| &**name).filter_map(known) {
             if needed.serves(self.workers.map()) {
                 continue;
             }
@@ -223,7 +223,7 @@ impl Machine {
             }
             hold = Some(Hold::Order(format!("it waits for {}, which it requires", needed.name)));
         }
-        for earlier in service.policy.after.iter().filter_map(known) {
+        for earlier in service.policy.after.iter().map(|name| &**name).filter_map(known) {
             // Order only: what fails, or is not wanted, does not hold anybody up.
             let coming = match earlier.phase {
                 Phase::Waiting => earlier.in_vain.is_none(),

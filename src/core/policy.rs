@@ -2,6 +2,7 @@
 
 use crate::config::spec::{HealthAction, Kind, Restart, Service};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Gunicorn's default `graceful_timeout` of 30 s, plus 5 s.
@@ -17,7 +18,7 @@ pub struct Policy {
     pub ready_timeout: Duration,
     pub stop_signal: i32,
     pub grace: Duration,
-    pub restart: Restart,
+    pub restart: Arc<Restart>,
     pub health_restarts: bool,
     pub after: Vec<Box<str>>,
     pub requires: Vec<Box<str>>,

@@ -139,7 +139,7 @@ impl Machine {
         let overlap = self.services.get(&id).is_some_and(|s| s.policy.overlap);
         let stage = if overlap { Stage::Beside } else { Stage::StoppingOld { old, source: source.clone() } };
         if let Some(service) = self.services.get_mut(&id) {
-            service.replacement = Some(Replacement { op, stage });
+            service.replacement = Some(Box::new(Replacement { op, stage }));
         }
         if overlap {
             self.begin(id, source);
@@ -162,7 +162,7 @@ impl Machine {
             let booting = service.candidate().map(|g| g.id);
             self.supersede_op(id);
             if let Some(service) = self.services.get_mut(&id) {
-                service.replacement = Some(Replacement { op, stage: Stage::StoppingOld { old, source } });
+                service.replacement = Some(Box::new(Replacement { op, stage: Stage::StoppingOld { old, source } }));
             }
             if let Some(booting) = booting {
                 self.retire(booting, None);
@@ -310,7 +310,7 @@ impl Machine {
         };
         let kept = service.committed().map(|g| g.id.number);
         if let Stage::StartingNew { old } = replacement.stage {
-            service.replacement = Some(Replacement { op: None, stage: Stage::Restoring { old } });
+            service.replacement = Some(Box::new(Replacement { op: None, stage: Stage::Restoring { old } }));
         }
         let number = id.number;
         let what_now = match (kept, &replacement.stage) {
@@ -338,7 +338,7 @@ impl Machine {
             generation.since = now;
         }
         let limit = drain.unwrap_or(generation.policy.grace);
-        let workers: Vec<_> = generation.workers.iter().copied().collect();
+        let workers = generation.workers.clone();
         let slots = generation.slots.len() as u32;
         for slot in &mut generation.slots {
             if !matches!(slot.state, SlotState::Filled(_)) {
@@ -428,7 +428,7 @@ impl Machine {
     pub(super) fn exited(&mut self, id: GenerationId) {
         let bad = self.generation(id).and_then(|g| g.slots.iter().find_map(|s| s.reason.clone()));
         if let Some(service) = self.services.get_mut(&id.service) {
-            service.ended_badly = bad;
+            service.ended_badly = bad.map(Into::into);
         }
         self.retire(id, None);
         let left = |s: &super::Service| s.committed().is_some() || s.candidate().is_some() || s.replacement.is_some();

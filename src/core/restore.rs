@@ -52,7 +52,7 @@ impl Machine {
 
     pub fn record(&self, id: ServiceId) -> Option<Record<'_>> {
         let service = self.services.get(&id)?;
-        let workers = service.generations.iter().flat_map(|g| &g.workers).filter_map(|w| self.workers.get(w)).collect();
+        let workers = service.generations.iter().flat_map(|g| &g.workers).filter_map(|w| self.worker(*w)).collect();
         Some(Record { service, workers })
     }
 
@@ -66,7 +66,7 @@ impl Machine {
         for Saved { mut service, workers } in saved {
             for worker in workers {
                 machine.last_worker = machine.last_worker.max(worker.id.0);
-                machine.workers.insert(worker.id, worker);
+                machine.workers.insert(worker.id, Box::new(worker));
             }
             let own = Rc::clone(&service.policy);
             for generation in &mut service.generations {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// As many as can be asked for; a damaged record may say more.
 const MOST_SLOTS: u32 = 10_000;
@@ -61,7 +62,7 @@ pub(super) enum Goal {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Service {
     pub id: ServiceId,
-    pub name: Box<str>,
+    pub name: Arc<str>,
     pub policy: Rc<Policy>,
     /// Wanted up.
     pub wanted: bool,
@@ -75,10 +76,10 @@ pub struct Service {
     /// Slots asked for by `scale`, instead of the file's.
     pub scale: Option<u32>,
     /// It waits for something that does not come by itself.
-    pub(super) in_vain: Option<String>,
+    pub(super) in_vain: Option<Box<str>>,
     /// It ended by itself, and not well.
-    pub(super) ended_badly: Option<String>,
-    pub(super) replacement: Option<Replacement>,
+    pub(super) ended_badly: Option<Box<str>>,
+    pub(super) replacement: Option<Box<Replacement>>,
     /// After a stop: start this.
     pub(super) then: Option<Source>,
     /// After a stop: close the sockets even if something starts then (their addresses changed).
@@ -159,7 +160,7 @@ impl Service {
     }
 
     /// The state in a word. `workers`: the machine's table.
-    pub fn state(&self, workers: &BTreeMap<WorkerId, Worker>) -> State {
+    pub fn state(&self, workers: &BTreeMap<WorkerId, Box<Worker>>) -> State {
         match self.phase {
             Phase::Stopped => State::Stopped,
             Phase::Waiting => State::Waiting,
@@ -170,7 +171,7 @@ impl Service {
         }
     }
 
-    fn active_state(&self, workers: &BTreeMap<WorkerId, Worker>) -> State {
+    fn active_state(&self, workers: &BTreeMap<WorkerId, Box<Worker>>) -> State {
         if self.replacement.is_some() {
             return State::Reloading;
         }
@@ -189,7 +190,7 @@ impl Service {
     }
 
     /// Running as others that require it need it: committed, and somebody is ready.
-    pub(super) fn serves(&self, workers: &BTreeMap<WorkerId, Worker>) -> bool {
+    pub(super) fn serves(&self, workers: &BTreeMap<WorkerId, Box<Worker>>) -> bool {
         self.phase == Phase::Active
             && self.committed().is_some_and(|g| {
                 g.slots.iter().any(|s| match s.state {
@@ -203,8 +204,8 @@ impl Service {
     pub(super) fn reason(&self) -> Option<String> {
         match &self.phase {
             Phase::Failed { reason, .. } => Some(reason.clone()),
-            Phase::Waiting => self.in_vain.clone(),
-            Phase::Exited => self.ended_badly.clone(),
+            Phase::Waiting => self.in_vain.as_deref().map(Into::into),
+            Phase::Exited => self.ended_badly.as_deref().map(Into::into),
             Phase::Active => self.committed().or_else(|| self.candidate()).and_then(|g| {
                 g.slots.iter().find_map(|s| match s.state {
                     SlotState::Backoff(_) | SlotState::Failed(_) => s.reason.clone(),

@@ -15,7 +15,7 @@ impl OfService for Box<Service> {
     }
 }
 
-impl OfService for Worker {
+impl OfService for Box<Worker> {
     fn service(&self) -> ServiceId {
         self.generation.service
     }

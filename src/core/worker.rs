@@ -23,11 +23,11 @@ impl Machine {
             return;
         };
         entry.state = SlotState::Filled(worker);
-        generation.workers.insert(worker);
+        generation.workers.push(worker);
         self.last_worker += 1;
         self.workers.insert(
             worker,
-            Worker {
+            Box::new(Worker {
                 id: worker,
                 generation: id,
                 slot,
@@ -35,7 +35,7 @@ impl Machine {
                 state: WorkerState::Spawning,
                 fault: None,
                 exit: None,
-            },
+            }),
         );
         self.out.push(Action::Spawn { worker, generation: id, slot, committed });
     }
@@ -244,7 +244,7 @@ impl Machine {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.timers.clear(Timer::Worker(id));
         if let Some(generation) = self.generation_mut(worker.generation) {
-            generation.workers.remove(&id);
+            generation.workers.retain(|worker| *worker != id);
         }
         self.vacate(&worker);
         self.fill(worker.generation);
@@ -316,7 +316,7 @@ impl Machine {
                 self.again(worker, delay, reason);
             }
             Verdict::GiveUp => {
-                let limit = restart.limit;
+                let limit = &restart.limit;
                 let within = humantime::format_duration(limit.within);
                 let reason = format!("{reason} ({} failures within {within})", limit.failures);
                 let until = limit.then.map(|then| now + then);

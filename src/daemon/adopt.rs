@@ -268,7 +268,7 @@ impl Host {
         };
         let sockets = sockets.or_else(retaken).unwrap_or_default();
         let plan = record.kept.and_then(|n| Some((n, Rc::clone(plans.get(&GenerationId { service: id, number: n })?))));
-        let name: Arc<str> = (*record.spec.name).into();
+        let name = Arc::clone(&record.spec.name);
         let unit = Unit {
             spec: record.spec,
             name,
@@ -282,7 +282,7 @@ impl Host {
             kept: plan,
         };
         self.configure_logs(&unit);
-        self.units.insert(id, unit);
+        self.units.insert(id, Box::new(unit));
         self.keep_sockets(id);
     }
 
@@ -437,9 +437,9 @@ impl Host {
             generation: record.generation,
             slot: record.slot,
             pipes: [None, None],
-            needs: BTreeSet::new(),
+            needs: Vec::new(),
             ready,
-            notify,
+            notify: notify.map(Box::new),
             ready_fd,
             watch: None,
             probes: Vec::new(),
@@ -496,7 +496,7 @@ impl Host {
                 },
             };
             let origin = logs::Attach {
-                service: Arc::from(&*spec.name),
+                service: Arc::clone(&spec.name),
                 generation: generation.number,
                 worker: slot,
                 stream: *stream,

@@ -1,6 +1,7 @@
 //! The audit journal: a JSON line for each change that was asked for, by whom, and what came of it (I9).
 
 use super::paths::{JOURNAL_BYTES, Paths, older};
+use super::queue::{Receiver, Sender, queue};
 use crate::api::audit::{AuditRecord, AuditSink};
 use crate::api::types::rfc3339;
 use serde_json::json;
@@ -9,7 +10,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 /// Records that wait for the disk.
@@ -23,12 +24,12 @@ enum Entry {
 }
 
 /// The way to the thread that writes.
-pub struct Journal(SyncSender<Entry>);
+pub struct Journal(Sender<Entry>);
 
 /// Starts the thread.
 pub fn start(paths: &Paths) -> Journal {
     let path = paths.audit_file();
-    let (entries, waiting) = sync_channel::<Entry>(WAITING);
+    let (entries, waiting) = queue::<Entry>(WAITING);
     let thread = std::thread::Builder::new().name("svd-audit".into()).stack_size(128 * 1024);
     if let Err(e) = thread.spawn(move || write_all(&path, &waiting)) {
         tracing::warn!("the audit journal cannot be written: {e}");
@@ -52,7 +53,7 @@ impl Journal {
     }
 }
 
-fn send(entries: &SyncSender<Entry>, record: &AuditRecord) {
+fn send(entries: &Sender<Entry>, record: &AuditRecord) {
     let line = json!({
         "id": record.id, "time": rfc3339(record.time), "uid": record.uid, "user": record.user, "pid": record.pid,
         "verb": record.verb, "services": record.services, "detail": record.detail,

@@ -43,7 +43,7 @@ const LAST_TURNS: u32 = 64;
 /// For the last output to reach its files when svd ends.
 const LOGS_END: Duration = Duration::from_secs(10);
 const STATE_END: Duration = Duration::from_secs(10);
-const POOL_IDLE: Duration = Duration::from_secs(5);
+const POOL_IDLE: Duration = Duration::from_secs(1);
 /// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
 const LEFT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -106,6 +106,7 @@ fn begin(
             .enable_all()
             .max_blocking_threads(pool::THREADS)
             .thread_keep_alive(POOL_IDLE)
+            .on_thread_park(crate::sys::memory::before_sleep)
             .build()
             .map_err(|e| format!("cannot start: {e}"))?;
         let local = LocalSet::new();

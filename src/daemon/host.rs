@@ -12,6 +12,7 @@ use super::messages::Messages;
 use super::pool::{Lane, Pool};
 use super::state::State;
 use super::store::Store;
+use super::trim::Trim;
 use super::unit::{Generation, Need, Plan, Process, Units};
 use crate::api::server::SharedDirectory;
 use crate::api::types::ActionResult;
@@ -32,9 +33,6 @@ pub const MESSAGES: usize = 1024;
 
 /// What was acknowledged is saved at once; numbers that only count up may come a little later.
 const SAVE_AFTER: Duration = Duration::from_secs(2);
-
-/// Longer than workers need that count as ready when they have stayed up for a second.
-const TRIM_AFTER: Duration = Duration::from_millis(1500);
 
 /// So many control groups are removed in one go even while there is other work.
 const SWEEP_AT: usize = 32;
@@ -140,8 +138,7 @@ pub struct Host {
     pub ports: VecDeque<u16>,
     /// When the state file is written, if it is to be.
     pub save_at: Option<Instant>,
-    /// When memory that only a start or an update needed is given back.
-    pub trim_at: Option<Instant>,
+    pub trim: Trim,
     /// Updates in the order in which they were asked for; the first one's files are being read.
     pub updates: VecDeque<(bool, Reply)>,
     /// Of paths that others must not guess.
@@ -245,7 +242,7 @@ impl Host {
             last_check: 0,
             ports: VecDeque::new(),
             save_at: None,
-            trim_at: None,
+            trim: Trim::default(),
             updates: VecDeque::new(),
             secret: super::secret::Secret::new(),
             to_reap: Vec::new(),
@@ -285,14 +282,25 @@ impl Host {
             tokio::select! {
                 guard = epoll.readable() => {
                     let mut guard = guard?;
+                    self.trim.active(Instant::now());
                     self.poll_descriptors(&mut ready)?;
                     if ready.is_empty() {
                         guard.clear_ready();
                     }
                 }
-                Some(message) = inputs.messages.recv() => self.handle_message(message),
-                Some(event) = inputs.logs.recv() => self.handle_log_event(event),
-                Some(call) = inputs.calls.recv() => self.handle_call(call),
+                Some(message) = inputs.messages.recv() => {
+                    self.trim.active(Instant::now());
+                    self.handle_message(message);
+                }
+                Some(event) = inputs.logs.recv() => {
+                    self.trim.active(Instant::now());
+                    self.handle_log_event(event);
+                }
+                Some(call) = inputs.calls.recv() => {
+                    // Answers read code and constants that nothing else needs.
+                    self.trim.wanted(Instant::now());
+                    self.handle_call(call);
+                }
                 () = sleep_until(deadline), if deadline.is_some() => self.handle_deadline(),
             }
             self.deliver();
@@ -358,14 +366,18 @@ impl Host {
             (a, b) => a.or(b),
         };
         let first = first.map(|at| self.began + Duration::from_nanos(at.0.saturating_sub(self.origin)));
-        [first, self.save_at, self.trim_at, self.statsd.paused_until(), self.keeper.flush_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        let trim = self.trim.due(self.save_at);
+        [first, self.save_at, trim, self.statsd.paused_until(), self.keeper.flush_at()].into_iter().flatten().min()
     }
 
     fn handle_deadline(&mut self) {
         let now = self.now();
+        if self.trim.due(self.save_at).is_some_and(|at| at <= Instant::now()) {
+            self.trim.done(Instant::now());
+            crate::sys::memory::trim_before_sleep();
+        } else {
+            self.trim.active(Instant::now());
+        }
         if self.next_deadline().is_some_and(|at| at.elapsed() > LATE) {
             self.drain_all_notify();
         }
@@ -384,10 +396,6 @@ impl Host {
         }
         self.resume_statsd();
         self.keeper.flush();
-        if self.trim_at.is_some_and(|at| at <= Instant::now()) {
-            self.trim_at = None;
-            crate::sys::memory::trim();
-        }
     }
 
     fn handle_message(&mut self, message: Message) {
@@ -418,11 +426,6 @@ impl Host {
             let tree = std::sync::Arc::clone(tree);
             tokio::task::spawn_blocking(move || tree.sweep());
         }
-    }
-
-    /// A start or an update is over: what it alone needed is given back when things have settled.
-    pub fn trim_soon(&mut self) {
-        self.trim_at = Some(Instant::now() + TRIM_AFTER);
     }
 
     /// Writes what must survive a moment later, together with what else changes until then.

@@ -2,6 +2,7 @@
 //! not stop the supervising loop. A daemon's stderr is `svd.log`, which the thread keeps short.
 
 use super::paths::{JOURNAL_BYTES, older};
+use super::queue::{Receiver, Sender, queue};
 use nix::unistd::{dup2_stderr, dup2_stdout};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -9,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 /// Messages that wait; further ones are counted and left out.
@@ -20,7 +21,7 @@ const AT_THE_END: Duration = Duration::from_millis(500);
 /// Gives each message to the thread.
 #[derive(Clone)]
 pub struct Messages {
-    lines: SyncSender<Message>,
+    lines: Sender<Message>,
     lost: Arc<AtomicU64>,
     reopen: Arc<AtomicBool>,
 }
@@ -38,7 +39,7 @@ enum Message {
 /// # Errors
 /// The kernel gives no thread.
 pub fn start(own_log: Option<PathBuf>) -> io::Result<Messages> {
-    let (lines, waiting) = sync_channel(WAITING);
+    let (lines, waiting) = queue(WAITING);
     let messages = Messages { lines, lost: Arc::default(), reopen: Arc::default() };
     let (lost, reopen) = (Arc::clone(&messages.lost), Arc::clone(&messages.reopen));
     std::thread::Builder::new()

@@ -9,7 +9,8 @@
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
 //! | [`guardian`], [`keeping`], [`state`], [`adopt`], [`retake`], [`upgrade`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
 //! | [`guardian`] | svd's parent, which outlives it |
-//! | [`pool`] | threads for what may block |
+//! | [`pool`], [`queue`] | threads for what may block, and the way to those that write |
+//! | [`trim`] | when memory is given back |
 //! | [`logs`] | the log thread |
 //!
 //! May use everything but `cli`. Decides nothing that the core decides.
@@ -36,6 +37,7 @@ mod output;
 mod paths;
 mod pool;
 mod probe;
+mod queue;
 mod readiness;
 mod retake;
 mod secret;
@@ -46,6 +48,7 @@ mod status;
 mod store;
 mod successor;
 mod token;
+mod trim;
 mod unit;
 mod update;
 mod upgrade;

@@ -91,6 +91,22 @@ impl Drop for Held {
     }
 }
 
+/// A lane is forgotten when nobody uses it: most services need none for days.
+struct Used<'a> {
+    pool: &'a Pool,
+    lane: Lane,
+    turn: Arc<Turn>,
+}
+
+impl Drop for Used<'_> {
+    fn drop(&mut self) {
+        // The table's own and this one: neither another job nor a thread that hangs has it.
+        if Arc::strong_count(&self.turn) == 2 {
+            self.pool.lanes.borrow_mut().remove(&self.lane);
+        }
+    }
+}
+
 impl Pool {
     /// Runs the work on a thread when it is its turn. Work that hangs stays there when this has failed.
     ///
@@ -101,7 +117,8 @@ impl Pool {
         lane: Lane,
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
-        let turn = self.turn(lane);
+        let used = Used { pool: self, lane, turn: self.turn(lane) };
+        let turn = &used.turn;
         if turn.hangs(self.limit) {
             return Err(lane.failed(self.limit));
         }
@@ -110,7 +127,7 @@ impl Pool {
             let permit = Arc::clone(&turn.free).acquire_owned().await.map_err(|e| e.to_string())?;
             let place = self.working.acquire().await.map_err(|e| e.to_string())?;
             turn.set(Some(Instant::now()));
-            let held = Held { turn: Arc::clone(&turn), _permit: permit };
+            let held = Held { turn: Arc::clone(turn), _permit: permit };
             let mut done = tokio::task::spawn_blocking(move || {
                 let result = work();
                 drop(held);
@@ -217,6 +234,20 @@ mod tests {
                 assert!(Instant::now() < end, "the lane stays closed");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+        });
+    }
+
+    #[test]
+    fn a_lane_is_forgotten_when_it_is_free() {
+        run(async {
+            let pool = pool(50, 10);
+            let job = || pool.run(files(1), || Ok(()));
+            assert_eq!(tokio::join!(job(), job()), (Ok(()), Ok(())));
+            assert!(pool.lanes.borrow().is_empty());
+            let (hold, hangs) = hanging();
+            assert!(pool.run(files(1), hangs).await.is_err());
+            assert_eq!(pool.lanes.borrow().len(), 1, "it stays closed");
+            drop(hold);
         });
     }
 

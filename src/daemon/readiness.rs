@@ -44,7 +44,7 @@ impl Host {
             needs.push(Need::Delay);
         }
         if let Some(process) = self.workers.get_mut(&id) {
-            process.needs = needs.iter().copied().collect();
+            process.needs = needs;
         }
         if let Some(delay) = delay {
             self.begin_delay(id, delay);

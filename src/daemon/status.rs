@@ -48,7 +48,7 @@ impl Host {
         let shown = service.committed().or_else(|| service.candidate());
         let release = shown.and_then(|g| self.generations.get(&g.id)?.plan.places.id.clone());
         Some(StatusRow {
-            name: service.name.clone(),
+            name: (&*service.name).into(),
             state: self.state(service),
             release,
             generation: shown.map(|g| g.id.number),

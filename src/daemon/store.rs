@@ -21,7 +21,7 @@ struct Content {
     disabled: BTreeSet<Box<str>>,
     /// `svctl enable`, against the file's `autostart = false`.
     enabled: BTreeSet<Box<str>>,
-    generations: BTreeMap<Box<str>, u64>,
+    generations: BTreeMap<Arc<str>, u64>,
     last_worker: u64,
     /// svd ended in order, and the numbers are the last ones.
     #[serde(default)]
@@ -159,8 +159,8 @@ impl Store {
         self.content.last_worker
     }
 
-    pub fn began(&mut self, name: &str, generation: u64) {
-        self.content.generations.insert(name.into(), generation);
+    pub fn began(&mut self, name: &Arc<str>, generation: u64) {
+        self.content.generations.insert(Arc::clone(name), generation);
         self.dirty = true;
     }
 
@@ -220,7 +220,7 @@ mod tests {
         assert!(store.set_enabled("web", true, false));
         assert!(!store.set_enabled("web", true, false));
         assert!(store.set_enabled("batch", false, true));
-        store.began("web", 7);
+        store.began(&"web".into(), 7);
         store.snapshot().write().expect("saved");
         let (killed, _) = Store::open(&paths);
         assert!(killed.last_generation("web") > 7, "after a kill, unsaved numbers are skipped");
@@ -252,7 +252,7 @@ mod tests {
         let at = dir.path().to_owned();
         let paths = Paths { config: at.clone(), run: at.clone(), state: at.clone(), log: at };
         let (mut store, _) = Store::open(&paths);
-        store.began("web", 1);
+        store.began(&"web".into(), 1);
         let slow = store.snapshot();
         assert!(store.set_enabled("web", true, false));
         store.snapshot().write().expect("saved, and told to somebody");

@@ -118,9 +118,9 @@ pub struct Process {
     /// Of stdout (or both), and of stderr.
     pub pipes: [Option<PipeId>; 2],
     /// What readiness still waits for; empty: ready.
-    pub needs: BTreeSet<Need>,
+    pub needs: Vec<Need>,
     pub ready: bool,
-    pub notify: Option<NotifySocket>,
+    pub notify: Option<Box<NotifySocket>>,
     pub ready_fd: Option<File>,
     pub watch: Option<WatchId>,
     pub probes: Vec<Task>,
@@ -175,7 +175,8 @@ impl Drop for Task {
     }
 }
 
-pub type Units = BTreeMap<crate::core::ServiceId, Unit>;
+/// Boxed: a tree keeps its nodes half empty.
+pub type Units = BTreeMap<crate::core::ServiceId, Box<Unit>>;
 
 impl crate::kinds::counters::Words for SharedWords {
     fn count(&self) -> usize {

@@ -13,6 +13,7 @@ use crate::config::{self, Diagnostics};
 use crate::core::{self, Event, OpId, Policy, ServiceId, Setup};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Updates that wait.
 const UPDATES: usize = 64;
@@ -56,7 +57,7 @@ impl Host {
     fn configuration(&self) -> Config {
         // One that is on its way out is not there any more: its file may come back before it has stopped.
         let services =
-            self.units.values().filter(|u| !u.removed).map(|u| (u.spec.name.clone(), Arc::clone(&u.spec))).collect();
+            self.units.values().filter(|u| !u.removed).map(|u| ((&*u.name).into(), Arc::clone(&u.spec))).collect();
         Config { daemon: self.daemon.clone(), services, warnings: Vec::new() }
     }
 
@@ -137,7 +138,7 @@ impl Host {
         }
         self.tell(Event::Configure { add, change, remove });
         self.publish_directory();
-        self.trim_soon();
+        self.trim.wanted(Instant::now());
     }
 
     fn op(&mut self, call: Option<u64>, id: ServiceId, name: &str, done: &'static str) -> Option<OpId> {
@@ -147,7 +148,7 @@ impl Host {
     fn add(&mut self, spec: &Arc<Service>, call: Option<u64>) -> Setup {
         self.last_service += 1;
         let service = ServiceId(self.last_service);
-        let name: Arc<str> = (*spec.name).into();
+        let name = Arc::clone(&spec.name);
         let enabled = self.store.enabled(&name, spec.autostart);
         let unit = Unit {
             spec: Arc::clone(spec),
@@ -161,7 +162,7 @@ impl Host {
             kept: None,
         };
         self.configure_logs(&unit);
-        self.units.insert(service, unit);
+        self.units.insert(service, Box::new(unit));
         self.state.mark(Key::Head);
         self.state.mark(Key::Unit(service));
         let op = if enabled { self.op(call, service, &name, "started") } else { None };
@@ -236,7 +237,7 @@ impl Host {
 }
 
 pub fn directory(machine: &core::Machine, daemon: &crate::config::spec::Daemon) -> Directory {
-    let mut names: Vec<Box<str>> = machine.services().map(|s| s.name.clone()).collect();
+    let mut names: Vec<Box<str>> = machine.services().map(|s| (&*s.name).into()).collect();
     names.sort_unstable();
     // One may be on its way out while its successor is there.
     names.dedup();

@@ -14,7 +14,6 @@ use crate::sys::process::{self, ExitStatus};
 use crate::sys::worker::{Tells, Worker, WorkerEvent};
 use crate::sys::{fifo, socket};
 use nix::errno::Errno;
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -85,9 +84,9 @@ impl Host {
             generation,
             slot,
             pipes,
-            needs: BTreeSet::new(),
+            needs: Vec::new(),
             ready: false,
-            notify: notify.map(|(_, socket)| socket),
+            notify: notify.map(|(_, socket)| Box::new(socket)),
             ready_fd: ready_ours,
             watch: None,
             probes: Vec::new(),
@@ -317,8 +316,8 @@ impl Host {
     /// The main process has ended, and with it the worker.
     pub fn ended(&mut self, id: WorkerId, status: ExitStatus, leftovers: bool) {
         let Some(process) = self.workers.get_mut(&id) else { return };
-        process.probes.clear();
-        process.needs.clear();
+        process.probes = Vec::new();
+        process.needs = Vec::new();
         let generation = process.generation;
         self.scaling_ended(generation);
         self.requests_died(generation, id);
@@ -420,9 +419,11 @@ impl Host {
     /// Told by a probe, a message, a descriptor: one thing less to wait for.
     pub fn satisfied(&mut self, id: WorkerId, need: Need) {
         let Some(process) = self.workers.get_mut(&id) else { return };
-        if process.needs.remove(&need) && process.needs.is_empty() && !process.ready {
+        let before = process.needs.len();
+        process.needs.retain(|other| *other != need);
+        if process.needs.is_empty() && before > 0 && !process.ready {
             process.ready = true;
-            process.probes.clear();
+            (process.needs, process.probes) = (Vec::new(), Vec::new());
             self.feed_watchdog(id);
             self.tell(Event::Ready { worker: id });
         }

@@ -45,7 +45,7 @@ impl World {
         for worker in self.processes.keys() {
             assert!(self.machine.worker(*worker).is_some(), "I4: {worker:?} runs, and no record says so");
         }
-        let known: Vec<Worker> = self.machine.workers().values().cloned().collect();
+        let known: Vec<Worker> = self.machine.workers().values().map(|w| (**w).clone()).collect();
         for worker in &known {
             if worker.state == WorkerState::Spawning {
                 // Never forked, or forked and ended without having been recorded.

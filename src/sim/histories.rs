@@ -3,6 +3,7 @@
 use super::{Choice, World};
 use crate::config::spec::Policy as RestartPolicy;
 use crate::core::{Policy, State};
+use std::sync::Arc;
 
 const HISTORIES: u64 = 100_000;
 const STEPS: usize = 40;
@@ -10,7 +11,7 @@ const STEPS: usize = 40;
 fn worlds(seed: u64) -> World {
     let (mut beat, mut web) = (World::policy(false, 1), World::policy(true, 1));
     let mut batch = World::policy(true, 2);
-    batch.restart.policy = RestartPolicy::OnFailure;
+    Arc::make_mut(&mut batch.restart).policy = RestartPolicy::OnFailure;
     web.requires = vec!["db".into()];
     beat.after = vec!["web".into()];
     let policies: Vec<(&str, Policy)> = match seed % 3 {

@@ -6,6 +6,7 @@ use crate::core::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Something that may happen next.
@@ -119,14 +120,14 @@ impl World {
             ready_timeout: Duration::from_secs(60),
             stop_signal: libc::SIGTERM,
             grace: Duration::from_secs(10),
-            restart: Restart {
+            restart: Arc::new(Restart {
                 policy: RestartPolicy::Always,
                 delay: Duration::from_millis(100),
                 max_delay: Duration::from_secs(30),
                 settled: Duration::from_secs(2),
                 limit: Limit { failures: 3, within: Duration::from_secs(300), then: Some(Duration::from_secs(300)) },
                 success: vec![],
-            },
+            }),
             health_restarts: true,
             after: vec![],
             requires: vec![],

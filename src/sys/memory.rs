@@ -1,24 +1,111 @@
 //! Giving back memory that only the start needed.
 
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 /// One heap for all threads: the few that svd has seldom allocate, and each heap of its own keeps pages.
 ///
 /// To be called before there are other threads; `mallopt(3)`.
+///
+/// What is large gets a mapping of its own, always (the allocator would learn otherwise to take it from the heap): it goes
+/// back to the kernel as a whole, and of a buffer that is not used no page is there.
 pub fn one_heap() {
-    // SAFETY: sets a number of the allocator's.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    // SAFETY: sets numbers of the allocator's.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
 }
+
+/// Bytes.
+const LARGE: libc::c_int = 64 << 10;
 
 /// Returns free heap pages to the kernel, and lets go of the program's own pages of code and constants: what is still
 /// used comes back from the page cache when it is next needed, by minor faults; what only the start used does not.
 ///
 /// `malloc_trim(3)`, `madvise(2)` with `MADV_DONTNEED`.
 pub fn trim() {
+    // Before the heap is trimmed, as it takes some of that.
+    let files = unchanged_files();
     // SAFETY: no arguments that could be wrong.
     unsafe { libc::malloc_trim(0) };
-    for (start, length) in unchanged_files() {
+    for (start, length) in files {
         // SAFETY: a mapping of a file that cannot be written to and of which no page was changed (relocated): dropping its
         // pages changes nothing that can be read, as they are read from the file again.
         unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Is it to be trimmed before the thread sleeps?
+static DUE: AtomicBool = AtomicBool::new(false);
+
+/// Has [`trim`] called by [`before_sleep`]: what runs until then would come back at once.
+pub fn trim_before_sleep() {
+    DUE.store(true, Ordering::Relaxed);
+}
+
+/// For the loop's thread, when it has nothing left to do.
+pub fn before_sleep() {
+    if DUE.swap(false, Ordering::Relaxed) {
+        trim();
+    }
+}
+
+/// Zeroes outside of the heap, of which only pages that were written to take memory.
+#[derive(Debug)]
+pub struct Pages {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+impl Default for Pages {
+    /// None.
+    fn default() -> Pages {
+        Pages { start: NonNull::dangling(), length: 0 }
+    }
+}
+
+// SAFETY: the mapping belongs to this value alone.
+unsafe impl Send for Pages {}
+
+impl Pages {
+    /// # Errors
+    /// Of `mmap(2)`.
+    pub fn map(length: NonZeroUsize) -> io::Result<Pages> {
+        // SAFETY: a new anonymous mapping touches no existing memory.
+        let start = unsafe {
+            mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
+        }?;
+        Ok(Pages { start: start.cast(), length: length.get() })
+    }
+}
+
+impl Deref for Pages {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: mapped with this length, readable, and zero or written by whoever had the only reference.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and this is the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: mapped with this length, and nothing of it is borrowed. A failure would leave it mapped.
+            let _ = unsafe { munmap(self.start.cast(), self.length) };
+        }
     }
 }
 
@@ -117,6 +204,15 @@ Anonymous:             0 kB
 ";
         assert_eq!(parse(smaps), [(0x55d0_c000_0000, 0x2000)]);
         assert!(!unchanged_files().is_empty());
-        trim();
+        trim_before_sleep();
+        before_sleep();
+    }
+
+    #[test]
+    fn pages_are_zeroes_that_can_be_written() {
+        let mut pages = Pages::map(NonZeroUsize::new(10_000).expect("not zero")).expect("a mapping");
+        assert_eq!((pages.len(), pages.iter().find(|byte| **byte != 0)), (10_000, None));
+        pages[9_999] = 7;
+        assert_eq!(pages.last(), Some(&7));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,12 +21,13 @@ use super::service::{FOLLOWERS_MAX, Pipe, Service, Tools, Urgency, WATCHES_MAX};
 use super::signal::Signal;
 use super::sink::{Env, Sink};
 use crate::config::spec::{LogFormat, Logs, Stderr};
+use crate::sys::memory::Pages;
 
 /// Events of one wait; more wait for the next.
 const EVENTS: usize = 64;
 
 /// The one buffer of the thread: what a pipe held back goes in front, what it has now behind.
-const BUFFER: usize = 128 * 1024;
+const BUFFER: NonZeroUsize = NonZeroUsize::new(128 * 1024).expect("not zero");
 
 /// The token of the command queue; pipes count from 1.
 const WAKE: u64 = 0;
@@ -56,7 +58,7 @@ pub(super) struct Engine {
     last_limits: Arc<Logs>,
     pub(super) pipes: BTreeMap<PipeId, Pipe>,
     pub(super) timers: BTreeSet<(Instant, Timer)>,
-    pub(super) buffer: Vec<u8>,
+    pub(super) buffer: Pages,
     pub(super) scratch: Vec<u8>,
     pub(super) pace: Pace,
     /// Pipes with a raised capacity.
@@ -95,7 +97,7 @@ impl Engine {
             last_limits: Arc::new(default_limits()),
             pipes: BTreeMap::new(),
             timers: BTreeSet::new(),
-            buffer: vec![0; BUFFER],
+            buffer: Pages::map(BUFFER)?,
             scratch: Vec::new(),
             pace: Pace::default(),
             grown: 0,

@@ -143,7 +143,7 @@ impl Host {
         match key {
             Key::Head => batch.put(&text, Some(Head::of(self))),
             Key::Machine(id) => batch.put(&text, self.machine.record(id)),
-            Key::Unit(id) => batch.put(&text, self.units.get(&id).map(UnitRecord::of)),
+            Key::Unit(id) => batch.put(&text, self.units.get(&id).map(|unit| UnitRecord::of(unit))),
             Key::Plan(id) => batch.put(&text, self.plan_of(id)),
             Key::Generation(id) => batch.put(&text, self.generations.get(&id).map(|g| GenerationRecord::of(g))),
             Key::Process(id) => batch.put(&text, self.workers.get(&id).map(|p| ProcessRecord::of(p))),
