@@ -292,7 +292,10 @@ fn a_new_svd_adopts() {
     drop(old);
     let group = || tree.0.groups().expect("list").remove(0);
     assert!(Worker::adopt(group(), pid, begun + 1, None).is_none());
-    assert!(Worker::adopt(group(), std::process::id() as i32, begun, None).is_none());
+    let own = std::process::id() as i32;
+    assert!(Worker::adopt(group(), own, begun, None).is_none());
+    let own_begun = crate::sys::process::start_time(own).expect("start time");
+    assert!(Worker::adopt(group(), own, own_begun, None).is_none(), "it runs, but elsewhere");
     let mut worker = Worker::adopt(group(), pid, begun, None).expect("the same process");
     worker.kill_tree().expect("kill");
     let WorkerEvent::Exited { status, leftovers: false } = next_event(&mut worker) else {
