@@ -17,6 +17,7 @@ use super::keeper::Keeper;
 use super::protocol::{PACKET_MAX, ToGuardian};
 use super::restart::{Backoff, Executables};
 use super::{Ended, Options};
+use crate::daemon::trim::Trim;
 use crate::sys::alone::{Forked, close_all_but, exit, fork};
 use crate::sys::poll::{Received, Signals};
 use crate::sys::process::{ExitStatus, peek_any, reap, set_child_subreaper, set_name, start_time};
@@ -72,6 +73,8 @@ struct Guardian {
     failed_stops: u32,
     /// More have ended than one turn reaps.
     busy: bool,
+    /// When it gives back what it shared with svd at the fork, and what only svd's start needed.
+    trim: Trim,
 }
 
 /// The guardian of an svd that was forked from it.
@@ -123,6 +126,7 @@ impl Guardian {
             stop: None,
             failed_stops: 0,
             busy: false,
+            trim: Trim::default(),
         }
     }
 
@@ -245,6 +249,11 @@ impl Guardian {
             }
             let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             fds.extend(self.socket.as_ref().map(|socket| PollFd::new(socket.as_fd(), events)));
+            let now = Instant::now();
+            if self.trim.due(None).is_some_and(|due| due <= now) {
+                self.trim.done(now);
+                crate::sys::memory::trim();
+            }
             // Interrupted, or out of memory for a moment: looks again.
             let _ = poll(&mut fds, self.timeout());
             let ready = |i: usize| fds.get(i).and_then(PollFd::any).unwrap_or(false);
@@ -257,6 +266,7 @@ impl Guardian {
             }
         }
         if socket_ready {
+            self.trim.active(Instant::now());
             for _ in 0..MESSAGES {
                 if !self.receive() {
                     break;
@@ -270,7 +280,7 @@ impl Guardian {
             return PollTimeout::ZERO;
         }
         let start = self.svd.is_none().then_some(self.start_at);
-        let Some(due) = [start, self.tell_at].into_iter().flatten().min() else { return PollTimeout::NONE };
+        let Some(due) = [start, self.tell_at, self.trim.due(None)].into_iter().flatten().min() else { return PollTimeout::NONE };
         // Rounded up, so that it is due when we look.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
@@ -353,6 +363,7 @@ impl Guardian {
     }
 
     fn svd_is_up(&mut self) {
+        self.trim.wanted(Instant::now());
         let Some(svd) = &mut self.svd else { return };
         svd.up.get_or_insert_with(Instant::now);
         self.executables.works();
