@@ -82,7 +82,8 @@ fn with_svd(kind: &str, megabytes: usize, dir: &Path, max_size: u64) -> Figures 
     let notify = Box::new(move |e| {
         let _ = tx.send(e);
     });
-    let thread = LogThread::start(Options { log_dir: dir.to_path_buf(), notify, lower_priority: None });
+    let thread =
+        LogThread::start(Options { log_dir: dir.to_path_buf(), notify, lower_priority: None, in_flight: None });
     let thread = thread.expect("log thread");
     let handle = thread.handle();
     let limits = Logs {
@@ -96,7 +97,7 @@ fn with_svd(kind: &str, megabytes: usize, dir: &Path, max_size: u64) -> Figures 
     };
     handle.configure("svd".into(), limits).expect("configured");
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("pipe");
-    let origin = Attach { service: "svd".into(), generation: 1, worker: 0, stream: Stream::Joined };
+    let origin = Attach { service: "svd".into(), generation: 1, worker: 0, stream: Stream::Joined, adopted: false };
     let pipe = handle.attach(origin, read).expect("attached");
     // The thread has a name only when it runs: wait for an answer.
     let _ = handle.status("svd".into()).expect("sent").blocking_recv();

@@ -298,9 +298,15 @@ impl Host {
         let gunicorn = record
             .gunicorn
             .and_then(|record| self.take_gunicorn(id, &record, kept).or_else(|| self.share_anew(id, &record, master)));
+        if let (true, Some(unit)) = (plan.spec.logs.capture, self.units.get(&id.service)) {
+            let release = plan.places.id.as_deref().map(Into::into);
+            let begins = logs::Begins { generation: id.number, release, at: record.began, adopted: true };
+            let _ = self.logs.begin_generation(Arc::clone(&unit.name), begins);
+        }
         let made = Generation {
             id,
             plan,
+            began: record.began,
             sockets,
             port: record.port,
             gunicorn: gunicorn.map(Box::new),
@@ -500,6 +506,7 @@ impl Host {
                 generation: generation.number,
                 worker: slot,
                 stream: *stream,
+                adopted: true,
             };
             match self.logs.attach(origin, reader) {
                 Ok(pipe) => *at = Some(pipe),

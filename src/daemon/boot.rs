@@ -7,7 +7,7 @@ use super::guardian::Client;
 use super::host::{Host, Inputs, MESSAGES, Start};
 use super::keeping::{self, Keeper};
 use super::launch::{Surroundings, login_of};
-use super::logs::{LogThread, Options};
+use super::logs::{InFlight, LogThread, Options};
 use super::messages::Messages;
 use super::paths::Paths;
 use super::state::{Key, State};
@@ -161,7 +161,9 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         // Only while svd ends is nobody there to hear it.
         let _ = log_events.send(event);
     });
-    let options = Options { log_dir: paths.log.clone(), notify, lower_priority: None };
+    let in_flight = InFlight::open(&paths.in_flight(), &paths.pipes())
+        .map_err(|e| format!("cannot make {}: {}", paths.in_flight().display(), crate::sys::io_text(&e)))?;
+    let options = Options { log_dir: paths.log.clone(), notify, lower_priority: None, in_flight: Some(in_flight) };
     let log_thread = LogThread::start(options).map_err(|e| format!("cannot start the log thread: {e}"))?;
     let around = Surroundings {
         host: host_name(),
@@ -253,20 +255,20 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         let _ = tree.remove();
     }
     drop(host);
-    end_logs(log_thread);
+    end_logs(move || log_thread.shutdown());
     result
 }
 
 /// Executes another program in this one's place. Should that fail, svd ends, and the guardian starts this version again.
 fn hand_over(mut host: Host, successor: &Successor, open_files: OpenFiles, logs: LogThread) -> Result<(), String> {
-    end_logs(logs);
+    end_logs(move || logs.leave());
     let error = host.keeper.execute(successor.file.as_fd(), open_files);
     Err(format!("cannot execute {}: {}", successor.path.display(), crate::sys::io_text(&error)))
 }
 
 /// Writes what the pipes hold.
-fn end_logs(thread: LogThread) {
-    if !within(LOGS_END, move || thread.shutdown()) {
+fn end_logs(end: impl FnOnce() + Send + 'static) {
+    if !within(LOGS_END, end) {
         tracing::warn!("the log directory's disk hangs: the last output may be lost");
     }
 }

@@ -167,12 +167,16 @@ impl Host {
         if plan.spec.logs.capture {
             let release = plan.places.id.as_deref().map(Into::into);
             // Best effort: a log thread that is stuck must not stop a start.
-            let _ = self.logs.begin_generation(name, id.number, release, began);
+            let _ = self.logs.begin_generation(
+                name,
+                super::logs::Begins { generation: id.number, release, at: began, adopted: false },
+            );
         }
         let until_gone = Vec::new();
         self.state.mark(Key::Plan(id));
         self.state.mark(Key::Generation(id));
-        self.generations.insert(id, Box::new(Generation { id, plan, sockets, port, gunicorn, statsd, until_gone }));
+        self.generations
+            .insert(id, Box::new(Generation { id, plan, began, sockets, port, gunicorn, statsd, until_gone }));
         self.keep_sockets(id.service);
         self.keep_generation(id);
         Ok(())

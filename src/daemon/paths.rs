@@ -60,6 +60,11 @@ impl Paths {
         self.run.join("state")
     }
 
+    /// What the log thread has begun.
+    pub fn in_flight(&self) -> PathBuf {
+        self.run.join("logs.inflight")
+    }
+
     pub fn pipes(&self) -> PathBuf {
         self.run.join("pipes")
     }

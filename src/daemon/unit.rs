@@ -77,6 +77,7 @@ pub struct RunAs {
 pub struct Generation {
     pub id: GenerationId,
     pub plan: Rc<Plan>,
+    pub began: SystemTime,
     pub sockets: Vec<Arc<OwnedFd>>,
     /// The private port of `{port}`.
     pub port: Option<u16>,

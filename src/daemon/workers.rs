@@ -161,7 +161,7 @@ impl Host {
         for (at, (stream, pipe)) in pipes.iter_mut().zip(both) {
             let Some((_, reader)) = pipe else { continue };
             let service = Arc::clone(name);
-            let origin = Attach { service, generation: generation.number, worker: slot, stream };
+            let origin = Attach { service, generation: generation.number, worker: slot, stream, adopted: false };
             match self.logs.attach(origin, reader) {
                 Ok(pipe) => *at = Some(pipe),
                 Err(e) => {

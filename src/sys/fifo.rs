@@ -92,6 +92,35 @@ pub fn waiting(fd: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Copies what waits in a pipe, at most `most` bytes, into another pipe with room for it, and takes nothing out (`tee(2)`).
+///
+/// # Errors
+/// `WouldBlock`: nothing is there. 0 bytes: nothing is there, and nobody can write any more.
+pub fn copy(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    let (from, to) = (from.as_fd().as_raw_fd(), to.as_fd().as_raw_fd());
+    // SAFETY: numbers only.
+    let count = unsafe { libc::tee(from, to, most, libc::SPLICE_F_NONBLOCK) };
+    Ok(super::check(count as libc::c_long)? as usize)
+}
+
+/// Moves bytes out of a pipe into a file, from offset `at` on, at most `most` (`splice(2)`).
+///
+/// What has left the pipe is in the file, and nothing else, however short the move was and whoever killed the caller in
+/// it: the kernel takes from the pipe what the file has accepted, holds the pipe meanwhile, and looks for signals only
+/// between two pages (`iter_file_splice_write` in fs/splice.c). Not of file systems whose writes can succeed and fail at
+/// once, as NFS when its server refuses.
+///
+/// # Errors
+/// As for the copy, and of the file system; `EINVAL` where it cannot do that, or when the file was opened for appending.
+pub fn pour(from: impl AsFd, file: impl AsFd, at: u64, most: usize) -> io::Result<usize> {
+    let mut offset = i64::try_from(at).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let (from, to) = (from.as_fd().as_raw_fd(), file.as_fd().as_raw_fd());
+    let none = std::ptr::null_mut();
+    // SAFETY: the offset is read and written during the call only.
+    let count = unsafe { libc::splice(from, none, to, &raw mut offset, most, libc::SPLICE_F_NONBLOCK) };
+    Ok(super::check(count as libc::c_long)? as usize)
+}
+
 /// Our own copy of a pipe that another process holds as its descriptor, opened for reading without blocking.
 pub fn open_of_process(pid: i32, fd: i32) -> io::Result<File> {
     let path = std::ffi::CString::new(format!("/proc/{pid}/fd/{fd}"))?;
@@ -125,6 +154,28 @@ mod tests {
         assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
         drop(worker);
         assert_eq!(reader.read(&mut text).expect("end of file"), 0);
+    }
+
+    #[test]
+    fn bytes_are_looked_at_and_moved() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (reader, writer) = pipe().expect("a pipe");
+        let (aside, into) = pipe().expect("a pipe");
+        assert_eq!(copy(&reader, &into, 10).expect_err("empty").kind(), io::ErrorKind::WouldBlock);
+        File::from(writer.try_clone().expect("dup")).write_all(b"some words").expect("room");
+        assert_eq!(copy(&reader, &into, 4).expect("copied"), 4);
+        let mut text = [0; 64];
+        assert_eq!(File::from(aside).read(&mut text).expect("read"), 4);
+        assert_eq!((&text[..4], waiting(&reader).expect("count")), (&b"some"[..], 10));
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"12").expect("a file");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
+        assert_eq!(pour(&reader, &file, 2, 5).expect("moved"), 5);
+        assert_eq!(pour(&reader, &file, 7, 100).expect("moved"), 5);
+        assert_eq!(pour(&reader, &file, 12, 1).expect_err("empty").kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(std::fs::read(&path).expect("read"), b"12some words");
+        drop(writer);
+        assert_eq!(pour(&reader, &file, 12, 1).expect("end of file"), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod logs;
 mod midway;
 mod storm;
 mod world;

@@ -1,8 +1,10 @@
 //! The log thread: waits, runs commands, gives each readable pipe its turn, and keeps the timers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,21 +15,26 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::compression::Compression;
 use super::handle::{Command, LogEvent, LogStatus, Notify, Options, PipeId, Shared};
 use super::index::millis;
+use super::inflight::InFlight;
 use super::memory::Watch;
 use super::names::Stream;
 use super::pace::Pace;
 use super::rotate;
-use super::service::{FOLLOWERS_MAX, Pipe, Service, Tools, Urgency, WATCHES_MAX};
+use super::service::{FOLLOWERS_MAX, HOLD, LOOK_AGAIN, Pipe, Service, Urgency, WATCHES_MAX};
 use super::signal::Signal;
 use super::sink::{Env, Sink};
 use crate::config::spec::{LogFormat, Logs, Stderr};
+use crate::sys::fifo;
 use crate::sys::memory::Pages;
 
 /// Events of one wait; more wait for the next.
 const EVENTS: usize = 64;
 
-/// The one buffer of the thread: what a pipe held back goes in front, what it has now behind.
+/// The one buffer of the thread: what is looked at at once.
 const BUFFER: NonZeroUsize = NonZeroUsize::new(128 * 1024).expect("not zero");
+
+/// Capacity of the pipe that is copied into.
+const ASIDE: usize = 512 * 1024;
 
 /// The token of the command queue; pipes count from 1.
 const WAKE: u64 = 0;
@@ -39,7 +46,7 @@ pub(super) const ALL_STREAMS: [Stream; 3] = [Stream::Joined, Stream::Stdout, Str
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// A pipe's held line is overdue.
+    /// A pipe's held line is to be looked at, or overdue.
     Held(PipeId),
     /// A file is due for its rotation by age.
     Age(u32, Stream),
@@ -59,13 +66,17 @@ pub(super) struct Engine {
     pub(super) pipes: BTreeMap<PipeId, Pipe>,
     pub(super) timers: BTreeSet<(Instant, Timer)>,
     pub(super) buffer: Pages,
+    /// A pipe of our own, empty between two turns: what a worker's has is copied into it to be looked at.
+    pub(super) aside: (File, OwnedFd),
+    pub(super) in_flight: Option<InFlight>,
     pub(super) scratch: Vec<u8>,
     pub(super) pace: Pace,
     /// Pipes with a raised capacity.
     pub(super) grown: usize,
     pub(super) to_compress: BTreeSet<(u32, Stream)>,
     pub(super) compression: Option<Compression>,
-    ending: bool,
+    /// Whether what the pipes hold is left to the next svd.
+    ending: Option<bool>,
 }
 
 /// What a file without `[logs]` means.
@@ -84,6 +95,18 @@ fn default_limits() -> Logs {
 impl Engine {
     pub fn new(options: Options, shared: Arc<Shared>) -> io::Result<Engine> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let (reader, writer) = fifo::pipe()?;
+        let aside = (File::from(reader), writer);
+        // As many pages as the pipes that are copied from may have.
+        fifo::grow(&aside.1, ASIDE);
+        if let Some(in_flight) = &options.in_flight
+            && let Err(e) = in_flight.recover(&options.log_dir)
+        {
+            let why = crate::sys::io_text(&e);
+            let text =
+                format!("what a killed svd was writing to a log cannot be completed: {why}; bytes may be missing");
+            (options.notify)(LogEvent::Trouble { service: "svd".into(), text });
+        }
         epoll.add(&shared.wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         Ok(Engine {
             epoll,
@@ -98,18 +121,20 @@ impl Engine {
             pipes: BTreeMap::new(),
             timers: BTreeSet::new(),
             buffer: Pages::map(BUFFER)?,
+            aside,
+            in_flight: options.in_flight,
             scratch: Vec::new(),
             pace: Pace::default(),
             grown: 0,
             to_compress: BTreeSet::new(),
             compression: None,
-            ending: false,
+            ending: None,
         })
     }
 
     pub fn run(&mut self) {
         let mut events = [EpollEvent::empty(); EVENTS];
-        while !self.ending {
+        while self.ending.is_none() {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(n) => n,
                 Err(Errno::EINTR) => 0,
@@ -133,7 +158,7 @@ impl Engine {
             }
             self.run_timers();
             self.compress_next();
-            if !self.ending
+            if self.ending.is_none()
                 && let Some(pause) = self.pace.pause()
             {
                 std::thread::sleep(pause);
@@ -189,10 +214,10 @@ impl Engine {
         match command {
             Command::Configure(name, logs) => self.configure(name, *logs),
             Command::Remove(name) => self.remove(&name),
-            Command::Generation { service, generation, release, began } => {
+            Command::Generation { service, begins } => {
                 let slot = self.slot(&service);
                 if let Some(s) = self.service(slot) {
-                    s.begin(generation, release, Some(millis(began)));
+                    s.begin(begins.generation, Some(begins));
                 }
             }
             Command::Attach(id, origin, fd) => {
@@ -227,7 +252,7 @@ impl Engine {
             }
             Command::Subscribe(name, stream, signal) => self.subscribe(&name, stream, signal),
             Command::Compressed(result) => self.compressed(result),
-            Command::Shutdown => self.ending = true,
+            Command::Shutdown { leave } => self.ending = Some(leave),
         }
     }
 
@@ -397,6 +422,7 @@ impl Engine {
             now: Instant::now(),
             wall_ms: millis(SystemTime::now()),
             notify: &self.notify,
+            in_flight: self.in_flight.as_ref(),
         };
         f(sink, &env);
     }
@@ -435,7 +461,7 @@ impl Engine {
     // ---- the end ---------------------------------------------------------------------------------------------------
 
     fn finish(&mut self) {
-        let pipes: Vec<PipeId> = self.pipes.keys().copied().collect();
+        let pipes = if self.ending == Some(true) { Vec::new() } else { self.pipes.keys().copied().collect() };
         for pipe in pipes {
             self.drain(pipe);
         }
@@ -451,34 +477,12 @@ impl Engine {
     }
 
     fn held_overdue(&mut self, id: PipeId, now: Instant) {
-        let Some(mut pipe) = self.pipes.remove(&id) else {
+        let Some(pipe) = self.pipes.get_mut(&id) else {
             return;
         };
         pipe.timer = false;
-        let due = pipe.held_since.map(|t| t + super::service::HOLD);
-        if due.is_some_and(|due| due <= now) {
-            self.release_held(id, &mut pipe, Urgency::Overdue);
-        }
-        self.arm(id, &mut pipe);
-        let (slot, stream) = (pipe.service, pipe.stream);
-        self.pipes.insert(id, pipe);
-        self.after(slot, stream);
-    }
-
-    /// Delivers what a pipe held back.
-    pub(super) fn release_held(&mut self, id: PipeId, pipe: &mut Pipe, urgency: Urgency) {
-        let held = std::mem::take(&mut pipe.held);
-        let Some(service) = self.services.get_mut(pipe.service as usize).and_then(Option::as_mut) else {
-            return;
-        };
-        let mut tools = Tools {
-            log_dir: &self.log_dir,
-            scratch: &mut self.scratch,
-            notify: &self.notify,
-            now: Instant::now(),
-            wall_ms: millis(SystemTime::now()),
-        };
-        service.deliver(id, pipe, &held, urgency, &mut tools);
+        let due = pipe.held_since.is_some_and(|t| t + HOLD <= now);
+        self.turn_as(id, false, if due { Urgency::Overdue } else { Urgency::Normal });
     }
 
     /// Sets the timer for what a pipe holds back, unless it is set.
@@ -487,7 +491,8 @@ impl Engine {
             && !pipe.timer
         {
             pipe.timer = true;
-            self.timers.insert((since + super::service::HOLD, Timer::Held(id)));
+            let at = (since + HOLD).min(Instant::now() + LOOK_AGAIN);
+            self.timers.insert((at, Timer::Held(id)));
         }
     }
 }

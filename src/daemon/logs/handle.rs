@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::compress;
 use super::engine::Engine;
+use super::inflight::InFlight;
 use super::names::Stream;
 use super::signal::{Signal, Subscription};
 use super::sink::Lost;
@@ -58,6 +59,8 @@ pub struct Options {
     pub notify: Notify,
     /// Called first in each thread that compresses: lowers its priority.
     pub lower_priority: Option<fn()>,
+    /// Without it, a death of svd may lose or tear what it moves at that moment.
+    pub in_flight: Option<InFlight>,
 }
 
 /// Why a command was not taken.
@@ -85,23 +88,47 @@ pub struct Attach {
     pub generation: u64,
     pub worker: u32,
     pub stream: Stream,
+    /// It was there before svd was started: taken over from one that was killed.
+    pub adopted: bool,
+}
+
+/// A generation, for the line that tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begins {
+    pub generation: u64,
+    pub release: Option<Arc<str>>,
+    pub at: SystemTime,
+    /// It was there before svd was started: a file may have the line already.
+    pub adopted: bool,
 }
 
 pub(super) enum Command {
     Configure(Arc<str>, Box<Logs>),
     Remove(Arc<str>),
-    Generation { service: Arc<str>, generation: u64, release: Option<Arc<str>>, began: SystemTime },
+    Generation {
+        service: Arc<str>,
+        begins: Begins,
+    },
     Attach(PipeId, Attach, OwnedFd),
     Detach(PipeId),
     Reopen,
     Rotate(Arc<str>, oneshot::Sender<bool>),
     Tail(Arc<str>, Option<u64>, usize, oneshot::Sender<Vec<u8>>),
     Status(Arc<str>, oneshot::Sender<LogStatus>),
-    Watch { id: WatchId, service: Arc<str>, generation: u64, worker: Option<u32>, text: Box<[u8]> },
+    Watch {
+        id: WatchId,
+        service: Arc<str>,
+        generation: u64,
+        worker: Option<u32>,
+        text: Box<[u8]>,
+    },
     Unwatch(Arc<str>, WatchId),
     Subscribe(Arc<str>, Stream, Arc<Signal>),
     Compressed(io::Result<compress::Done>),
-    Shutdown,
+    /// `leave`: what the pipes hold is left to the next svd.
+    Shutdown {
+        leave: bool,
+    },
 }
 
 #[derive(Default)]
@@ -183,12 +210,17 @@ impl LogThread {
     /// Writes all that the pipes hold, closes everything and waits for the thread; not longer than [`END_LIMIT`], as a disk
     /// that hangs must not keep svd from ending.
     pub fn shutdown(mut self) {
-        self.end();
+        self.end(false);
     }
 
-    fn end(&mut self) {
+    /// As [`LogThread::shutdown`], but leaves in the pipes what is there, for the svd that goes on.
+    pub fn leave(mut self) {
+        self.end(true);
+    }
+
+    fn end(&mut self, leave: bool) {
         // Ended already is as good.
-        let _ = self.handle.0.push(Command::Shutdown, usize::MAX);
+        let _ = self.handle.0.push(Command::Shutdown { leave }, usize::MAX);
         let Some(join) = self.join.take() else { return };
         let until = Instant::now() + END_LIMIT;
         while !join.is_finished() {
@@ -203,7 +235,7 @@ impl LogThread {
 
 impl Drop for LogThread {
     fn drop(&mut self) {
-        self.end();
+        self.end(false);
     }
 }
 
@@ -232,14 +264,8 @@ impl LogHandle {
     }
 
     /// A generation begins: its first output comes after a line that says so, in each file.
-    pub fn begin_generation(
-        &self,
-        service: Arc<str>,
-        generation: u64,
-        release: Option<Arc<str>>,
-        began: SystemTime,
-    ) -> Result<(), LogError> {
-        self.send(Command::Generation { service, generation, release, began })
+    pub fn begin_generation(&self, service: Arc<str>, begins: Begins) -> Result<(), LogError> {
+        self.send(Command::Generation { service, begins })
     }
 
     /// Moves what comes from `read_end` (a pipe or a FIFO; made non-blocking) to the service's file, until end of file or

@@ -1,7 +1,7 @@
 //! The small file of times and offsets beside each log file.
 //!
-//! A header of 32 bytes (magic, sequence number of the log file, its birth as the file system tells it, reserved), then
-//! records of 16 bytes: wall-clock milliseconds, and the offset of the first byte that was written then. All numbers are
+//! A header of 32 bytes (magic, sequence number of the log file, its birth as the file system tells it, the newest
+//! generation whose beginning it or a file before it has a mark of), then records of 16 bytes: wall-clock milliseconds, and the offset of the first byte that was written then. All numbers are
 //! little-endian. The sequence number goes up by one with every file of a stream, so that a reader finds the file after
 //! the one it has finished, whatever its name is by then.
 //!
@@ -9,13 +9,18 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::names::Names;
 
 const MAGIC: &[u8; 8] = b"AIRDIDX1";
 const HEADER: u64 = 32;
 const RECORD: u64 = 16;
+
+/// Where the header has the newest marked generation; 0: none.
+const MARKED: u64 = 24;
 
 /// At most one record a second: it bounds an index to 16 bytes a second of output (1.4 MB a day), and "since" to be
 /// exact to a second.
@@ -42,6 +47,7 @@ pub(super) struct Index {
     /// Complete records in the file.
     records: u64,
     last_ms: u64,
+    marked: u64,
 }
 
 /// Times and offsets of one log file.
@@ -61,7 +67,7 @@ impl Index {
         header[8..16].copy_from_slice(&sequence.to_le_bytes());
         header[16..24].copy_from_slice(&guard.to_le_bytes());
         file.write_all_at(&header, 0)?;
-        Ok(Index { file, records: 0, last_ms: 0 })
+        Ok(Index { file, records: 0, last_ms: 0, marked: 0 })
     }
 
     /// Goes on with an existing index: it, the file's sequence number, and the time of its first record.
@@ -79,8 +85,29 @@ impl Index {
         };
         let first = if records > 0 { at(0) } else { None };
         let last_ms = if records > 0 { at(records - 1)? } else { 0 };
-        let index = Index { file, records, last_ms };
+        let mut marked = [0u8; 8];
+        file.read_exact_at(&mut marked, MARKED).ok()?;
+        let index = Index { file, records, last_ms, marked: u64::from_le_bytes(marked) };
         Some((index, sequence, first))
+    }
+
+    /// The newest generation with a mark.
+    pub fn marked(&self) -> u64 {
+        self.marked
+    }
+
+    /// Notes that a generation has its mark. Best effort: else it may get another one when svd is killed.
+    pub fn mark(&mut self, generation: u64) {
+        if generation > self.marked && self.file.write_all_at(&generation.to_le_bytes(), MARKED).is_ok() {
+            self.marked = generation;
+        }
+    }
+
+    /// Notes the mark in the index of a log file that is not open.
+    pub fn note_mark(names: &Names, log: &Metadata, generation: u64) {
+        if let Some((mut index, ..)) = Index::resume(&names.index(log.ino()), guard(log)) {
+            index.mark(generation);
+        }
     }
 
     /// Notes that the byte at `offset` was written at `now_ms`, unless the last record is younger than a second.
@@ -111,12 +138,13 @@ pub(super) fn sequence(path: &Path, expected_guard: u64) -> Option<u64> {
     read_header(&File::open(path).ok()?, expected_guard)
 }
 
-/// The highest sequence number that any of these indexes has, whether or not its file is still there.
-pub(super) fn sequence_unguarded(path: &Path) -> Option<u64> {
+/// The sequence number and the marked generation that an index has, whether or not its file is still there.
+pub(super) fn unguarded(path: &Path) -> Option<(u64, u64)> {
     let file = File::open(path).ok()?;
-    let mut header = [0u8; 24];
+    let mut header = [0u8; HEADER as usize];
     file.read_exact_at(&mut header, 0).ok()?;
-    (&header[..8] == MAGIC).then(|| header[8..16].try_into().map(u64::from_le_bytes).ok()).flatten()
+    let number = |at: u64| header[at as usize..][..8].try_into().map(u64::from_le_bytes).ok();
+    (&header[..8] == MAGIC).then(|| Some((number(8)?, number(MARKED)?))).flatten()
 }
 
 /// Reads a whole index; a torn tail is left out, and so are records beyond `log_len` (the log's own tail may have been

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `handle` | commands, events, the handle |
 //! | `engine` | the thread's loop, timers |
-//! | `pump` | a pipe's turn: read, write, account |
+//! | `pump` | a pipe's turn: look, move, account |
+//! | `inflight` | what a death of svd in the middle of a move leaves to the next one; why no byte is lost, doubled or torn |
 //! | `pace` | when to let pipes fill |
 //! | `service` | a service's state; which bytes are written now, which wait for their line's end |
 //! | `sink` | one file: opening, writing, rotation, trouble |
@@ -24,6 +25,7 @@ mod engine;
 mod format;
 mod handle;
 mod index;
+mod inflight;
 mod memory;
 mod names;
 mod pace;
@@ -37,8 +39,9 @@ mod sink;
 mod tests;
 
 pub use handle::{
-    Attach, COMMANDS_MAX, LogError, LogEvent, LogHandle, LogStatus, LogThread, Notify, Options, PipeId, WatchId,
+    Attach, Begins, COMMANDS_MAX, LogError, LogEvent, LogHandle, LogStatus, LogThread, Notify, Options, PipeId, WatchId,
 };
+pub use inflight::InFlight;
 pub use memory::{TAIL_MAX, WATCH_MAX};
 pub use names::Stream;
 pub use reader::{Follow, LogReader, Start, Step};

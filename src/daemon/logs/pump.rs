@@ -1,5 +1,7 @@
 //! From a pipe to its file.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Instant, SystemTime};
 
@@ -10,11 +12,18 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::engine::Engine;
 use super::handle::{Attach, LogEvent, PipeId};
 use super::index::millis;
+use super::inflight::Node;
+use super::memory::TAIL_MAX;
+use super::names::Stream;
 use super::service::{Pipe, Tools, Urgency};
+use crate::sys::fifo;
 
 /// Bytes of one pipe in one turn: a service that never stops printing must not keep the others waiting for longer than
 /// about a millisecond.
 const TURN_MAX: usize = 512 * 1024;
+
+/// Bytes of one move: the kernel keeps the writer out of its pipe meanwhile.
+const MOVE_MAX: usize = 96 * 1024;
 
 /// The kernel's capacity of a pipe.
 const PIPE_DEFAULT: usize = 64 * 1024;
@@ -23,8 +32,8 @@ const PIPE_DEFAULT: usize = 64 * 1024;
 /// large blocks some 10 % slower (their pages leave the cache).
 const PIPE_GROWN: usize = 512 * 1024;
 
-/// A read of this size shows that a pipe of default size was half full.
-const STREAMING_READ: usize = PIPE_DEFAULT / 2;
+/// So much in a pipe shows that one of default size would be half full.
+const STREAMING: usize = PIPE_DEFAULT / 2;
 
 /// Pipes with a raised capacity: 8 MB, far from where the kernel refuses a plain user more than small pipes (64 MB).
 const GROWN_MAX: usize = 16;
@@ -35,52 +44,81 @@ const PARTING_MAX: u32 = 4 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moved {
-    Bytes { count: usize, more: bool },
+    /// So many were taken out; `more`: the pipe had more than that.
+    Bytes {
+        count: usize,
+        more: bool,
+    },
+    /// All that there is waits for the end of a line.
+    Held,
     Empty,
-    EndOfFile,
+    /// It cannot be read.
+    Broken,
 }
 
 impl Engine {
     pub(super) fn attach(&mut self, id: PipeId, slot: u32, origin: Attach, fd: OwnedFd) {
         let flags = fcntl(&fd, FcntlArg::F_GETFL).map_or(OFlag::empty(), OFlag::from_bits_truncate);
         let prepared = fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))
-            .and_then(|_| self.epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, id.0)));
-        if let Err(e) = prepared {
-            (self.notify)(LogEvent::Trouble {
-                service: (&*origin.service).into(),
-                text: format!(
-                    "{}: cannot watch the output of worker {}: {e}. It is not captured.",
-                    origin.service, origin.worker
-                ),
-            });
-            (self.notify)(LogEvent::Drained { pipe: id });
-            return;
-        }
+            .and_then(|_| self.epoll.add(&fd, watched(id, false)))
+            .and_then(|()| Node::of_descriptor(&fd));
+        let node = match prepared {
+            Ok(node) => node,
+            Err(e) => return self.cannot_attach(id, &origin, e),
+        };
         let Some(service) = self.service(slot) else {
             return;
         };
-        service.begin(origin.generation, None, None);
+        service.begin(origin.generation, None);
         service.live[origin.stream.number()] += 1;
         let alone = service.live[origin.stream.number()] == 1;
         let pipe = Pipe {
-            fd,
             service: slot,
             worker: origin.worker,
             generation: origin.generation,
             stream: origin.stream,
+            adopted: origin.adopted,
+            capacity: fifo::grow(&fd, 0),
+            node,
+            fd,
             grown: false,
             leaving: false,
             skip_line: false,
             timer: false,
             parting: 0,
-            held: Vec::new(),
+            edge: false,
+            held: 0,
             held_since: None,
         };
+        if pipe.adopted {
+            let tools = Tools {
+                log_dir: &self.log_dir,
+                scratch: &mut self.scratch,
+                notify: &self.notify,
+                in_flight: self.in_flight.as_ref(),
+                now: Instant::now(),
+                wall_ms: millis(SystemTime::now()),
+            };
+            if let Some(service) = self.services.get_mut(slot as usize).and_then(Option::as_mut) {
+                service.inherit(id, pipe.stream, &tools);
+            }
+        }
         if !alone {
             // Whoever was alone may have begun a line in the file: its end may be in its pipe already.
             self.turn_others(slot, &pipe);
         }
         self.pipes.insert(id, pipe);
+    }
+
+    fn cannot_attach(&self, id: PipeId, origin: &Attach, error: Errno) {
+        (self.notify)(LogEvent::Trouble {
+            service: (&*origin.service).into(),
+            text: format!(
+                "{}: cannot watch the output of worker {}: {error}. It is not captured.",
+                origin.service, origin.worker
+            ),
+        });
+        (self.notify)(LogEvent::Drained { pipe: id });
     }
 
     fn turn_others(&mut self, slot: u32, beside: &Pipe) {
@@ -112,18 +150,38 @@ impl Engine {
 
     /// One pipe's turn: what it has, at most [`TURN_MAX`]. `hung_up`: nobody holds the other end any more.
     pub(super) fn turn(&mut self, id: PipeId, hung_up: bool) {
+        self.turn_as(id, hung_up, Urgency::Normal);
+    }
+
+    pub(super) fn turn_as(&mut self, id: PipeId, hung_up: bool, urgency: Urgency) {
+        let Some((slot, stream)) = self.one_turn(id, hung_up, urgency) else { return };
+        if let Some(service) = self.service(slot)
+            && std::mem::take(&mut service.waiting)
+        {
+            // Another pipe of the service finished its line, or went: whoever waited for that is written now.
+            let waiting: Vec<PipeId> =
+                self.pipes.iter().filter(|(_, p)| p.service == slot && p.held > 0).map(|(id, _)| *id).collect();
+            for id in waiting {
+                if let Some((_, stream)) = self.one_turn(id, false, Urgency::Normal) {
+                    self.after(slot, stream);
+                }
+            }
+        }
+        self.after(slot, stream);
+        self.forget_if_done(slot);
+    }
+
+    fn one_turn(&mut self, id: PipeId, hung_up: bool, urgency: Urgency) -> Option<(u32, Stream)> {
         // Out of the map meanwhile, so that the pipe and the engine can both be changed.
-        let Some(mut pipe) = self.pipes.remove(&id) else {
-            return;
-        };
+        let mut pipe = self.pipes.remove(&id)?;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let (mut total, mut full) = (0, true);
+        let (mut total, mut full, mut urgency) = (0, true, urgency);
         let ended = loop {
-            match self.move_once(id, &mut pipe, &mut buffer) {
+            match self.move_once(id, &mut pipe, &mut buffer, urgency) {
                 Moved::Bytes { count, more } => {
                     total += count;
                     full = more;
-                    // A short read has emptied the pipe. Of one that is about to be closed that has to be certain.
+                    // Of one that is about to be closed it has to be certain that it is empty.
                     if !more && !hung_up && !pipe.leaving {
                         break false;
                     }
@@ -137,92 +195,80 @@ impl Engine {
                         break false;
                     }
                 }
-                Moved::Empty => {
+                // Nobody finishes that line any more.
+                Moved::Held if (hung_up || pipe.leaving) && urgency == Urgency::Normal => urgency = Urgency::Overdue,
+                Moved::Held | Moved::Empty => {
                     full = false;
-                    break pipe.leaving;
+                    // A FIFO that nobody has opened yet is empty as well, but it does not hang up.
+                    break hung_up || pipe.leaving;
                 }
-                // A FIFO that nobody has opened yet looks the same, but it does not hang up.
-                Moved::EndOfFile => break hung_up || pipe.leaving,
+                Moved::Broken => break true,
             }
         };
         self.buffer = buffer;
-        let capacity = if pipe.grown { PIPE_GROWN } else { PIPE_DEFAULT };
-        self.pace.moved(total, capacity, full);
-        let (slot, stream) = (pipe.service, pipe.stream);
+        self.pace.moved(total, pipe.capacity, full);
+        let of = (pipe.service, pipe.stream);
         if ended {
             self.close(id, pipe);
-        } else {
-            self.arm(id, &mut pipe);
-            self.pipes.insert(id, pipe);
+            return Some(of);
         }
-        if self.service(slot).is_some_and(|s| s.waiting) {
-            self.release_waiting(slot);
+        if pipe.edge != (pipe.held > 0) {
+            pipe.edge = !pipe.edge;
+            let _ = self.epoll.modify(&pipe.fd, &mut watched(id, pipe.edge));
         }
-        self.after(slot, stream);
-        if ended {
-            self.forget_if_done(slot);
-        }
+        self.arm(id, &mut pipe);
+        self.pipes.insert(id, pipe);
+        Some(of)
     }
 
-    /// The move itself: read, write, account. Nothing else takes bytes out of a pipe, so that a way that survives a death
-    /// between its steps can take this one's place.
-    fn move_once(&mut self, id: PipeId, pipe: &mut Pipe, buffer: &mut [u8]) -> Moved {
-        let held = pipe.held.len();
-        let count = match nix::unistd::read(&pipe.fd, &mut buffer[held..]) {
-            Ok(0) => return Moved::EndOfFile,
-            Ok(n) => n,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Moved::Empty,
-            // EIO and the like: there is nothing to be had from it, now or later.
-            Err(_) => {
-                pipe.leaving = true;
-                return Moved::EndOfFile;
-            }
+    /// The move itself. Nothing else takes bytes out of a pipe; how it survives a death: see [`super::inflight`].
+    fn move_once(&mut self, id: PipeId, pipe: &mut Pipe, buffer: &mut [u8], urgency: Urgency) -> Moved {
+        let waiting = match fifo::waiting(&pipe.fd) {
+            Ok(0) => return Moved::Empty,
+            Ok(count) => count,
+            Err(_) => return Moved::Broken,
         };
-        buffer[..held].copy_from_slice(&pipe.held);
-        let end = held + count;
+        self.grow(pipe, waiting);
         let Some(service) = self.services.get_mut(pipe.service as usize).and_then(Option::as_mut) else {
             return Moved::Empty;
         };
-        service.observe(pipe, &buffer[held..end], &self.notify);
         let mut tools = Tools {
             log_dir: &self.log_dir,
             scratch: &mut self.scratch,
             notify: &self.notify,
+            in_flight: self.in_flight.as_ref(),
             now: Instant::now(),
             wall_ms: millis(SystemTime::now()),
         };
-        service.deliver(id, pipe, &buffer[..end], Urgency::Normal, &mut tools);
-        if count >= STREAMING_READ && !pipe.grown && self.grown < GROWN_MAX {
+        let count = service.pour(id, pipe, waiting.min(MOVE_MAX), &mut buffer[..TAIL_MAX], &mut tools);
+        if count > 0 {
+            return Moved::Bytes { count, more: count < waiting };
+        }
+        let seen = match look(&pipe.fd, &self.aside, buffer) {
+            Ok(0) => return Moved::Empty,
+            Ok(count) => count,
+            Err(_) => return Moved::Broken,
+        };
+        let data = &buffer[..seen];
+        service.observe(pipe, data.get(pipe.held..).unwrap_or_default(), tools.notify);
+        // A line that is longer than what can be looked at goes in pieces.
+        let urgency = if seen < waiting && !data.contains(&b'\n') { Urgency::Overdue } else { urgency };
+        match service.deliver(id, pipe, data, urgency, &mut tools) {
+            0 => Moved::Held,
+            count => Moved::Bytes { count, more: seen < waiting },
+        }
+    }
+
+    fn grow(&mut self, pipe: &mut Pipe, waiting: usize) {
+        if waiting >= STREAMING && pipe.capacity < PIPE_GROWN && !pipe.grown && self.grown < GROWN_MAX {
             // Refused to a plain user who has many large ones: then it stays as it is, and is not asked again.
             pipe.grown = true;
             self.grown += 1;
-            let _ = fcntl(&pipe.fd, FcntlArg::F_SETPIPE_SZ(PIPE_GROWN as i32));
-        }
-        Moved::Bytes { count, more: end == buffer.len() }
-    }
-
-    /// Another pipe of the service finished its line, or went: whoever waited for that is written now.
-    fn release_waiting(&mut self, slot: u32) {
-        if let Some(service) = self.service(slot) {
-            service.waiting = false;
-        }
-        let waiting: Vec<PipeId> =
-            self.pipes.iter().filter(|(_, p)| p.service == slot && !p.held.is_empty()).map(|(id, _)| *id).collect();
-        for id in waiting {
-            if let Some(mut pipe) = self.pipes.remove(&id) {
-                self.release_held(id, &mut pipe, Urgency::Normal);
-                self.arm(id, &mut pipe);
-                let stream = pipe.stream;
-                self.pipes.insert(id, pipe);
-                self.after(slot, stream);
-            }
+            pipe.capacity = fifo::grow(&pipe.fd, PIPE_GROWN);
         }
     }
 
-    fn close(&mut self, id: PipeId, mut pipe: Pipe) {
-        if !pipe.held.is_empty() {
-            self.release_held(id, &mut pipe, Urgency::Overdue);
-        }
+    fn close(&mut self, id: PipeId, pipe: Pipe) {
         if pipe.grown {
             self.grown = self.grown.saturating_sub(1);
         }
@@ -233,4 +279,28 @@ impl Engine {
         drop(pipe); // closed by the time anybody is told
         (self.notify)(LogEvent::Drained { pipe: id });
     }
+}
+
+/// `edge`: told when something new comes, not as long as something is there: what waits for the end of its line stays in
+/// the pipe. The kernel does not tell of all of it (a write that is longer than the pipe wakes nobody in its middle unless
+/// it found the pipe empty), so that the timer looks as well.
+fn watched(id: PipeId, edge: bool) -> EpollEvent {
+    let flags = if edge { EpollFlags::EPOLLIN | EpollFlags::EPOLLET } else { EpollFlags::EPOLLIN };
+    EpollEvent::new(flags, id.0)
+}
+
+/// What a pipe begins with, which stays in it. 0: nothing is there.
+fn look(pipe: &OwnedFd, (reader, writer): &(File, OwnedFd), buffer: &mut [u8]) -> io::Result<usize> {
+    let count = loop {
+        match fifo::copy(pipe, writer, buffer.len()) {
+            Ok(count) => break count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(e) => return Err(e),
+        }
+    };
+    // As much as was copied is there: the pipe has no other writer and no other reader.
+    let mut reader = reader;
+    reader.read_exact(&mut buffer[..count])?;
+    Ok(count)
 }

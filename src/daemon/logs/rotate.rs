@@ -68,8 +68,8 @@ pub(super) fn prune(names: &Names, keep: u32) -> io::Result<()> {
 }
 
 /// Removes what an interrupted rotation or compression left behind, and indexes without a file. Tells the highest
-/// sequence number that any file has had.
-pub(super) fn tidy(names: &Names) -> io::Result<u64> {
+/// sequence number that any file has had, and the newest generation that has a mark.
+pub(super) fn tidy(names: &Names) -> io::Result<(u64, u64)> {
     let listing = names.list()?;
     let mut alive = Vec::new();
     let mut see = |path: &Path| {
@@ -89,18 +89,24 @@ pub(super) fn tidy(names: &Names) -> io::Result<u64> {
             remove(names, &names.numbered(number, false))?;
         }
     }
+    let fresh = fs::symlink_metadata(names.fresh()).ok().map(|meta| meta.ino());
     for path in &listing.leftovers {
         missing_is_fine(fs::remove_file(path))?;
     }
-    let mut highest = 0;
+    let (mut highest, mut marked) = (0, 0);
     for inode in listing.indexes {
         let path = names.index(inode);
-        highest = highest.max(index::sequence_unguarded(&path).unwrap_or(0));
+        let (sequence, mark) = index::unguarded(&path).unwrap_or_default();
+        // The file of a rotation that did not come to its end never had a byte or a reader: its number is not missed.
+        if Some(inode) != fresh {
+            highest = highest.max(sequence);
+        }
+        marked = marked.max(mark);
         if !alive.contains(&inode) {
             missing_is_fine(fs::remove_file(&path))?;
         }
     }
-    Ok(highest)
+    Ok((highest, marked))
 }
 
 /// The next file to compress: the oldest plain one from number 2 on (number 1 stays readable for whoever follows it by
@@ -207,7 +213,7 @@ mod tests {
         let inode = fs::metadata(names.current()).unwrap().ino();
         index::Index::create(&names.index(inode), 5, 0).unwrap();
         index::Index::create(&names.index(1), 8, 0).unwrap();
-        assert_eq!(tidy(&names).unwrap(), 8);
+        assert_eq!(tidy(&names).unwrap(), (8, 0));
         let left: Vec<String> =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         let mut left: Vec<&str> = left.iter().map(String::as_str).collect();

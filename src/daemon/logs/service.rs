@@ -1,17 +1,19 @@
 //! What the log thread knows of a service and of a pipe. There may be thousands that never print: everything beyond a few
 //! words is made when the first byte comes.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::format;
-use super::handle::{LogEvent, Notify, PipeId};
+use super::handle::{Begins, LogEvent, Notify, PipeId};
+use super::index;
+use super::inflight::{InFlight, Node};
 use super::memory::{Tail, Watch};
 use super::names::{STREAMS, Stream};
 use super::signal::Signal;
-use super::sink::{Line, Sink};
+use super::sink::{Env, Line, Sink, Source};
 use crate::config::spec::{LogFormat, Logs};
 
 /// A line without an end is held back for at most that many bytes where several pipes share a file, or where lines are
@@ -20,6 +22,9 @@ pub(super) const HOLD_MAX: usize = 64 * 1024;
 
 /// And at most that long: a prompt or a progress dot must not be invisible.
 pub(super) const HOLD: Duration = Duration::from_secs(1);
+
+/// While a line is held back, its pipe is looked at again as often.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Generations whose last output is remembered: the running one, a new one, some that drain.
 const GENERATIONS_MAX: usize = 4;
@@ -33,8 +38,8 @@ pub(super) const WATCHES_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Generation {
     number: u64,
-    began_ms: u64,
-    release: Option<Arc<str>>,
+    /// `None`: it gets no mark.
+    begins: Option<Box<Begins>>,
     /// One bit a stream: its file has the mark.
     marked: u8,
     pub tail: Tail,
@@ -60,38 +65,41 @@ pub(super) struct Service {
 #[derive(Debug)]
 pub(super) struct Pipe {
     pub fd: OwnedFd,
+    pub node: Node,
     pub service: u32,
     pub worker: u32,
     pub generation: u64,
     pub stream: Stream,
+    /// It is older than this svd.
+    pub adopted: bool,
+    /// In bytes.
+    pub capacity: usize,
     /// Its capacity was raised, or that was refused: not tried again.
     pub grown: bool,
     /// Closed when it is empty.
     pub leaving: bool,
     /// The beginning of the line that comes was lost: so is its rest.
     pub skip_line: bool,
+    /// Watched for what is new only.
+    pub edge: bool,
     /// A timer for `held` is set.
     pub timer: bool,
     /// Bytes read since it was asked to leave.
     pub parting: u32,
-    /// Bytes not written yet.
-    pub held: Vec<u8>,
+    /// So many bytes were looked at and left in the pipe: they wait for the end of a line.
+    pub held: usize,
     pub held_since: Option<Instant>,
 }
 
 impl Pipe {
-    /// Keeps `rest` for later. `written`: something before it was written, so that it is a new line's beginning.
-    pub fn hold(&mut self, rest: &[u8], written: bool, now: Instant) {
-        if rest.is_empty() {
-            self.held = Vec::new();
+    /// Leaves `rest` bytes for later. `written`: something before them was written, so that they are a new line's beginning.
+    pub fn hold(&mut self, rest: usize, written: bool, now: Instant) {
+        self.held = rest;
+        if rest == 0 {
             self.held_since = None;
-            return;
-        }
-        if written || self.held_since.is_none() {
+        } else if written || self.held_since.is_none() {
             self.held_since = Some(now);
         }
-        self.held.clear();
-        self.held.extend_from_slice(rest);
     }
 }
 
@@ -100,6 +108,7 @@ pub(super) struct Tools<'a> {
     pub log_dir: &'a Path,
     pub scratch: &'a mut Vec<u8>,
     pub notify: &'a Notify,
+    pub in_flight: Option<&'a InFlight>,
     pub now: Instant,
     pub wall_ms: u64,
 }
@@ -132,8 +141,8 @@ impl Service {
         log_dir.join(&*self.name)
     }
 
-    /// `release` and `began` are only for the mark; without `began_ms` there will be none.
-    pub fn begin(&mut self, number: u64, release: Option<Arc<str>>, began_ms: Option<u64>) {
+    /// Without `begins` there will be no mark.
+    pub fn begin(&mut self, number: u64, begins: Option<Begins>) {
         if self.generations.iter().any(|g| g.number == number) {
             return;
         }
@@ -143,9 +152,8 @@ impl Service {
         self.generations.reserve_exact(1);
         self.generations.push(Generation {
             number,
-            began_ms: began_ms.unwrap_or(0),
-            release,
-            marked: if began_ms.is_some() { 0 } else { u8::MAX },
+            marked: if begins.is_some() { 0 } else { u8::MAX },
+            begins: begins.map(Box::new),
             tail: Tail::default(),
         });
     }
@@ -158,7 +166,7 @@ impl Service {
             .map_or(Vec::new(), |g| g.tail.last(max))
     }
 
-    /// Memory and watches: every byte passes here once, before it is written.
+    /// Memory and watches: every byte passes here once, before it is written; where nobody watches, the last ones do.
     pub fn observe(&mut self, pipe: &Pipe, fresh: &[u8], notify: &Notify) {
         if let Some(g) = self.generations.iter_mut().find(|g| g.number == pipe.generation) {
             g.tail.push(fresh);
@@ -172,8 +180,44 @@ impl Service {
         });
     }
 
-    /// Writes what is to be written of `data` (what was held back, and what is new); the pipe holds the rest.
-    pub fn deliver(&mut self, id: PipeId, pipe: &mut Pipe, data: &[u8], urgency: Urgency, tools: &mut Tools<'_>) {
+    /// Moves what the pipe has without looking at it, where that is enough: so many bytes. `waiting` is how much there is,
+    /// `tail` room for the end of it.
+    pub fn pour(
+        &mut self,
+        id: PipeId,
+        pipe: &mut Pipe,
+        waiting: usize,
+        tail: &mut [u8],
+        tools: &mut Tools<'_>,
+    ) -> usize {
+        let stream = pipe.stream.number();
+        let bit = 1u8 << stream;
+        let plain = self.limits.format == LogFormat::Raw && self.live[stream] == 1;
+        let marked = self.generations.iter().all(|g| g.number != pipe.generation || g.marked & bit != 0);
+        if !plain || !marked || !self.watches.is_empty() || pipe.skip_line || pipe.held > 0 {
+            return 0;
+        }
+        let dir = self.dir(tools.log_dir);
+        let env = env(&self.name, &self.limits, &dir, tools);
+        let Some(sink) = &mut self.sinks[stream] else { return 0 };
+        let room = usize::try_from(if sink.ready(&env) { sink.blind(id.0, &env) } else { 0 }).unwrap_or(usize::MAX);
+        let source = Source { id: id.0, fd: pipe.fd.as_fd(), node: pipe.node, shared: false };
+        let count = waiting.min(room);
+        let moved = if count > 0 { sink.pour_blind(&source, count, tail, &env) } else { 0 };
+        self.observe(pipe, &tail[..moved.min(tail.len())], tools.notify);
+        moved
+    }
+
+    /// Writes what is to be written of `data`, the bytes that the pipe begins with; what it has left is held. How many bytes
+    /// have been taken out.
+    pub fn deliver(
+        &mut self,
+        id: PipeId,
+        pipe: &mut Pipe,
+        data: &[u8],
+        urgency: Urgency,
+        tools: &mut Tools<'_>,
+    ) -> usize {
         let shared = self.live[pipe.stream.number()] > 1;
         let by_line = shared || self.limits.format == LogFormat::Json;
         let sink = sink_of(&mut self.sinks, pipe.stream, tools.now);
@@ -191,33 +235,28 @@ impl Service {
         };
         let (out, rest) = data.split_at(cut);
         if !out.is_empty() {
-            self.write(id, pipe, out, tools);
+            self.write(id, pipe, out, shared, tools);
         }
-        pipe.hold(rest, cut > 0, tools.now);
+        pipe.hold(rest.len(), cut > 0, tools.now);
+        cut
     }
 
-    fn write(&mut self, id: PipeId, pipe: &mut Pipe, out: &[u8], tools: &mut Tools<'_>) {
+    fn write(&mut self, id: PipeId, pipe: &mut Pipe, out: &[u8], shared: bool, tools: &mut Tools<'_>) {
         let dir = self.dir(tools.log_dir);
-        let env = super::sink::Env {
-            service: &self.name,
-            dir: &dir,
-            limits: &self.limits,
-            now: tools.now,
-            wall_ms: tools.wall_ms,
-            notify: tools.notify,
-        };
+        let env = env(&self.name, &self.limits, &dir, tools);
+        let source = Source { id: id.0, fd: pipe.fd.as_fd(), node: pipe.node, shared };
         let sink = sink_of(&mut self.sinks, pipe.stream, tools.now);
         let mut out = out;
         if pipe.skip_line {
             let end = out.iter().position(|b| *b == b'\n');
             let (fragment, rest) = out.split_at(end.map_or(out.len(), |at| at + 1));
-            sink.drop_bytes(fragment);
+            sink.lose(fragment, &source);
             pipe.skip_line = end.is_none();
             out = rest;
         }
         let Some(&last) = out.last() else { return };
         if !sink.ready(&env) {
-            sink.drop_bytes(out);
+            sink.lose(out, &source);
             pipe.skip_line = last != b'\n';
             return;
         }
@@ -225,8 +264,11 @@ impl Service {
         let unmarked = self.generations.iter_mut().find(|g| g.number == pipe.generation && g.marked & bit == 0);
         if let Some(g) = unmarked {
             g.marked |= bit;
-            let mark = format::mark(self.limits.format, &self.name, g.number, g.release.as_deref(), g.began_ms);
-            sink.put_own(&mark, &env);
+            if let Some(begins) = g.begins.as_deref().filter(|b| !(b.adopted && sink.is_marked(g.number))) {
+                let at = index::millis(begins.at);
+                let mark = format::mark(self.limits.format, &self.name, g.number, begins.release.as_deref(), at);
+                sink.put_mark(&mark, g.number, &env);
+            }
         }
         let origin = format::Origin {
             service: &self.name,
@@ -234,9 +276,16 @@ impl Service {
             worker: pipe.worker,
             stream: pipe.stream,
         };
-        if !sink.put(id.0, &origin, out, tools.scratch, &env) {
+        if !sink.put(&source, &origin, out, tools.scratch, &env) {
             pipe.skip_line = last != b'\n';
         }
+    }
+
+    /// The pipe was there before svd was started: a line that the file does not end may be its own.
+    pub fn inherit(&mut self, id: PipeId, stream: Stream, tools: &Tools<'_>) {
+        let dir = self.dir(tools.log_dir);
+        let env = env(&self.name, &self.limits, &dir, tools);
+        sink_of(&mut self.sinks, stream, tools.now).inherit(id.0, &env);
     }
 
     /// A pipe is gone: a line that it began is nobody's now.
@@ -249,6 +298,11 @@ impl Service {
             sink.line = Line::Orphaned;
         }
     }
+}
+
+fn env<'a>(service: &'a str, limits: &'a Logs, dir: &'a Path, tools: &Tools<'a>) -> Env<'a> {
+    let Tools { now, wall_ms, notify, in_flight, .. } = *tools;
+    Env { service, dir, limits, now, wall_ms, notify, in_flight }
 }
 
 fn sink_of(sinks: &mut [Option<Box<Sink>>; STREAMS], stream: Stream, now: Instant) -> &mut Sink {

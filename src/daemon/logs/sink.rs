@@ -2,17 +2,21 @@
 //! written, a counter of what was lost.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::format::{self, Origin};
+use super::format;
 use super::handle::{LogEvent, Notify};
 use super::index::{self, Index};
+use super::inflight::{InFlight, Node};
 use super::names::{Names, Stream};
 use super::rotate;
-use crate::config::spec::{LogFormat, Logs};
+use crate::config::spec::Logs;
+
+mod writing;
 
 /// How far beyond its limit a file may grow while it waits for the end of a line to be cut at.
 pub(super) const CUT_SLACK: u64 = 64 * 1024;
@@ -36,6 +40,23 @@ pub(super) struct Env<'a> {
     pub now: Instant,
     pub wall_ms: u64,
     pub notify: &'a Notify,
+    pub in_flight: Option<&'a InFlight>,
+}
+
+impl Env<'_> {
+    /// See [`InFlight::step`].
+    pub fn step(&self, count: usize) -> usize {
+        self.in_flight.map_or(count, |f| f.step(count))
+    }
+}
+
+/// The pipe that bytes are taken out of.
+pub(super) struct Source<'a> {
+    pub id: u64,
+    pub fd: BorrowedFd<'a>,
+    pub node: Node,
+    /// Others go into the same file.
+    pub shared: bool,
 }
 
 /// Where the file ends.
@@ -70,6 +91,7 @@ pub struct Lost {
 #[derive(Debug)]
 struct Open {
     file: File,
+    node: Node,
     sequence: u64,
     size: u64,
     /// When the first byte came; `None` while empty.
@@ -94,6 +116,8 @@ pub(super) struct Sink {
     pub rotated: bool,
     /// The rotation by age has its timer.
     pub age_timer: bool,
+    /// The file system cannot take bytes out of a pipe by itself.
+    cannot_pour: bool,
 }
 
 impl Sink {
@@ -109,6 +133,7 @@ impl Sink {
             grew: false,
             rotated: false,
             age_timer: false,
+            cannot_pour: false,
         }
     }
 
@@ -133,7 +158,7 @@ impl Sink {
     fn open(&mut self, env: &Env<'_>) -> io::Result<()> {
         let names = self.names(env.dir);
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(names.dir())?;
-        let highest = rotate::tidy(&names)?;
+        let (highest, marked) = rotate::tidy(&names)?;
         let file = open_log(&names.current())?;
         let meta = file.metadata()?;
         let (inode, size, guard) = (meta.ino(), meta.size(), index::guard(&meta));
@@ -145,8 +170,11 @@ impl Sink {
                 let mut index = Index::create(&path, highest + 1, guard).ok();
                 let birth =
                     if guard > 0 { guard / 1_000_000 } else { meta.modified().map_or(env.wall_ms, index::millis) };
-                if let (true, Some(index)) = (size > 0, &mut index) {
-                    let _ = index.note(birth, 0);
+                if let Some(index) = &mut index {
+                    index.mark(marked);
+                    if size > 0 {
+                        let _ = index.note(birth, 0);
+                    }
                 }
                 (index, highest + 1, (size > 0).then_some(birth))
             }
@@ -156,9 +184,27 @@ impl Sink {
         if size > 0 && file.read_exact_at(&mut last, size - 1).is_ok() && last[0] == b'\n' {
             self.line = Line::Start;
         }
-        self.open = Some(Open { file, sequence, size, birth_ms: first, index });
+        self.open = Some(Open { file, node: Node::of(&meta), sequence, size, birth_ms: first, index });
         self.rotated = true; // an earlier svd may have left something to compress
         Ok(())
+    }
+
+    /// An svd before was killed, and this pipe may have begun the line that the file ends with.
+    pub fn inherit(&mut self, pipe: u64, env: &Env<'_>) {
+        let unfinished = |path: &Path| -> io::Result<bool> {
+            let file = File::open(path)?;
+            let (size, mut last) = (file.metadata()?.size(), [0u8]);
+            Ok(size > 0 && file.read_exact_at(&mut last, size - 1).is_ok() && last[0] != b'\n')
+        };
+        // A file that ends with a line is opened by the next byte, as always.
+        if self.open.is_none()
+            && unfinished(&self.names(env.dir).current()).unwrap_or(false)
+            && self.ready(env)
+            && self.line == Line::Unknown
+        {
+            self.line = Line::Of(pipe);
+            self.line_since = env.now;
+        }
     }
 
     /// Closes the file; the next byte opens it by its name again.
@@ -184,6 +230,12 @@ impl Sink {
         }
         if self.trouble.is_some() && !self.resume(env) {
             return false;
+        }
+        // Somebody may have cut it (logrotate's copytruncate): going on where it was would leave a hole.
+        if let Some(open) = &mut self.open
+            && let Ok(meta) = open.file.metadata()
+        {
+            open.size = open.size.min(meta.size());
         }
         if self.due_ms(env.limits).is_some_and(|due| env.wall_ms >= due) {
             self.rotate(env);
@@ -251,89 +303,7 @@ impl Sink {
         }
     }
 
-    // ---- writing -------------------------------------------------------------------------------------------------
-
-    /// Writes a piece of a pipe's output in the configured format; [`Sink::ready`] said yes. `data` may end in the middle
-    /// of a line. What fails is counted; false then.
-    pub fn put(&mut self, pipe: u64, origin: &Origin<'_>, data: &[u8], scratch: &mut Vec<u8>, env: &Env<'_>) -> bool {
-        let alone = matches!(self.line, Line::Start | Line::Unknown) || self.line == Line::Of(pipe);
-        let formatted = env.limits.format != LogFormat::Raw;
-        if !alone || (formatted && self.line == Line::Unknown) {
-            if !self.append(b"\n", env) {
-                self.drop_bytes(data);
-                return false;
-            }
-            self.line = Line::Start;
-        }
-        let whole = match env.limits.format {
-            LogFormat::Raw => self.append(data, env),
-            format => self.put_lines(pipe, origin, data, format, scratch, env),
-        };
-        self.line_since = env.now;
-        if self.line != Line::Start && whole {
-            self.line = Line::Of(pipe);
-        }
-        whole
-    }
-
-    fn put_lines(
-        &mut self,
-        pipe: u64,
-        origin: &Origin<'_>,
-        data: &[u8],
-        format: LogFormat,
-        scratch: &mut Vec<u8>,
-        env: &Env<'_>,
-    ) -> bool {
-        let stamp = format::time(env.wall_ms).to_string();
-        let mut continues = self.line == Line::Of(pipe);
-        let mut written = true;
-        scratch.clear();
-        for line in format::lines(data) {
-            if !written {
-                self.drop_bytes(line);
-                continue;
-            }
-            match format {
-                LogFormat::Json => format::json(scratch, &stamp, origin, line),
-                _ => format::timestamped(scratch, &stamp, line, continues),
-            }
-            continues = false;
-            if scratch.len() >= SCRATCH_FLUSH {
-                written = self.append(scratch, env);
-                scratch.clear();
-            }
-        }
-        written && self.append(scratch, env)
-    }
-
-    /// Writes a line of svd's own (a mark) on a line of its own.
-    pub fn put_own(&mut self, line: &[u8], env: &Env<'_>) {
-        if self.line != Line::Start && !self.append(b"\n", env) {
-            return;
-        }
-        self.append(line, env);
-    }
-
-    /// Writes bytes as they are, and rotates where they reach the limit.
-    fn append(&mut self, mut data: &[u8], env: &Env<'_>) -> bool {
-        while !data.is_empty() {
-            let piece = self.until_cut(data, env);
-            if let Err((written, e)) = self.write(&data[..piece], env) {
-                self.fail("cannot write its log", &e, env);
-                self.drop_bytes(&data[written..]);
-                self.line = Line::Orphaned;
-                return false;
-            }
-            let ended = data[piece - 1] == b'\n';
-            self.line = if ended { Line::Start } else { Line::Unknown };
-            data = &data[piece..];
-            if self.full(env, ended) {
-                self.rotate(env);
-            }
-        }
-        true
-    }
+    // ---- rotation ------------------------------------------------------------------------------------------------
 
     fn may_rotate(&self, env: &Env<'_>) -> bool {
         env.limits.max_size > 0 && self.rotate_after.is_none_or(|t| env.now >= t)
@@ -361,35 +331,6 @@ impl Sink {
         let limit = env.limits.max_size;
         self.may_rotate(env) && size >= limit && (ended || size >= limit + CUT_SLACK)
     }
-
-    /// All of `data`, or how much of it and why not more.
-    fn write(&mut self, data: &[u8], env: &Env<'_>) -> Result<(), (usize, io::Error)> {
-        let Some(open) = &mut self.open else {
-            return Err((0, io::Error::from_raw_os_error(libc::EBADF)));
-        };
-        if let Some(index) = &mut open.index
-            && index.note(env.wall_ms, open.size).is_err()
-        {
-            open.index = None; // an aid: coarser reading is better than no log
-        }
-        self.grew = true;
-        let mut done = 0;
-        while done < data.len() {
-            match open.file.write(&data[done..]) {
-                Ok(0) => return Err((done, io::ErrorKind::WriteZero.into())),
-                Ok(n) => {
-                    done += n;
-                    open.size += n as u64;
-                    open.birth_ms.get_or_insert(env.wall_ms);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err((done, e)),
-            }
-        }
-        Ok(())
-    }
-
-    // ---- rotation ------------------------------------------------------------------------------------------------
 
     /// Rotates if there is something; where that fails, the old file is written on. True if it rotated.
     pub fn rotate(&mut self, env: &Env<'_>) -> bool {
@@ -428,22 +369,29 @@ impl Sink {
         let fresh = names.fresh();
         let _ = fs::remove_file(&fresh);
         let file = open_log(&fresh)?;
+        env.step(0);
         let meta = file.metadata()?;
         let inode = meta.ino();
-        let index = Index::create(&names.index(inode), sequence, index::guard(&meta)).ok();
-        rotate::shift(&names, env.limits.keep).and_then(|()| fs::rename(&fresh, names.current())).inspect_err(
-            |_| {
-                let _ = fs::remove_file(&fresh);
-                let _ = fs::remove_file(names.index(inode));
-            },
-        )?;
-        self.open = Some(Open { file, sequence, size: 0, birth_ms: None, index });
+        let mut index = Index::create(&names.index(inode), sequence, index::guard(&meta)).ok();
+        let before = self.open.as_ref().and_then(|o| o.index.as_ref()).map_or(0, Index::marked);
+        if let Some(index) = &mut index {
+            index.mark(before);
+        }
+        env.step(0);
+        let shifted = rotate::shift(&names, env.limits.keep);
+        env.step(0);
+        shifted.and_then(|()| fs::rename(&fresh, names.current())).inspect_err(|_| {
+            let _ = fs::remove_file(&fresh);
+            let _ = fs::remove_file(names.index(inode));
+        })?;
+        self.open = Some(Open { file, node: Node::of(&meta), sequence, size: 0, birth_ms: None, index });
         Ok(())
     }
 }
 
-fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(FILE_MODE).open(path)
+/// Not for appending, which `splice(2)` refuses: whoever writes says where.
+pub(super) fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
 }
 
 /// `No space left on device` without the number that `io::Error` adds.

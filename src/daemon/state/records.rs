@@ -89,6 +89,12 @@ pub struct GenerationRecord {
     pub gunicorn: Option<GunicornRecord>,
     #[serde(default)]
     pub statsd: Option<statsd::Address>,
+    #[serde(default = "unknown")]
+    pub began: SystemTime,
+}
+
+fn unknown() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 impl GenerationRecord {
@@ -98,6 +104,7 @@ impl GenerationRecord {
             port: generation.port,
             gunicorn: generation.gunicorn.as_deref().map(GunicornRecord::of),
             statsd: generation.statsd.as_deref().copied(),
+            began: generation.began,
         }
     }
 }

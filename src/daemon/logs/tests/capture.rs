@@ -50,7 +50,7 @@ fn a_fifo_that_nobody_has_opened_is_waited_for() {
         use std::os::unix::fs::OpenOptionsExt;
         std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap().into()
     };
-    let origin = Attach { service: NAME.into(), generation: 1, worker: 0, stream: Stream::Joined };
+    let origin = Attach { service: NAME.into(), generation: 1, worker: 0, stream: Stream::Joined, adopted: false };
     let id = rig.handle.attach(origin, read).unwrap();
     // Another one makes the thread look at it while nobody holds it open.
     let (other, _pipe) = rig.attach(1, 1, Stream::Joined);
@@ -98,6 +98,28 @@ fn lines_of_two_pipes_stay_whole() {
 }
 
 #[test]
+fn a_write_longer_than_the_pipe_does_not_wait_behind_a_held_line() {
+    let mut rig = Rig::new(logs());
+    let (_a, mut pa) = rig.attach(1, 0, Stream::Joined);
+    let (_b, _pb) = rig.attach(1, 1, Stream::Joined);
+    rig.sync();
+    let lines: Vec<u8> = (0..400_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
+    let begin = Instant::now();
+    let mut sent = Vec::new();
+    // In the middle of a line again and again.
+    for piece in lines.chunks(1_000_003) {
+        pa.write_all(&piece[..3]).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+        pa.write_all(&piece[3..]).unwrap();
+        sent.extend_from_slice(piece);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    drop(pa);
+    rig.shutdown();
+    assert!(rig.whole() == sent);
+}
+
+#[test]
 fn a_prompt_appears_within_the_limit() {
     let rig = Rig::new(logs());
     let (_a, mut pa) = rig.attach(1, 0, Stream::Joined);
@@ -126,12 +148,12 @@ fn each_generation_has_its_mark_once_and_its_own_memory() {
     let mut rig = Rig::new(logs());
     let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_378_145_000);
     let h = rig.handle.clone();
-    h.begin_generation(NAME.into(), 7, Some("deploy-1".into()), began).unwrap();
+    h.begin_generation(NAME.into(), begins(7, Some("deploy-1".into()), began)).unwrap();
     let (a, mut pa) = rig.attach(7, 0, Stream::Joined);
     pa.write_all(b"old").unwrap();
     drop(pa);
     rig.drained(a);
-    h.begin_generation(NAME.into(), 8, None, began).unwrap();
+    h.begin_generation(NAME.into(), begins(8, None, began)).unwrap();
     let (b, mut pb) = rig.attach(8, 0, Stream::Joined);
     pb.write_all(b"new\n").unwrap();
     drop(pb);
@@ -169,7 +191,7 @@ fn a_watched_text_is_told_once() {
 #[test]
 fn json_lines_whatever_comes() {
     let mut rig = Rig::new(Logs { format: LogFormat::Json, ..logs() });
-    rig.handle.begin_generation(NAME.into(), 3, Some("r".into()), SystemTime::now()).unwrap();
+    rig.handle.begin_generation(NAME.into(), begins(3, Some("r".into()), SystemTime::now())).unwrap();
     let (_, mut pipe) = rig.attach(3, 2, Stream::Joined);
     let long = vec![b'x'; 200_000];
     pipe.write_all(b"plain\n\xff\xfe\"\\\x01\n").unwrap();

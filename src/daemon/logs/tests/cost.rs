@@ -54,9 +54,9 @@ fn measure() {
     let before = anonymous();
     for name in &names {
         rig.handle.configure(name.clone(), Logs { max_age: Some(Duration::from_secs(1)), ..logs() }).unwrap();
-        rig.handle.begin_generation(name.clone(), 1, Some(release.clone()), SystemTime::now()).unwrap();
+        rig.handle.begin_generation(name.clone(), begins(1, Some(release.clone()), SystemTime::now())).unwrap();
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
-        let origin = Attach { service: name.clone(), generation: 1, worker: 0, stream: Stream::Joined };
+        let origin = Attach { service: name.clone(), generation: 1, worker: 0, stream: Stream::Joined, adopted: false };
         rig.handle.attach(origin, read).unwrap();
         writers.push(write);
         rig.sync();

@@ -2,6 +2,7 @@
 
 mod capture;
 mod cost;
+mod deaths;
 mod full_disk;
 mod reading;
 mod rotation;
@@ -35,12 +36,17 @@ fn logs() -> Logs {
     }
 }
 
+fn begins(generation: u64, release: Option<std::sync::Arc<str>>, at: SystemTime) -> Begins {
+    Begins { generation, release, at, adopted: false }
+}
+
 struct Rig {
     thread: Option<LogThread>,
     handle: LogHandle,
     events: Receiver<LogEvent>,
     root: PathBuf,
     _dir: Option<tempfile::TempDir>,
+    _run: tempfile::TempDir,
 }
 
 impl Rig {
@@ -54,17 +60,19 @@ impl Rig {
 
     fn at(root: PathBuf, logs: Logs) -> Rig {
         let (tx, events) = channel();
+        let run = tempfile::tempdir().unwrap();
         let thread = LogThread::start(Options {
             log_dir: root.clone(),
             notify: Box::new(move |e| {
                 let _ = tx.send(e);
             }),
             lower_priority: None,
+            in_flight: Some(InFlight::open(&run.path().join("in-flight"), run.path()).unwrap()),
         })
         .unwrap();
         let handle = thread.handle();
         handle.configure(NAME.into(), logs).unwrap();
-        Rig { thread: Some(thread), handle, events, root, _dir: None }
+        Rig { thread: Some(thread), handle, events, root, _dir: None, _run: run }
     }
 
     fn dir(&self) -> PathBuf {
@@ -73,7 +81,7 @@ impl Rig {
 
     fn attach(&self, generation: u64, worker: u32, stream: Stream) -> (PipeId, File) {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
-        let origin = Attach { service: NAME.into(), generation, worker, stream };
+        let origin = Attach { service: NAME.into(), generation, worker, stream, adopted: false };
         (self.handle.attach(origin, read).unwrap(), File::from(write))
     }
 
