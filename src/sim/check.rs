@@ -89,6 +89,10 @@ impl World {
             let scaled_down = generation.is_some_and(|g| g.slots.len() <= process.slot as usize);
             // By what happened to it, not by what the machine thinks of it.
             let unfit = process.unfit || !process.ready;
+            // Once more, after a death of svd.
+            if process.told {
+                return;
+            }
             let stopping = service.phase != Phase::Active || !service.policy.overlap;
             assert!(stopping || scaled_down || unfit, "I2: the generation that serves is told to stop");
         }

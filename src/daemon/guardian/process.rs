@@ -280,7 +280,9 @@ impl Guardian {
             return PollTimeout::ZERO;
         }
         let start = self.svd.is_none().then_some(self.start_at);
-        let Some(due) = [start, self.tell_at, self.trim.due(None)].into_iter().flatten().min() else { return PollTimeout::NONE };
+        let Some(due) = [start, self.tell_at, self.trim.due(None)].into_iter().flatten().min() else {
+            return PollTimeout::NONE;
+        };
         // Rounded up, so that it is due when we look.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
