@@ -99,6 +99,11 @@ fn wait_readable(reader: &File) -> Result<(), String> {
     }
 }
 
+/// Does whoever started this svd wait for its [`Report`]?
+pub fn is_awaited() -> bool {
+    std::env::var_os(REPORT).is_some()
+}
+
 /// Is stderr svd's own log? That holds for an svd that was started by the guardian, too.
 pub fn is_own_log(log: &std::path::Path) -> bool {
     use std::os::unix::fs::MetadataExt;

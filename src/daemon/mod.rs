@@ -3,6 +3,7 @@
 //! | file | what it has |
 //! |---|---|
 //! | [`args`], [`background`], [`boot`] | the command line, `--daemon`, start and end |
+//! | [`standin`] | what a service manager starts while another svd runs |
 //! | [`host`] | the loop, and everything that is open |
 //! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
@@ -42,6 +43,7 @@ mod readiness;
 mod retake;
 mod secret;
 mod sockets;
+mod standin;
 mod state;
 mod statsd;
 mod status;
@@ -75,6 +77,14 @@ pub fn main() -> ExitCode {
     }
     if args.daemon {
         return background::start(&args);
+    }
+    match standin::stand_in(&args) {
+        Ok(standin::Next::Begin) => {}
+        Ok(standin::Next::End) => return ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("svd: {why}");
+            return ExitCode::FAILURE;
+        }
     }
     let mut report = background::Report::take();
     let (ended, messages) = match run(&args, &mut report) {

@@ -3,11 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+use super::process::PidFd;
 
 /// Why the lock was not given.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +118,39 @@ pub fn holder(path: &Path) -> io::Result<Option<Holder>> {
     }
 }
 
+/// Whose the lock is.
+#[derive(Debug)]
+pub enum Holding {
+    Nobody,
+    /// The one that the file names, which is certain to hold it: it can be signalled.
+    Process(PidFd),
+    /// Somebody, but not (yet) the one that the file names.
+    Unnamed,
+}
+
+/// Who holds the lock at `path`, with certainty.
+pub fn holding(path: &Path) -> io::Result<Holding> {
+    let Some(Holder(pid)) = holder(path)? else { return Ok(Holding::Nobody) };
+    let Some(pidfd) = pid.and_then(|pid| PidFd::open(pid).ok()) else { return Ok(Holding::Unnamed) };
+    // Asked afterwards, and it has not ended since: so it is about this process.
+    let certain = has_locked(pidfd.pid(), path)? && !pidfd.has_ended();
+    Ok(if certain { Holding::Process(pidfd) } else { Holding::Unnamed })
+}
+
+/// Does this process have a descriptor of the lock that is held (`proc_pid_fdinfo(5)`)? It may be another's as well.
+fn has_locked(pid: i32, path: &Path) -> io::Result<bool> {
+    let locked = std::fs::metadata(path)?;
+    let holds = |entry: std::fs::DirEntry| {
+        let same = std::fs::metadata(entry.path()).is_ok_and(|m| (m.dev(), m.ino()) == (locked.dev(), locked.ino()));
+        let info = Path::new("/proc").join(pid.to_string()).join("fdinfo").join(entry.file_name());
+        let is_lock = |line: &str| line.starts_with("lock:") && line.contains("FLOCK") && line.contains("WRITE");
+        same && std::fs::read_to_string(info).is_ok_and(|text| text.lines().any(is_lock))
+    };
+    // It may have ended, or be somebody's whom we may not look at.
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Ok(false) };
+    Ok(descriptors.flatten().any(holds))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +165,16 @@ mod tests {
         let second = Lock::acquire(&path, 1).expect_err("the second").to_string();
         assert!(second.contains(&format!("is held by process {own} (")), "{second}");
         assert_eq!(holder(&path).expect("ask"), Some(Holder(Some(own as i32))));
+        assert!(matches!(holding(&path).expect("ask"), Holding::Process(pidfd) if pidfd.pid() == own as i32));
+        // A file that names another one, who may even have it open, but does not hold the lock.
+        let mut other = std::process::Command::new("sleep");
+        let mut other = other.arg("1000").stdin(File::open(&path).expect("the file")).spawn().expect("sleep");
+        std::fs::write(&path, other.id().to_string()).expect("written");
+        let unnamed = holding(&path);
+        other.kill().and_then(|()| other.wait()).expect("ended");
+        assert!(matches!(unnamed.expect("ask"), Holding::Unnamed));
         first.release();
+        assert!(matches!(holding(&path).expect("ask"), Holding::Nobody));
         assert_eq!(holder(&path).expect("ask"), None);
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "");
         Lock::acquire(&path, 1).expect("free again");

@@ -124,6 +124,20 @@ impl Received {
         (Received::Child, Signal::SIGCHLD),
         (Received::Pipe, Signal::SIGPIPE),
     ];
+
+    pub fn signal(self) -> Signal {
+        let found = Received::ALL.iter().find(|(received, _)| *received == self);
+        found.map_or(Signal::SIGTERM, |(_, signal)| *signal)
+    }
+
+    /// Is it somebody's wish, and not the kernel's about this process alone?
+    pub fn is_for_svd(self) -> bool {
+        !matches!(self, Received::Child | Received::Pipe)
+    }
+
+    pub fn asks_for_the_end(self) -> bool {
+        matches!(self, Received::Terminate | Received::Interrupt | Received::Quit)
+    }
 }
 
 /// The signals that svd handles, blocked and read from a descriptor: no handler exists anywhere.

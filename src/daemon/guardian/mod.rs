@@ -158,6 +158,11 @@ fn try_execute(
     inherit::execute(file, &environment)
 }
 
+/// Has a guardian started this svd? Not known any more after [`start`].
+pub fn is_guarded() -> bool {
+    std::env::var_os(inherit::GUARDED).is_some()
+}
+
 /// Goes on as the guardian if svd executed itself to be it, and never returns then. To be called first in `main`: what is
 /// done before it is done in the guardian, too, and stays in its memory.
 pub fn resume(options: Options) {

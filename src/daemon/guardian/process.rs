@@ -288,23 +288,17 @@ impl Guardian {
         PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
     }
 
-    fn handle_signal(&mut self, signal: Received) {
-        let signal = match signal {
-            Received::Terminate => Signal::SIGTERM,
-            Received::Interrupt => Signal::SIGINT,
-            Received::Quit => Signal::SIGQUIT,
-            Received::Hangup => Signal::SIGHUP,
-            Received::User1 => Signal::SIGUSR1,
-            Received::User2 => Signal::SIGUSR2,
+    fn handle_signal(&mut self, received: Received) {
+        if !received.is_for_svd() {
             // The loop reaps whenever it turns.
-            Received::Child | Received::Pipe => return,
-        };
+            return;
+        }
         // A new svd reads its configuration and opens its logs anyhow; only an end must not be forgotten.
-        if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) {
-            self.stop = Some(signal);
+        if received.asks_for_the_end() {
+            self.stop = Some(received.signal());
             self.failed_stops = 0;
         }
-        self.pass_on(signal);
+        self.pass_on(received.signal());
     }
 
     fn pass_on(&self, signal: Signal) {
