@@ -119,6 +119,17 @@ fn it_says_that_svd_is_up_and_passes_a_stop_on() {
 }
 
 #[test]
+fn it_ends_when_svd_is_shut_down() {
+    let (mut svd, worker) = running();
+    let mut manager = Manager::start(&svd);
+    manager.hears("READY=1");
+    svd.ok(&["shutdown"]);
+    assert!(svd.wait_end().success());
+    assert_eq!(manager.ends(), 0, "nobody wants an svd any more");
+    gone(worker);
+}
+
+#[test]
 fn signals_reach_svd() {
     let (svd, _) = running();
     let mut manager = Manager::start(&svd);
