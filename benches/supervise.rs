@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use airdock::sys::monotonic_micros;
-use airdock::sys::process::pss;
+use airdock::sys::process::{ProcStat, all_pids, pss};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, execve, fork};
@@ -35,6 +35,16 @@ fn main() {
     for _ in 0..number("ROUNDS", 3) {
         bench.round();
     }
+}
+
+/// Of all threads.
+fn switches(pid: i32) -> u64 {
+    let of = |task: &Path| {
+        let text = fs::read_to_string(task.join("status")).unwrap_or_default();
+        let line = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
+        line.and_then(|l| l.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().map(|entry| of(&entry.path())).sum()
 }
 
 fn compile(dir: &Path) -> PathBuf {
@@ -158,16 +168,17 @@ impl Bench {
     /// Memory and wake-ups, when things have settled.
     fn idle(&self, process: &Child) {
         std::thread::sleep(Duration::from_secs(6));
-        let pid = process.id() as i32;
-        let switches = || {
-            let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let line = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
-            line.and_then(|l| l.trim().parse::<u64>().ok()).unwrap_or(0)
-        };
-        let before = switches();
+        // svd and its guardian, with all their threads.
+        let guardian = process.id() as i32;
+        let of_it = |stat: &ProcStat| stat.parent == guardian && stat.comm.starts_with("svd");
+        let svd = all_pids().into_iter().filter_map(ProcStat::read).find(of_it).expect("an svd below its guardian").pid;
+        let pids = [guardian, svd];
+        let before: u64 = pids.into_iter().map(switches).sum();
         std::thread::sleep(Duration::from_secs(5));
-        let memory = pss(pid).unwrap_or(0) as f64 / 1e6;
-        println!("  idle: {memory:.2} MB (PSS), {} wake-ups in 5 s", switches() - before);
+        let after: u64 = pids.into_iter().map(switches).sum();
+        let [guardian, svd] = pids.map(|pid| pss(pid).unwrap_or(0) as f64 / 1e6);
+        let both = guardian + svd;
+        println!("  idle: {both:.2} MB (PSS; the guardian {guardian:.2}), {} wake-ups in 5 s", after - before);
     }
 
     fn replacements(&self, count: usize) -> f64 {
