@@ -105,6 +105,8 @@ impl Site {
         for (option, name) in [("--run-dir", "run"), ("--state-dir", "state"), ("--log-dir", "log")] {
             command.arg(option).arg(self.dir.join(name));
         }
+        // This svd lives and dies with the demo.
+        command.arg("--no-guardian");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).current_dir("/");
         command.env_remove("NOTIFY_SOCKET");
         // Ctrl-C is for the demo, which then ends svd in order.
