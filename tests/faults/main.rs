@@ -8,8 +8,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clients;
 mod logs;
 mod midway;
+mod noisy;
+mod starved;
+mod steady;
 mod storm;
 mod world;
 
