@@ -66,7 +66,7 @@ fn a_stop_or_a_start_is_done_or_undone() {
     world.svd.ok(&["update"]);
     for (order, state) in [("stop", "stopped"), ("start", "running"), ("restart", "running")] {
         let mut outcome = Outcome::default();
-        for _ in 0..count(8, 40) {
+        for _ in 0..count(6, 40) {
             // From the other state.
             world.svd.ok(&[if order == "start" { "stop" } else { "start" }, "slow"]);
             let svctl = interrupt(&mut world, &[order, "slow"], Duration::from_millis(180));
@@ -85,7 +85,7 @@ fn a_stop_or_a_start_is_done_or_undone() {
 fn an_update_is_done_or_undone() {
     let mut world = World::start(None);
     let mut outcome = Outcome::default();
-    for n in 0..count(10, 40) {
+    for n in 0..count(7, 40) {
         let (old, new) = (format!("extra-{n}"), format!("extra-{}", n + 1));
         if n > 0 {
             world.svd.remove_service(&old);

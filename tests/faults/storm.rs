@@ -27,7 +27,7 @@ fn nothing_is_lost_in_a_storm_of_deaths() {
     let plan = Plan { new: 2, kept: 2, pause: Duration::from_millis(5), ..Plan::new(address) };
     let load = plan.clone().start();
     load.more(50);
-    let until = Instant::now() + asked_for().unwrap_or(Duration::from_secs(10));
+    let until = Instant::now() + asked_for().unwrap_or(Duration::from_secs(8));
     let mut orders = Orders { toggle: "running", given: BTreeMap::new(), release: 0 };
     while Instant::now() < until {
         let death = match world.random.u32(..16) {
