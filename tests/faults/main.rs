@@ -9,6 +9,7 @@
 mod support;
 
 mod clients;
+mod frozen;
 mod logs;
 mod midway;
 mod noisy;
