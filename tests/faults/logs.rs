@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -101,11 +101,11 @@ impl Writers {
             let mut next: BTreeMap<usize, u64> = (0..self.instances).map(|w| (w, 0)).collect();
             let mut marks = 0;
             let place = format!("{}/{file}", self.name);
-            for (number, line) in
-                whole(&svd.path(&format!("log/{}", self.name)), file).split(|b| *b == b'\n').enumerate()
-            {
+            let mut number = 0;
+            each_line(&svd.path(&format!("log/{}", self.name)), file, |line| {
+                number += 1;
                 let text = std::str::from_utf8(line).unwrap_or_else(|e| panic!("{place}, line {number}: {e}"));
-                let Some(text) = self.message(text, &mut marks, &place) else { continue };
+                let Some(text) = self.message(text, &mut marks, &place) else { return };
                 let mut words = text.split(' ');
                 let mut word = || words.next().unwrap_or_default();
                 let (writer, n) = (word().trim_start_matches('w').parse(), word().parse::<u64>());
@@ -116,7 +116,7 @@ impl Writers {
                 assert_eq!(text, format!("w{writer} {n} {pad}."), "{place}, line {number}: torn");
                 *expected += 1;
                 lines += 1;
-            }
+            });
             for (writer, n) in next {
                 assert_eq!(n, totals[writer][at], "{place}, writer {writer}: the end is missing");
             }
@@ -151,9 +151,8 @@ impl Writers {
     }
 }
 
-/// All files of a log, oldest first, the compressed ones unpacked.
-fn whole(dir: &Path, file: &str) -> Vec<u8> {
-    let mut all = Vec::new();
+/// The lines of all files of a log, oldest first, the compressed ones unpacked.
+fn each_line(dir: &Path, file: &str, mut see: impl FnMut(&[u8])) {
     let mut numbers: Vec<u32> = fs::read_dir(dir)
         .expect("a log directory")
         .filter_map(|e| {
@@ -163,16 +162,24 @@ fn whole(dir: &Path, file: &str) -> Vec<u8> {
         .collect();
     numbers.sort_unstable();
     numbers.dedup();
-    for number in numbers.into_iter().rev() {
-        let plain = dir.join(format!("{file}.{number}"));
+    let older = numbers.into_iter().rev().map(|number| format!("{file}.{number}"));
+    let mut line = Vec::new();
+    for name in older.chain([file.to_owned()]) {
         // Both are there when svd died between two steps: the compressed one is complete.
-        match File::open(dir.join(format!("{file}.{number}.gz"))) {
-            Ok(packed) => drop(flate2::read::MultiGzDecoder::new(packed).read_to_end(&mut all).expect("gzip")),
-            Err(_) => all.extend(fs::read(plain).expect("a rotated file")),
+        let content: Box<dyn Read> = match File::open(dir.join(format!("{name}.gz"))) {
+            Ok(packed) => Box::new(flate2::read::MultiGzDecoder::new(packed)),
+            Err(_) => Box::new(File::open(dir.join(&name)).expect("a log file")),
+        };
+        let mut content = BufReader::new(content);
+        // A line may go on in the next file.
+        while content.read_until(b'\n', &mut line).expect("its content") > 0 {
+            if let Some(whole) = line.strip_suffix(b"\n") {
+                see(whole);
+                line.clear();
+            }
         }
     }
-    all.extend(fs::read(dir.join(file)).expect("the newest file"));
-    all
+    see(&line);
 }
 
 fn number_of(variable: &str) -> Option<u64> {

@@ -232,8 +232,13 @@ impl Svd {
         let guardian = self.guardian();
         // Stopped first, or it would start another one at once.
         self.freeze_guardian();
-        svd_below(guardian).into_iter().for_each(|svd| send(svd, Signal::SIGKILL));
+        let svd = svd_below(guardian);
+        svd.into_iter().for_each(|svd| send(svd, Signal::SIGKILL));
         self.kill_guardian();
+        // A thread that is in the middle of a write ends later than its process seems to, and has the lock so long.
+        let threads = |svd| fs::read_dir(format!("/proc/{svd}/task")).map_or(0, Iterator::count);
+        let ended = |svd| ProcStat::read(svd).is_none_or(|stat| stat.state == 'Z') && threads(svd) <= 1;
+        wait_until("svd's end", PATIENCE, || svd.is_none_or(ended));
     }
 
     /// The guardian does nothing until it gets SIGCONT.
