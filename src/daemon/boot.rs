@@ -22,7 +22,7 @@ use crate::config::{self, diff};
 use crate::core::Event;
 use crate::sys::cgroup::{Group, Tree};
 use crate::sys::kernel::Features;
-use crate::sys::lock::Lock;
+use crate::sys::lock::{Lock, LockError};
 use crate::sys::poll::{Interest, Poll, Signals};
 use crate::sys::socket::{self, UnixOptions};
 use crate::sys::spawn::OpenFiles;
@@ -42,6 +42,8 @@ const CALLS: usize = 256;
 const LAST_TURNS: u32 = 64;
 /// For the last output to reach its files when svd ends.
 const LOGS_END: Duration = Duration::from_secs(10);
+/// For an svd that was killed to let go of the run directory.
+const LOCK_LIMIT: Duration = Duration::from_secs(3);
 const STATE_END: Duration = Duration::from_secs(10);
 const POOL_IDLE: Duration = Duration::from_secs(1);
 /// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
@@ -96,7 +98,7 @@ fn begin(
         let pid = slot.as_ref().map_or_else(std::process::id, Keeper::pid);
         let lock = match kept.descriptors.remove(keeping::LOCK).map(|fd| Lock::adopt(fd, pid)) {
             Some(Ok(lock)) => lock,
-            _ => Lock::acquire(&paths.pid_file(), pid).map_err(|e| e.to_string())?,
+            _ => acquire(&paths.pid_file(), pid)?,
         };
         let copy = lock.as_fd().try_clone_to_owned().map_err(|e| format!("cannot keep the lock: {e}"))?;
         if let Some(keeper) = slot.as_mut() {
@@ -125,6 +127,19 @@ fn begin(
         *slot = None;
     }
     result
+}
+
+/// A killed svd has its lock until its last thread has left the kernel.
+fn acquire(path: &std::path::Path, pid: u32) -> Result<Lock, String> {
+    let until = Instant::now() + LOCK_LIMIT;
+    loop {
+        match Lock::acquire(path, pid) {
+            Err(LockError::Held { holder, .. }) if holder.has_ended() && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result.map_err(|e| e.to_string()),
+        }
+    }
 }
 
 /// What svd begins with.

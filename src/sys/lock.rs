@@ -24,6 +24,14 @@ pub enum LockError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder(pub Option<i32>);
 
+impl Holder {
+    /// The process that is named does not run any more; one that it has left (a thread, a copy of the descriptor) may.
+    pub fn has_ended(self) -> bool {
+        let gone = |pid| super::process::ProcStat::read(pid).is_none_or(|stat| matches!(stat.state, 'Z' | 'X'));
+        self.0.is_some_and(gone)
+    }
+}
+
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
