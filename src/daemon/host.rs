@@ -367,7 +367,8 @@ impl Host {
         };
         let first = first.map(|at| self.began + Duration::from_nanos(at.0.saturating_sub(self.origin)));
         let trim = self.trim.due(self.save_at);
-        [first, self.save_at, trim, self.statsd.paused_until(), self.keeper.flush_at()].into_iter().flatten().min()
+        let retried = [self.keeper.flush_at(), self.state.retry_at()];
+        [first, self.save_at, trim, self.statsd.paused_until()].into_iter().chain(retried).flatten().min()
     }
 
     fn handle_deadline(&mut self) {

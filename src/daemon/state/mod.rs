@@ -77,6 +77,11 @@ impl State {
         self.changed.insert(key);
     }
 
+    /// When a write that failed is tried again, if one has: what changed must not wait until something else happens.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.retry.filter(|_| !self.changed.is_empty())
+    }
+
     /// svd ends in order.
     pub fn remove(self) {
         self.file.remove();
