@@ -20,6 +20,21 @@ const FAILURES: u32 = 10;
 const WITHIN: Duration = Duration::from_secs(300);
 const THEN: Duration = Duration::from_secs(300);
 
+/// Without a word about it in the file.
+impl Default for Restart {
+    fn default() -> Restart {
+        let limit = Limit { failures: FAILURES, within: WITHIN, then: Some(THEN) };
+        Restart {
+            policy: Policy::Always,
+            delay: DELAY,
+            max_delay: MAX_DELAY,
+            settled: SETTLED,
+            limit,
+            success: Vec::new(),
+        }
+    }
+}
+
 pub(super) fn decode(top: &Section<'_>) -> Restart {
     let section = top.section("restart", &SCHEMA);
     let delay = section.get_at("delay", units::duration);

@@ -28,6 +28,8 @@ pub struct Generation {
     pub prepared: bool,
     /// What the shell is resolving it from.
     pub(super) source: Source,
+    /// Written apart: [`super::policy::Policies`].
+    #[serde(skip_serializing, default = "super::policy::unknown")]
     pub policy: Rc<Policy>,
     pub slots: Vec<Slot>,
     /// Every worker of which something is left, those that lost their slot included. In the order of their numbers.
@@ -38,10 +40,14 @@ pub struct Generation {
 pub struct Slot {
     pub state: SlotState,
     /// Workers started after the first.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub restarts: u64,
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub last_exit: Option<Exit>,
     /// Why it is in backoff or failed.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) failures: Failures,
 }
 
@@ -66,7 +72,9 @@ pub struct Worker {
     pub started: Time,
     pub state: WorkerState,
     /// Why it is being stopped although it should run: counts as a failure of its slot.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) fault: Option<String>,
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) exit: Option<Exit>,
 }
 

@@ -36,6 +36,8 @@ pub struct Machine {
     /// … and of that, what was not told to stop yet, since others that need it still run.
     held: BTreeSet<ServiceId>,
     exit_said: bool,
+    /// Services whose policies changed since that was last asked.
+    pub(super) repolicied: BTreeSet<ServiceId>,
 }
 
 impl Machine {
@@ -56,6 +58,7 @@ impl Machine {
             up: BTreeSet::new(),
             held: BTreeSet::new(),
             exit_said: false,
+            repolicied: BTreeSet::new(),
         }
     }
 
@@ -146,6 +149,7 @@ impl Machine {
         let started: Vec<(ServiceId, Option<OpId>)> =
             add.iter().filter(|s| s.start).map(|s| (s.service, s.op)).collect();
         for setup in add {
+            self.repolicied.insert(setup.service);
             self.names.insert(setup.name.clone(), setup.service);
             self.services.insert(setup.service, Box::new(Service::new(setup, self.now)));
         }
@@ -159,6 +163,7 @@ impl Machine {
             return;
         };
         let old = std::mem::replace(&mut service.policy, Rc::clone(&policy));
+        self.repolicied.insert(id);
         let resized = old.instances != policy.instances;
         if change == Change::Live {
             // The running processes live by the new numbers at once.

@@ -154,6 +154,7 @@ impl Machine {
 
     fn forget(&mut self, id: ServiceId) {
         if let Some(service) = self.services.remove(&id) {
+            self.repolicied.insert(id);
             // A new service may already have taken the name.
             if self.names.get(&service.name) == Some(&id) {
                 self.names.remove(&service.name);
@@ -252,6 +253,7 @@ impl Machine {
             generation.policy = std::rc::Rc::clone(&policy);
         }
         service.policy = policy;
+        self.repolicied.insert(id);
     }
 
     /// More or fewer slots of a plain command, without a restart.

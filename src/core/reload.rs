@@ -363,9 +363,11 @@ impl Machine {
             return;
         };
         let gone = |g: &Generation| g.id == id && g.role == Role::Draining && g.workers.is_empty() && g.prepared;
-        let before = service.generations.len();
-        service.generations.retain(|g| !gone(g));
-        if service.generations.len() < before {
+        if let Some(at) = service.generations.iter().position(gone) {
+            let discarded = service.generations.remove(at);
+            if !Rc::ptr_eq(&discarded.policy, &service.policy) {
+                self.repolicied.insert(id.service);
+            }
             self.out.push(Action::Discard { generation: id });
             self.touched.insert(id.service);
         }

@@ -27,7 +27,7 @@ impl Rng {
 }
 
 /// A slot's history of failures.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Failures {
     /// Soon after the start, one after another.
     soon: u32,

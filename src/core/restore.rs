@@ -3,6 +3,7 @@
 use super::event::{Action, GenerationId, ServiceId, WorkerId};
 use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
 use super::machine::Machine;
+use super::policy::{Policies, SavedPolicies};
 use super::service::{Phase, Service};
 use super::time::Time;
 use super::timers::Timer;
@@ -39,15 +40,44 @@ impl Saved {
     pub fn workers(&self) -> &[Worker] {
         &self.workers
     }
+
+    /// `None`: they are in the record itself, as in format 1, and each for itself.
+    pub fn give_policies(&mut self, policies: Option<&SavedPolicies>) {
+        match policies {
+            Some(policies) => policies.give_to(&mut self.service),
+            None => {
+                let own = Rc::clone(&self.service.policy);
+                for generation in self.service.generations.iter_mut().filter(|g| g.policy == own) {
+                    generation.policy = Rc::clone(&own);
+                }
+            }
+        }
+    }
+}
+
+/// What is to be written before what was decided is done. Services without a record are gone.
+#[derive(Debug, Default)]
+pub struct Changed {
+    pub services: BTreeSet<ServiceId>,
+    /// Those of which the policies changed, too.
+    pub policies: BTreeSet<ServiceId>,
+}
+
+/// Is not worth writing.
+pub(super) fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Machine {
-    /// The services that changed since this was last asked: their records are to be written before what was decided is
-    /// done. Those without a record are gone.
-    pub fn take_changed(&mut self) -> BTreeSet<ServiceId> {
-        let mut changed = self.services.take_changed();
-        changed.append(&mut self.workers.take_changed());
-        changed
+    /// What changed since this was last asked.
+    pub fn take_changed(&mut self) -> Changed {
+        let mut services = self.services.take_changed();
+        services.append(&mut self.workers.take_changed());
+        Changed { services, policies: std::mem::take(&mut self.repolicied) }
+    }
+
+    pub fn policies(&self, id: ServiceId) -> Option<Policies<'_>> {
+        self.services.get(&id).map(|service| Policies::of(service))
     }
 
     pub fn record(&self, id: ServiceId) -> Option<Record<'_>> {
@@ -63,17 +93,10 @@ impl Machine {
     pub fn restore(seed: u64, last_worker: u64, now: Time, saved: Vec<Saved>) -> Machine {
         let mut machine = Machine::new(seed, last_worker);
         machine.now = now;
-        for Saved { mut service, workers } in saved {
+        for Saved { service, workers } in saved {
             for worker in workers {
                 machine.last_worker = machine.last_worker.max(worker.id.0);
                 machine.workers.insert(worker.id, Box::new(worker));
-            }
-            let own = Rc::clone(&service.policy);
-            for generation in &mut service.generations {
-                // They were one before they were written.
-                if generation.policy == own {
-                    generation.policy = Rc::clone(&own);
-                }
             }
             let id = service.id;
             if !service.removed || !machine.names.contains_key(&service.name) {

@@ -32,7 +32,7 @@ pub enum Phase {
 }
 
 /// A replacement in progress.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Replacement {
     /// Whoever asked is gone when svd is.
     #[serde(skip)]
@@ -63,6 +63,8 @@ pub(super) enum Goal {
 pub struct Service {
     pub id: ServiceId,
     pub name: Arc<str>,
+    /// Written apart: [`super::policy::Policies`].
+    #[serde(skip_serializing, default = "super::policy::unknown")]
     pub policy: Rc<Policy>,
     /// Wanted up.
     pub wanted: bool,
@@ -72,24 +74,34 @@ pub struct Service {
     pub generations: Vec<Generation>,
     pub last_generation: u64,
     /// Workers started after the first, and attempts after giving up, since the last start.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub restarts: u64,
     /// Slots asked for by `scale`, instead of the file's.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub scale: Option<u32>,
     /// It waits for something that does not come by itself.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) in_vain: Option<Box<str>>,
     /// It ended by itself, and not well.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) ended_badly: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) replacement: Option<Box<Replacement>>,
     /// After a stop: start this.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) then: Option<Source>,
     /// After a stop: close the sockets even if something starts then (their addresses changed).
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) reopen: bool,
     /// After a stop: forget the service.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) removed: bool,
     #[serde(skip)]
     pub(super) waiting: Vec<(OpId, Goal)>,
     /// Restarts for bad health: how many in a row, and not before.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) health_restarts: u32,
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) health_not_before: Time,
 }
 

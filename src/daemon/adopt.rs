@@ -3,13 +3,15 @@
 use super::host::Host;
 use super::state::Key;
 use super::state::file::{self, Entries};
-use super::state::records::{GenerationRecord, GunicornRecord, Head, Identity, ProcessRecord, UnitRecord, kept};
+use super::state::records::{
+    GenerationRecord, GunicornRecord, Head, Identity, PlanRecord, ProcessRecord, UnitRecord, kept,
+};
 use super::successor::Main;
 use super::token;
 use super::unit::{Generation, Gunicorn, Plan, Process, Unit};
 use super::{launch, logs, retake};
 use crate::config::spec::Service;
-use crate::core::{Action, Event, Exit, GenerationId, Machine, Saved, ServiceId, WorkerId, WorkerState};
+use crate::core::{Action, Event, Exit, GenerationId, Machine, Saved, SavedPolicies, ServiceId, WorkerId, WorkerState};
 use crate::kinds::counters;
 use crate::sys::fifo;
 use crate::sys::poll::Interest;
@@ -17,6 +19,7 @@ use crate::sys::process::{self, ExitStatus, PidFd};
 use crate::sys::socket::{Gate, NotifySocket, SharedWords};
 use crate::sys::worker::{Containment, Worker};
 use serde::de::DeserializeOwned;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -41,9 +44,10 @@ pub struct Kept {
 /// The state of an svd of this boot that did not end in order.
 pub struct Found {
     head: Head,
-    saved: Vec<Saved>,
+    saved: BTreeMap<ServiceId, Saved>,
+    specs: BTreeMap<ServiceId, Arc<Service>>,
     units: BTreeMap<ServiceId, UnitRecord>,
-    plans: BTreeMap<GenerationId, Plan>,
+    plans: BTreeMap<GenerationId, PlanRecord<'static>>,
     generations: BTreeMap<GenerationId, GenerationRecord>,
     processes: BTreeMap<WorkerId, ProcessRecord>,
 }
@@ -97,15 +101,19 @@ impl Found {
         let head = entries.get("head").ok_or("it has no head")?;
         let mut found = Found {
             head: value("head", head)?,
-            saved: Vec::new(),
+            saved: BTreeMap::new(),
+            specs: BTreeMap::new(),
             units: BTreeMap::new(),
             plans: BTreeMap::new(),
             generations: BTreeMap::new(),
             processes: BTreeMap::new(),
         };
+        let mut policies: BTreeMap<ServiceId, SavedPolicies> = BTreeMap::new();
         for (key, text) in entries {
             match Key::parse(key) {
-                Some(Key::Machine(_)) => found.saved.push(value(key, text)?),
+                Some(Key::Machine(id)) => drop(found.saved.insert(id, value(key, text)?)),
+                Some(Key::Policies(id)) => drop(policies.insert(id, value(key, text)?)),
+                Some(Key::Spec(id)) => drop(found.specs.insert(id, value(key, text)?)),
                 Some(Key::Unit(id)) => drop(found.units.insert(id, value(key, text)?)),
                 Some(Key::Plan(id)) => drop(found.plans.insert(id, value(key, text)?)),
                 Some(Key::Generation(id)) => drop(found.generations.insert(id, value(key, text)?)),
@@ -113,8 +121,17 @@ impl Found {
                 Some(Key::Head) | None => {}
             }
         }
+        for (id, unit) in &mut found.units {
+            if let Some(spec) = unit.spec.take() {
+                found.specs.insert(*id, spec);
+            }
+        }
         // A service is written with its unit, in one piece.
-        found.saved.retain(|saved| found.units.contains_key(&saved.service().id));
+        found.units.retain(|id, _| found.specs.contains_key(id));
+        found.saved.retain(|id, saved| *id == saved.service().id && found.units.contains_key(id));
+        for (id, saved) in &mut found.saved {
+            saved.give_policies(policies.get(id));
+        }
         Ok(found)
     }
 
@@ -147,16 +164,19 @@ enum Fate {
 impl Host {
     /// Goes on where the killed svd was.
     pub fn take_over(&mut self, found: Found, mut kept: Kept) {
-        let Found { head, saved, units, plans, generations, processes } = found;
+        let Found { head, saved, mut specs, units, plans, generations, processes } = found;
         self.since = head.since;
         self.daemon = head.daemon;
         self.secret = head.secret;
         self.last_service = head.last_service;
-        self.machine = Machine::restore(fastrand::u64(..), self.store.last_worker(), self.now(), saved);
-        let mut plans: BTreeMap<GenerationId, Rc<Plan>> = plans.into_iter().map(|(id, p)| (id, Rc::new(p))).collect();
+        self.machine =
+            Machine::restore(fastrand::u64(..), self.store.last_worker(), self.now(), saved.into_values().collect());
+        let plan = |(id, plan): (GenerationId, PlanRecord<'_>)| Some((id, Rc::new(plan.plan(specs.get(&id.service)?))));
+        let plans: BTreeMap<GenerationId, Rc<Plan>> = plans.into_iter().filter_map(plan).collect();
         for (id, record) in units {
             let workers = processes.values().filter(|p| p.generation.service == id);
-            self.take_unit(id, record, &mut plans, &mut kept, workers);
+            let Some(spec) = specs.remove(&id) else { continue };
+            self.take_unit(id, spec, record, &plans, &mut kept, workers);
         }
         for (id, record) in generations {
             if let Some(plan) = plans.get(&id) {
@@ -254,23 +274,25 @@ impl Host {
     fn take_unit<'a>(
         &mut self,
         id: ServiceId,
+        spec: Arc<Service>,
         record: UnitRecord,
-        plans: &mut BTreeMap<GenerationId, Rc<Plan>>,
+        plans: &BTreeMap<GenerationId, Rc<Plan>>,
         kept: &mut Kept,
         workers: impl Iterator<Item = &'a ProcessRecord>,
     ) {
-        let numbers = 0..record.spec.sockets.len();
+        let numbers = 0..spec.sockets.len();
         let sockets: Option<Vec<Arc<OwnedFd>>> =
             numbers.map(|n| kept.descriptors.remove(kept::socket(id, n).as_str()).map(Arc::new)).collect();
         let retaken = || match &self.containment {
-            Containment::Cgroup(tree) => retake::sockets(&record, tree, workers),
+            _ if record.cookies.is_empty() || record.cookies.len() != spec.sockets.len() => None,
+            Containment::Cgroup(tree) => retake::sockets(&record.cookies, tree, workers),
             Containment::Stub(_) => None,
         };
         let sockets = sockets.or_else(retaken).unwrap_or_default();
         let plan = record.kept.and_then(|n| Some((n, Rc::clone(plans.get(&GenerationId { service: id, number: n })?))));
-        let name = Arc::clone(&record.spec.name);
+        let name = Arc::clone(&spec.name);
         let unit = Unit {
-            spec: record.spec,
+            spec,
             name,
             // All or none: where they are lost, the next start binds them anew.
             sockets,
@@ -451,6 +473,7 @@ impl Host {
             probes: Vec::new(),
             status: record.status.clone(),
             main,
+            identity: record.started.map(OnceCell::from).unwrap_or_default(),
             started_ended,
             signalled: record.signalled,
             announced: None,
@@ -533,7 +556,7 @@ pub fn check(input: &[u8]) {
     let Ok(entries) = file::parse(&file::with_payload(input)) else { return };
     let Ok(found) = Found::of(&entries) else { return };
     let _ = found.groups();
-    let mut machine = Machine::restore(1, 0, crate::core::Time(1), found.saved);
+    let mut machine = Machine::restore(1, 0, crate::core::Time(1), found.saved.into_values().collect());
     let _ = machine.resume();
     let workers: Vec<WorkerId> = machine.workers().keys().copied().collect();
     for worker in workers {

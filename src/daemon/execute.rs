@@ -291,6 +291,7 @@ impl Host {
     }
 
     fn forget(&mut self, service: ServiceId) {
+        self.state.mark(Key::Spec(service));
         self.state.mark(Key::Unit(service));
         if let Some((number, _)) = self.units.get(&service).and_then(|u| u.kept.as_ref()) {
             self.state.mark(Key::Plan(GenerationId { service, number: *number }));

@@ -95,6 +95,10 @@ pub enum Message {
     },
 }
 
+/// Events that are decided about before what follows from them is written and done: a write for each would cost more than
+/// most of what is done, and one for all would leave too much unwritten.
+const AT_ONCE: usize = 64;
+
 /// Everything. The files of this folder each add the methods of one matter.
 pub struct Host {
     pub machine: Machine,
@@ -316,8 +320,8 @@ impl Host {
         self.poll.wait(Some(0), ready)?;
         for ready in ready.iter() {
             self.handle_descriptor(ready.token);
-            self.deliver();
         }
+        self.deliver();
         // Only when no pidfd has anything to tell any more: what is left then is nobody's.
         if ready.is_empty() && std::mem::take(&mut self.reap) {
             self.reap_orphans();
@@ -330,9 +334,13 @@ impl Host {
     pub fn deliver(&mut self) {
         loop {
             let mut asked = false;
-            while let Some(event) = self.inbox.pop_front() {
-                asked |= matches!(event, Event::Command { .. } | Event::Configure { .. } | Event::Shutdown);
-                let actions = self.machine.handle(self.now(), event);
+            while !self.inbox.is_empty() {
+                let now = self.now();
+                let mut actions = Vec::new();
+                for event in self.inbox.drain(..self.inbox.len().min(AT_ONCE)) {
+                    asked |= matches!(event, Event::Command { .. } | Event::Configure { .. } | Event::Shutdown);
+                    actions.append(&mut self.machine.handle(now, event));
+                }
                 // What was decided is known to the next svd before anything of it is done (I5).
                 self.write_state();
                 for action in actions {

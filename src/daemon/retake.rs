@@ -1,7 +1,7 @@
 //! What only the workers hold any more, as svd and its guardian were both killed: taken back from them.
 
 use super::host::Host;
-use super::state::records::{GunicornRecord, ProcessRecord, UnitRecord};
+use super::state::records::{GunicornRecord, ProcessRecord};
 use super::unit::Gunicorn;
 use crate::core::GenerationId;
 use crate::kinds::counters;
@@ -11,22 +11,19 @@ use crate::sys::socket::{self, Gate, SharedWords};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-/// The sockets that the record names, in its order; `None` unless all of them are found.
+/// The sockets with these cookies, in their order; `None` unless all of them are found.
 ///
 /// Looks into the processes of the workers' control groups, so into nobody else's. Needs the rights of ptrace(2) over them,
 /// and `pidfd_getfd(2)`, Linux 5.6.
 pub fn sockets<'a>(
-    record: &UnitRecord,
+    cookies: &[u64],
     tree: &Arc<Tree>,
     workers: impl Iterator<Item = &'a ProcessRecord>,
 ) -> Option<Vec<Arc<OwnedFd>>> {
-    let mut found: Vec<Option<OwnedFd>> = record.cookies.iter().map(|_| None).collect();
-    if found.is_empty() || found.len() != record.spec.sockets.len() {
-        return None;
-    }
+    let mut found: Vec<Option<OwnedFd>> = cookies.iter().map(|_| None).collect();
     let groups = workers.filter_map(|worker| tree.existing_group(worker.group.as_deref()?));
     for pid in groups.flat_map(|group| group.procs().unwrap_or_default()) {
-        look(pid, &record.cookies, &mut found);
+        look(pid, cookies, &mut found);
         if found.iter().all(Option::is_some) {
             break;
         }

@@ -4,12 +4,14 @@ use crate::api::types::HealthState;
 use crate::config::spec::Service;
 use crate::core::{GenerationId, OpId, Time};
 use crate::daemon::logs::{PipeId, WatchId};
+use crate::daemon::state::records::Identity;
 use crate::daemon::successor::Main;
 use crate::kinds::{Places, environment::Login};
 use crate::sys::socket::{Gate, NotifySocket, SharedWords};
 use crate::sys::spawn::Ids;
 use crate::sys::worker::Worker;
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -53,7 +55,7 @@ impl Default for Health {
 }
 
 /// Everything that a generation keeps from its beginning: the configuration and the real directories.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct Plan {
     pub spec: Arc<Service>,
     pub places: Places,
@@ -128,7 +130,9 @@ pub struct Process {
     /// By `STATUS=`.
     pub status: Option<Box<str>>,
     pub main: Main,
-    /// The process that svd has started has ended; others may be left.
+    /// The process that svd has started, once that was asked for.
+    pub identity: OnceCell<Identity>,
+    /// It has ended; others may be left.
     pub started_ended: bool,
     /// The signal that told it to stop, if one has.
     pub signalled: Option<i32>,

@@ -164,6 +164,7 @@ impl Host {
         self.configure_logs(&unit);
         self.units.insert(service, Box::new(unit));
         self.state.mark(Key::Head);
+        self.state.mark(Key::Spec(service));
         self.state.mark(Key::Unit(service));
         let op = if enabled { self.op(call, service, &name, "started") } else { None };
         Setup {
@@ -201,6 +202,7 @@ impl Host {
         op: Option<OpId>,
     ) -> (ServiceId, Rc<Policy>, core::Change, Option<OpId>) {
         self.state.mark(Key::Unit(id));
+        self.mark_spec(id);
         if let Some(unit) = self.units.get_mut(&id) {
             let change = super::sockets::Change { old: Arc::clone(&unit.spec), new: Arc::clone(spec) };
             let logs = unit.spec.logs != spec.logs;

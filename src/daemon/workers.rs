@@ -14,6 +14,7 @@ use crate::sys::process::{self, ExitStatus};
 use crate::sys::worker::{Tells, Worker, WorkerEvent};
 use crate::sys::{fifo, socket};
 use nix::errno::Errno;
+use std::cell::OnceCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -92,6 +93,7 @@ impl Host {
             probes: Vec::new(),
             status: None,
             main: Main::Started,
+            identity: OnceCell::new(),
             started_ended: false,
             signalled: None,
             announced: None,
@@ -99,9 +101,8 @@ impl Host {
             watchdog_every: None,
         };
         self.workers.insert(id, Box::new(process));
-        // From here on the next svd takes it over; had this one died before, it would end it.
+        // Once that is written the next svd takes it over; if this one dies before, it is ended.
         self.state.mark(Key::Process(id));
-        self.write_state();
         self.keep_worker(id);
         self.store.spawned(id.0);
         self.begin_readiness(id);

@@ -1,19 +1,34 @@
 //! The death of svd between any two of its doings, and its return.
 
 use super::world::World;
-use crate::core::{Action, Event, Exit, Machine, Saved, Worker, WorkerState};
+use crate::core::{Action, Changed, Event, Exit, Machine, Saved, SavedPolicies, Worker, WorkerState};
 
 fn text(record: &impl serde::Serialize) -> String {
     serde_json::to_string(record).expect("a record is text")
 }
 
+/// As the next svd reads it.
+fn read(saved: &Saved, policies: Option<&SavedPolicies>) -> Saved {
+    let mut read: Saved = serde_json::from_str(&text(saved)).expect("what was written");
+    let policies: SavedPolicies = serde_json::from_str(&text(&policies)).expect("what was written");
+    read.give_policies(Some(&policies));
+    read
+}
+
 impl World {
     /// As the daemon does it: the records of what an event changed are written before anything of it is done.
     pub(super) fn write(&mut self) {
-        for id in self.machine.take_changed() {
+        let Changed { services, policies } = self.machine.take_changed();
+        for id in services {
             match self.machine.record(id).filter(|_| self.mortal) {
                 Some(record) => self.disk.insert(id, record.saved()),
                 None => self.disk.remove(&id),
+            };
+        }
+        for id in policies {
+            match self.machine.policies(id).filter(|_| self.mortal) {
+                Some(policies) => self.disk_policies.insert(id, policies.saved()),
+                None => self.disk_policies.remove(&id),
             };
         }
     }
@@ -23,7 +38,11 @@ impl World {
         for service in self.machine.services() {
             let record = self.machine.record(service.id).expect("it is there");
             assert_eq!(self.disk.get(&service.id).map(text), Some(text(&record)), "I5: a change was not written");
+            let policies = self.machine.policies(service.id).expect("they are there");
+            let written = self.disk_policies.get(&service.id).map(text);
+            assert_eq!(written, Some(text(&policies)), "I5: a change of policies was not written");
         }
+        assert_eq!(self.disk_policies.len(), self.disk.len(), "I5: policies of what is gone");
         assert_eq!(self.disk.len(), self.machine.services().count(), "I5: a record of what is gone");
     }
 
@@ -39,8 +58,7 @@ impl World {
     }
 
     fn return_again(&mut self) {
-        let read = |saved: &Saved| serde_json::from_str(&text(saved)).expect("what was written");
-        let saved: Vec<Saved> = self.disk.values().map(read).collect();
+        let saved: Vec<Saved> = self.disk.iter().map(|(id, saved)| read(saved, self.disk_policies.get(id))).collect();
         self.machine = Machine::restore(7, self.last_worker, self.now, saved);
         for worker in self.processes.keys() {
             assert!(self.machine.worker(*worker).is_some(), "I4: {worker:?} runs, and no record says so");

@@ -2,7 +2,8 @@
 
 use crate::config::spec::{Limit, Policy as RestartPolicy, Restart};
 use crate::core::{
-    Action, Change, Command, Event, Exit, GenerationId, Machine, OpId, Policy, Saved, ServiceId, Setup, Time, WorkerId,
+    Action, Change, Command, Event, Exit, GenerationId, Machine, OpId, Policy, Saved, SavedPolicies, ServiceId, Setup,
+    Time, WorkerId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -67,6 +68,7 @@ pub struct World {
     pub(super) shutting_down: bool,
     /// The records, as they were last written.
     pub(super) disk: BTreeMap<ServiceId, Saved>,
+    pub(super) disk_policies: BTreeMap<ServiceId, SavedPolicies>,
     /// Whether svd may die in this world: else nothing is written.
     pub mortal: bool,
     /// When svd dies, by [`Choice::Death`].
@@ -94,6 +96,7 @@ impl World {
             exited: false,
             shutting_down: false,
             disk: BTreeMap::new(),
+            disk_policies: BTreeMap::new(),
             mortal: true,
             death: None,
             death_again: None,

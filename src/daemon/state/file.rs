@@ -13,7 +13,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-const FORMAT: &[u8] = b"airdock state 1\n";
+const FORMAT: &[u8] = b"airdock state 2\n";
+/// Is read as well; its values say the same in more words.
+const FORMAT_1: &[u8] = b"airdock state 1\n";
 const FORMAT_NAME: &[u8] = b"airdock state ";
 const HEAD: usize = 8;
 
@@ -154,7 +156,7 @@ pub fn read(path: &Path) -> io::Result<Option<Result<Entries, Unusable>>> {
 /// # Errors
 /// Why it is of no use.
 pub fn parse(bytes: &[u8]) -> Result<Entries, Unusable> {
-    let Some(mut rest) = bytes.strip_prefix(FORMAT) else {
+    let Some(mut rest) = [FORMAT, FORMAT_1].iter().find_map(|format| bytes.strip_prefix(*format)) else {
         let line = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
         return Err(match line.strip_prefix(FORMAT_NAME) {
             Some(format) if line.len() < bytes.len() => Unusable::Newer(String::from_utf8_lossy(format).into_owned()),
@@ -244,7 +246,7 @@ mod tests {
     fn other_files_are_told_apart() {
         assert_eq!(parse(b"").err(), Some(Unusable::Foreign));
         assert_eq!(parse(b"{}").err(), Some(Unusable::Foreign));
-        assert_eq!(parse(b"airdock state 2\nwhatever").err(), Some(Unusable::Newer("2".into())));
+        assert_eq!(parse(b"airdock state 3\nwhatever").err(), Some(Unusable::Newer("3".into())));
         assert_eq!(parse(FORMAT).err(), Some(Unusable::Damaged));
     }
 

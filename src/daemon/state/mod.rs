@@ -4,7 +4,7 @@ pub mod file;
 pub mod records;
 
 use self::file::{Batch, StateFile};
-use self::records::{GenerationRecord, Head, ProcessRecord, UnitRecord};
+use self::records::{GenerationRecord, Head, PlanRecord, ProcessRecord, UnitRecord};
 use super::host::Host;
 use crate::core::{GenerationId, ServiceId, WorkerId};
 use std::collections::BTreeSet;
@@ -20,6 +20,10 @@ pub enum Key {
     Head,
     /// The state machine's side of a service.
     Machine(ServiceId),
+    /// The numbers of its file that decisions need.
+    Policies(ServiceId),
+    /// The configuration in force.
+    Spec(ServiceId),
     /// svd's side of it.
     Unit(ServiceId),
     /// What a generation was resolved to.
@@ -33,6 +37,8 @@ impl Key {
         match self {
             Key::Head => "head".into(),
             Key::Machine(id) => format!("machine/{}", id.0),
+            Key::Policies(id) => format!("policies/{}", id.0),
+            Key::Spec(id) => format!("spec/{}", id.0),
             Key::Unit(id) => format!("unit/{}", id.0),
             Key::Plan(id) => format!("plan/{}.{}", id.service.0, id.number),
             Key::Generation(id) => format!("generation/{}.{}", id.service.0, id.number),
@@ -49,6 +55,8 @@ impl Key {
         Some(match text.split_once('/') {
             None if text == "head" => Key::Head,
             Some(("machine", id)) => Key::Machine(ServiceId(id.parse().ok()?)),
+            Some(("policies", id)) => Key::Policies(ServiceId(id.parse().ok()?)),
+            Some(("spec", id)) => Key::Spec(ServiceId(id.parse().ok()?)),
             Some(("unit", id)) => Key::Unit(ServiceId(id.parse().ok()?)),
             Some(("plan", id)) => Key::Plan(generation(id)?),
             Some(("generation", id)) => Key::Generation(generation(id)?),
@@ -91,9 +99,9 @@ impl State {
 impl Host {
     /// Writes what has changed. What fails is told, and tried again: svd goes on, but its death would lose more.
     pub fn write_state(&mut self) {
-        for id in self.machine.take_changed() {
-            self.state.mark(Key::Machine(id));
-        }
+        let changed = self.machine.take_changed();
+        self.state.changed.extend(changed.services.into_iter().map(Key::Machine));
+        self.state.changed.extend(changed.policies.into_iter().map(Key::Policies));
         if self.state.changed.is_empty() || self.state.retry.is_some_and(|at| Instant::now() < at) {
             return;
         }
@@ -134,10 +142,10 @@ impl Host {
     fn all_keys(&self) -> BTreeSet<Key> {
         let mut keys = BTreeSet::from([Key::Head]);
         for (id, unit) in &self.units {
-            keys.extend([Key::Machine(*id), Key::Unit(*id)]);
+            keys.extend([Key::Spec(*id), Key::Unit(*id)]);
             keys.extend(unit.kept.iter().map(|(number, _)| Key::Plan(GenerationId { service: *id, number: *number })));
         }
-        keys.extend(self.machine.services().map(|s| Key::Machine(s.id)));
+        keys.extend(self.machine.services().flat_map(|s| [Key::Machine(s.id), Key::Policies(s.id)]));
         keys.extend(self.generations.keys().flat_map(|id| [Key::Plan(*id), Key::Generation(*id)]));
         keys.extend(self.workers.keys().map(|id| Key::Process(*id)));
         keys
@@ -148,11 +156,27 @@ impl Host {
         match key {
             Key::Head => batch.put(&text, Some(Head::of(self))),
             Key::Machine(id) => batch.put(&text, self.machine.record(id)),
+            Key::Policies(id) => batch.put(&text, self.machine.policies(id)),
+            Key::Spec(id) => batch.put(&text, self.units.get(&id).map(|unit| &*unit.spec)),
             Key::Unit(id) => batch.put(&text, self.units.get(&id).map(|unit| UnitRecord::of(unit))),
-            Key::Plan(id) => batch.put(&text, self.plan_of(id)),
+            Key::Plan(id) => batch.put(
+                &text,
+                self.plan_of(id).map(|plan| PlanRecord::of(plan, self.units.get(&id.service).map(|unit| &**unit))),
+            ),
             Key::Generation(id) => batch.put(&text, self.generations.get(&id).map(|g| GenerationRecord::of(g))),
             Key::Process(id) => batch.put(&text, self.workers.get(&id).map(|p| ProcessRecord::of(p))),
         }
+    }
+
+    /// The configuration in force of a service is another one, and not any more what its generations began with.
+    pub fn mark_spec(&mut self, service: ServiceId) {
+        self.state.mark(Key::Spec(service));
+        let kept = self.units.get(&service).and_then(|unit| unit.kept.as_ref()).map(|(number, _)| *number);
+        let all = GenerationId { service, number: 0 }..=GenerationId { service, number: u64::MAX };
+        let running = self.generations.range(all).map(|(id, _)| id.number);
+        self.state
+            .changed
+            .extend(kept.into_iter().chain(running).map(|n| Key::Plan(GenerationId { service, number: n })));
     }
 
     fn plan_of(&self, id: GenerationId) -> Option<&super::unit::Plan> {

@@ -4,12 +4,16 @@ use crate::config::spec::{Daemon, Service};
 use crate::core::{GenerationId, WorkerId};
 use crate::daemon::host::Host;
 use crate::daemon::secret::Secret;
+use crate::daemon::sockets::Owner;
 use crate::daemon::statsd;
 use crate::daemon::successor::Main;
-use crate::daemon::unit::{Generation, Gunicorn, Process, Unit};
+use crate::daemon::unit::{Generation, Gunicorn, Plan, Process, RunAs, Unit};
+use crate::kinds::Places;
 use crate::sys::process::start_time;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -55,8 +59,9 @@ impl Head {
 
 #[derive(Serialize, Deserialize)]
 pub struct UnitRecord {
-    /// The configuration in force.
-    pub spec: Arc<Service>,
+    /// The configuration in force, where it is not a value of its own: in format 1.
+    #[serde(default, skip_serializing)]
+    pub spec: Option<Arc<Service>>,
     pub enabled: bool,
     pub removed: bool,
     pub drained: bool,
@@ -71,13 +76,52 @@ pub struct UnitRecord {
 impl UnitRecord {
     pub fn of(unit: &Unit) -> UnitRecord {
         UnitRecord {
-            spec: Arc::clone(&unit.spec),
+            spec: None,
             enabled: unit.enabled,
             removed: unit.removed,
             drained: unit.drained,
             scaled: unit.scaled,
             kept: unit.kept.as_ref().map(|(number, _)| *number),
             cookies: unit.sockets.iter().filter_map(|fd| crate::sys::socket::cookie(fd).ok()).collect(),
+        }
+    }
+}
+
+/// A [`Plan`].
+#[derive(Serialize, Deserialize)]
+pub struct PlanRecord<'a> {
+    /// `None`: the unit's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spec: Option<Arc<Service>>,
+    places: Cow<'a, Places>,
+    run_as: Cow<'a, RunAs>,
+    owners: Cow<'a, Result<Vec<Owner>, String>>,
+    program: Cow<'a, Option<PathBuf>>,
+    variables: Cow<'a, [(String, String)]>,
+}
+
+impl PlanRecord<'_> {
+    pub fn of<'a>(plan: &'a Plan, unit: Option<&Unit>) -> PlanRecord<'a> {
+        let same = unit.is_some_and(|unit| Arc::ptr_eq(&unit.spec, &plan.spec));
+        PlanRecord {
+            spec: (!same).then(|| Arc::clone(&plan.spec)),
+            places: Cow::Borrowed(&plan.places),
+            run_as: Cow::Borrowed(&plan.run_as),
+            owners: Cow::Borrowed(&plan.owners),
+            program: Cow::Borrowed(&plan.program),
+            variables: Cow::Borrowed(&plan.variables),
+        }
+    }
+
+    /// `spec`: the unit's.
+    pub fn plan(self, spec: &Arc<Service>) -> Plan {
+        Plan {
+            spec: self.spec.unwrap_or_else(|| Arc::clone(spec)),
+            places: self.places.into_owned(),
+            run_as: self.run_as.into_owned(),
+            owners: self.owners.into_owned(),
+            program: self.program.into_owned(),
+            variables: self.variables.into_owned(),
         }
     }
 }
@@ -170,7 +214,13 @@ pub struct ProcessRecord {
 
 impl ProcessRecord {
     pub fn of(process: &Process) -> ProcessRecord {
-        let started = process.worker.pid().filter(|_| !process.started_ended).and_then(Identity::of);
+        let started = process.worker.pid().filter(|_| !process.started_ended);
+        let started = started.and_then(|pid| {
+            let known = process.identity.get().copied().filter(|known| known.pid == pid);
+            let identity = known.or_else(|| Identity::of(pid))?;
+            // Asked for once: it does not change.
+            Some(*process.identity.get_or_init(|| identity))
+        });
         let named = match &process.main {
             Main::Named(pidfd) => Identity::of(pidfd.pid()),
             Main::Started | Main::Ended => None,
