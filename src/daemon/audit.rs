@@ -4,10 +4,9 @@ use super::paths::{JOURNAL_BYTES, Paths, older};
 use super::queue::{Receiver, Sender, queue};
 use crate::api::audit::{AuditRecord, AuditSink};
 use crate::api::types::rfc3339;
+use crate::sys::files;
 use serde_json::json;
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -86,5 +85,5 @@ fn append(path: &PathBuf, line: &str) -> std::io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|m| m.len() >= JOURNAL_BYTES) {
         std::fs::rename(path, older(path))?;
     }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)?.write_all(line.as_bytes())
+    files::append(path, 0o600)?.write_all(line.as_bytes())
 }

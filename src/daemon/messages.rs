@@ -3,10 +3,11 @@
 
 use super::paths::{JOURNAL_BYTES, older};
 use super::queue::{Receiver, Sender, queue};
+use crate::sys::files;
 use nix::unistd::{dup2_stderr, dup2_stdout};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -94,9 +95,9 @@ fn keep_short(path: &Path, reopen: bool) {
 /// `svd.log`, to write at its end.
 ///
 /// # Errors
-/// Of `open(2)`.
+/// Of [`files::append`].
 pub fn open_own(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+    files::append(path, 0o640)
 }
 
 impl Messages {

@@ -1,7 +1,8 @@
 //! The directories of one svd, and the files that it makes in them.
 
+use crate::sys::trust::{self, Rule};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
@@ -26,15 +27,21 @@ pub fn older(journal: &Path) -> PathBuf {
 }
 
 impl Paths {
-    /// Makes the directories that are missing.
+    /// Makes the directories that are missing. None may be such that others could put something in the place of what svd
+    /// writes there: as root it would write, through a link for instance, wherever they want.
     ///
     /// # Errors
-    /// A sentence: which one, and why.
+    /// A sentence: which one, why, and what to do.
     pub fn create(&self) -> Result<(), String> {
         for dir in [&self.run, &self.state, &self.log, &self.pipes(), &self.notify()] {
-            fs::create_dir_all(dir).map_err(|e| {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(|e| {
                 let why = crate::sys::io_text(&e);
                 format!("cannot make the directory {}: {why}", dir.display())
+            })?;
+            let rule = if dir == &self.log { Rule::Logs } else { Rule::Strict };
+            trust::path(dir, rule).map_err(|e| {
+                let help = e.help().map(|help| format!(" (`{help}`)")).unwrap_or_default();
+                format!("{} is not used: {e}; make it root's, or that of svd's user, alone{help}", dir.display())
             })?;
         }
         // A service's user must reach its pipes and its notify socket, but not list what else is there.

@@ -12,10 +12,11 @@ use super::state::Key;
 use crate::api::Reply;
 use crate::api::types::{ApiError, ErrorCode, Progress, UpgradeResult, rfc3339};
 use crate::sys::spawn::{Prepared, c_string};
-use std::fs::{File, Metadata};
+use crate::sys::trust::{self, Rule};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 
@@ -136,15 +137,12 @@ fn open(binary: Option<PathBuf>) -> Result<Successor, String> {
     // Through links, to what would be executed; each directory on the way decides on that.
     let failed = |e: std::io::Error| format!("{} cannot be used: {}", path.display(), crate::sys::io_text(&e));
     let real = path.canonicalize().map_err(failed)?;
-    for (path, dir) in [(&path, false), (&real, true)] {
-        check_ancestors(path.parent().filter(|_| !dir || path.is_absolute()).unwrap_or(Path::new("/")))?;
-    }
+    trust::path(&path, Rule::Strict).map_err(|e| e.to_string())?;
     let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&real).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     if !meta.is_file() || meta.mode() & 0o111 == 0 {
         return Err(format!("{} is not a program", real.display()));
     }
-    only_ours(&real, &meta)?;
     Ok(Successor { file: file.into(), path: real })
 }
 
@@ -153,34 +151,6 @@ fn own_path() -> Result<PathBuf, String> {
     let link = std::fs::read_link("/proc/self/exe").map_err(|e| format!("svd's own file is not known: {e}"))?;
     let text = link.to_string_lossy();
     Ok(PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text)))
-}
-
-fn check_ancestors(directory: &Path) -> Result<(), String> {
-    let mut path = PathBuf::from("/");
-    for component in directory.components().filter(|c| matches!(c, Component::Normal(_))) {
-        path.push(component);
-        let meta = std::fs::metadata(&path).map_err(|e| format!("{}: {}", path.display(), crate::sys::io_text(&e)))?;
-        // Others may make files in a sticky directory, but not replace ours.
-        if meta.mode() & 0o1000 == 0 || !is_ours(&meta) {
-            only_ours(&path, &meta)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_ours(meta: &Metadata) -> bool {
-    meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw()
-}
-
-/// What svd executes must not be anybody else's to change.
-fn only_ours(path: &Path, meta: &Metadata) -> Result<(), String> {
-    if !is_ours(meta) {
-        return Err(format!("{} belongs to user {}, who could change it", path.display(), meta.uid()));
-    }
-    if meta.mode() & 0o022 != 0 {
-        return Err(format!("{} may be written to by others (mode {:04o})", path.display(), meta.mode() & 0o7777));
-    }
-    Ok(())
 }
 
 /// `--trial`: says whether this program would understand what runs. Changes nothing.

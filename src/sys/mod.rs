@@ -14,12 +14,14 @@
 //! | [`user`] | users and groups |
 //! | [`alone`] | what only a process with one thread may do: fork and go on, close what others opened |
 //! | [`memory`] | giving back what only the start needed |
+//! | [`files`], [`trust`] | files where others may write; what only root and svd's user may change |
 //! | [`lock`], [`durable`] | one svd per run directory; files that are old or new, never half |
 
 pub mod alone;
 pub mod cgroup;
 pub mod durable;
 pub mod fifo;
+pub mod files;
 pub mod kernel;
 pub mod lock;
 pub mod memory;
@@ -28,6 +30,7 @@ pub mod process;
 pub mod socket;
 pub mod spawn;
 pub mod stub;
+pub mod trust;
 pub mod user;
 pub mod worker;
 

@@ -1,8 +1,8 @@
 //! Clients of the control socket that begin and never end, and such as do not read.
 
 use super::count;
-use super::steady::Steady;
 use super::support::plain::script;
+use super::support::steady::Steady;
 use super::support::{PATIENCE, Svd, alone, wait_for, wait_until};
 use std::io::Write;
 use std::os::unix::net::UnixStream;

@@ -1,7 +1,7 @@
 //! The disk of the logs hangs: whoever writes to it is in uninterruptible sleep until it goes on.
 
-use super::steady::Steady;
 use super::support::plain::{needs_root, script};
+use super::support::steady::Steady;
 use super::support::{PATIENCE, Svd, alone, wait_until};
 use std::fs;
 use std::path::PathBuf;

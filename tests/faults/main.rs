@@ -14,7 +14,6 @@ mod logs;
 mod midway;
 mod noisy;
 mod starved;
-mod steady;
 mod storm;
 mod world;
 

@@ -1,8 +1,8 @@
 //! Services that crash, flood and hang up; the others are supervised as ever.
 
 use super::count;
-use super::steady::Steady;
 use super::support::plain::{python, script};
+use super::support::steady::Steady;
 use super::support::{PATIENCE, Svd, alone, wait_until};
 use std::time::{Duration, Instant};
 

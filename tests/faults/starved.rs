@@ -1,7 +1,7 @@
 //! What svd lives on runs out: room on its disks, descriptors, processes.
 
-use super::steady::Steady;
 use super::support::plain::{SLEEP, needs_root, script};
+use super::support::steady::Steady;
 use super::support::{PATIENCE, Svd, wait_until};
 use super::world::kill;
 use std::fs::{self, File};

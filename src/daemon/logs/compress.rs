@@ -2,10 +2,10 @@
 //! and writes a temporary file; giving names stays with the log thread. A death in between leaves a temporary file that
 //! the next start removes, and the plain file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +14,7 @@ use flate2::write::GzEncoder;
 
 use super::index;
 use super::names::Names;
+use crate::sys::files;
 
 /// Read and compressed at once; between two of them the thread looks whether it shall stop.
 const BLOCK: usize = 64 * 1024;
@@ -43,25 +44,22 @@ pub(super) fn run(mut job: Job) -> io::Result<Done> {
     // Named after the inode where there is no sequence number: unique among the files that are there.
     let key = times.as_ref().map_or(job.inode, |t| t.sequence);
     let temporary = job.names.temporary(key);
-    let result = compress(&mut job.file, &temporary, &job.cancel).and_then(|()| {
-        let meta = fs::metadata(&temporary)?;
-        match &times {
-            Some(times) => index::copy(&job.names.index(meta.ino()), times, index::guard(&meta)),
-            None => Ok(()),
-        }
+    let out = files::create_anew(&temporary, 0o640)?;
+    let meta = out.metadata()?;
+    let index = job.names.index(meta.ino());
+    let result = compress(&mut job.file, out, &job.cancel).and_then(|()| match &times {
+        Some(times) => index::copy(&index, times, index::guard(&meta)),
+        None => Ok(()),
     });
     if let Err(e) = result {
-        if let Ok(meta) = fs::metadata(&temporary) {
-            let _ = fs::remove_file(job.names.index(meta.ino()));
-        }
+        let _ = fs::remove_file(&index);
         let _ = fs::remove_file(&temporary);
         return Err(e);
     }
     Ok(Done { temporary, source: job.inode })
 }
 
-fn compress(from: &mut File, to: &Path, cancel: &AtomicBool) -> io::Result<()> {
-    let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(to)?;
+fn compress(from: &mut File, out: File, cancel: &AtomicBool) -> io::Result<()> {
     let mut gz = GzEncoder::new(out, Compression::new(LEVEL));
     let mut block = vec![0u8; BLOCK];
     loop {

@@ -1,6 +1,5 @@
 //! Which file is compressed next, and what becomes of the result: the log thread's part of it, as only it gives names.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use super::engine::Engine;
 use super::handle::{Command, LogEvent};
 use super::names::Stream;
 use super::rotate;
+use crate::sys::files::{self, Access};
 
 /// Stack of the compressing thread: zlib's state is on the heap.
 const STACK: usize = 512 * 1024;
@@ -43,7 +43,7 @@ impl Engine {
         }
         let names = service.sinks[stream.number()].as_ref()?.names(&service.dir(&log_dir));
         let number = rotate::next_to_compress(&names, service.limits.keep).ok()??;
-        let file = File::open(names.numbered(number, false)).ok()?;
+        let file = files::open(&names.numbered(number, false), Access::Read).ok()?;
         let inode = file.metadata().ok()?.ino();
         Some(compress::Job { names, file, inode, cancel: Arc::new(AtomicBool::new(false)) })
     }

@@ -7,13 +7,14 @@
 //!
 //! An index is an aid: without one, or with a broken one, reading falls back to names and beginnings of files.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::names::Names;
+use crate::sys::files::{self, Access};
 
 const MAGIC: &[u8; 8] = b"AIRDIDX1";
 const HEADER: u64 = 32;
@@ -61,7 +62,7 @@ pub(super) struct Times {
 impl Index {
     /// A new one, in place of whatever has that name.
     pub fn create(path: &Path, sequence: u64, guard: u64) -> io::Result<Index> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o640).open(path)?;
+        let file = files::create_anew(path, 0o640)?;
         let mut header = [0u8; HEADER as usize];
         header[..8].copy_from_slice(MAGIC);
         header[8..16].copy_from_slice(&sequence.to_le_bytes());
@@ -73,7 +74,7 @@ impl Index {
     /// Goes on with an existing index: it, the file's sequence number, and the time of its first record.
     /// `None` if it is missing, broken or another file's.
     pub fn resume(path: &Path, expected_guard: u64) -> Option<(Index, u64, Option<u64>)> {
-        let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        let file = files::open(path, Access::ReadWrite).ok()?;
         let sequence = read_header(&file, expected_guard)?;
         let len = file.metadata().ok()?.len();
         // A torn last record is written over.
@@ -135,12 +136,12 @@ fn read_header(file: &File, expected_guard: u64) -> Option<u64> {
 
 /// The sequence number of the log file that the index at `path` belongs to.
 pub(super) fn sequence(path: &Path, expected_guard: u64) -> Option<u64> {
-    read_header(&File::open(path).ok()?, expected_guard)
+    read_header(&files::open(path, Access::Read).ok()?, expected_guard)
 }
 
 /// The sequence number and the marked generation that an index has, whether or not its file is still there.
 pub(super) fn unguarded(path: &Path) -> Option<(u64, u64)> {
-    let file = File::open(path).ok()?;
+    let file = files::open(path, Access::Read).ok()?;
     let mut header = [0u8; HEADER as usize];
     file.read_exact_at(&mut header, 0).ok()?;
     let number = |at: u64| header[at as usize..][..8].try_into().map(u64::from_le_bytes).ok();
@@ -150,7 +151,7 @@ pub(super) fn unguarded(path: &Path) -> Option<(u64, u64)> {
 /// Reads a whole index; a torn tail is left out, and so are records beyond `log_len` (the log's own tail may have been
 /// lost with the power).
 pub(super) fn load(path: &Path, expected_guard: u64, log_len: Option<u64>) -> Option<Times> {
-    let mut file = File::open(path).ok()?;
+    let mut file = files::open(path, Access::Read).ok()?;
     let sequence = read_header(&file, expected_guard)?;
     let len = file.metadata().ok()?.len();
     if len > MAX_INDEX {

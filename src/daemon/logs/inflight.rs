@@ -30,10 +30,10 @@
 //! service that reads its own output back only mixes up its own).
 
 use std::cell::Cell;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -43,6 +43,7 @@ use super::index;
 use super::names::{Names, Stream};
 use super::sink::open_log;
 use crate::sys::fifo;
+use crate::sys::files::{self, Access};
 
 const MAGIC: &[u8; 8] = b"AIRDFLY1";
 
@@ -144,9 +145,7 @@ impl InFlight {
     /// # Errors
     /// Of the file system.
     pub fn open(path: &Path, pipes: &Path) -> io::Result<InFlight> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let file = options.open(path)?;
+        let file = files::open_or_create(path, 0o600)?;
         let in_flight = InFlight {
             file,
             pipes: pipes.to_owned(),
@@ -344,7 +343,7 @@ fn parse(slot: &[u8]) -> Option<(u64, Option<Record>)> {
 fn find(names: &Names, node: Node) -> io::Result<Option<File>> {
     let numbers = names.list()?.rotated.into_keys();
     for path in std::iter::once(names.current()).chain(numbers.map(|n| names.numbered(n, false))) {
-        let file = match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        let file = match files::open(&path, Access::ReadWrite) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(e),

@@ -15,6 +15,7 @@ use flate2::bufread::MultiGzDecoder;
 use super::index::{self, millis};
 use super::names::{Names, Stream};
 use super::signal::{Subscription, Wake};
+use crate::sys::files::{self, Access};
 
 /// Read at once when lines are counted or bytes are skipped.
 const BLOCK: usize = 64 * 1024;
@@ -146,10 +147,13 @@ fn scan(names: &Names) -> io::Result<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
     for number in 0..=highest.saturating_add(MOVING) {
         for gz in [false, true] {
-            let file = match File::open(names.numbered(number, gz)) {
+            let path = names.numbered(number, gz);
+            let file = match files::open(&path, Access::Read) {
                 Ok(file) => file,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(e),
+                Err(e) => {
+                    return Err(io::Error::new(e.kind(), format!("{}: {}", path.display(), crate::sys::io_text(&e))));
+                }
             };
             let meta = file.metadata()?;
             let (inode, guard) = (meta.ino(), index::guard(&meta));
@@ -264,7 +268,7 @@ impl LogReader {
         };
         if matches!(part.source, Source::Plain { .. }) {
             // The usual case, in one system call: it is still the current one.
-            match std::fs::metadata(self.names.current()) {
+            match std::fs::symlink_metadata(self.names.current()) {
                 Ok(meta) if meta.ino() == part.inode => return Ok(None),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}

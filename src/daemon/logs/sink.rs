@@ -1,10 +1,10 @@
 //! One log file being written: opened when the first byte comes, rotated by size and age, and, where nothing can be
 //! written, a counter of what was lost.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ use super::inflight::{InFlight, Node};
 use super::names::{Names, Stream};
 use super::rotate;
 use crate::config::spec::Logs;
+use crate::sys::files::{self, Access};
+use crate::sys::trust::{self, Rule};
 
 mod writing;
 
@@ -158,6 +160,8 @@ impl Sink {
     fn open(&mut self, env: &Env<'_>) -> io::Result<()> {
         let names = self.names(env.dir);
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(names.dir())?;
+        // The folder itself may be the service's; where it is may not.
+        trust::parents(names.dir(), Rule::Logs)?;
         let (highest, marked) = rotate::tidy(&names)?;
         let file = open_log(&names.current())?;
         let meta = file.metadata()?;
@@ -192,7 +196,7 @@ impl Sink {
     /// An svd before was killed, and this pipe may have begun the line that the file ends with.
     pub fn inherit(&mut self, pipe: u64, env: &Env<'_>) {
         let unfinished = |path: &Path| -> io::Result<bool> {
-            let file = File::open(path)?;
+            let file = files::open(path, Access::Read)?;
             let (size, mut last) = (file.metadata()?.size(), [0u8]);
             Ok(size > 0 && file.read_exact_at(&mut last, size - 1).is_ok() && last[0] != b'\n')
         };
@@ -367,8 +371,7 @@ impl Sink {
         let names = self.names(env.dir);
         let sequence = self.open.as_ref().map_or(0, |o| o.sequence) + 1;
         let fresh = names.fresh();
-        let _ = fs::remove_file(&fresh);
-        let file = open_log(&fresh)?;
+        let file = files::create_anew(&fresh, FILE_MODE)?;
         env.step(0);
         let meta = file.metadata()?;
         let inode = meta.ino();
@@ -391,7 +394,7 @@ impl Sink {
 
 /// Not for appending, which `splice(2)` refuses: whoever writes says where.
 pub(super) fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
+    files::open_or_create(path, FILE_MODE)
 }
 
 /// `No space left on device` without the number that `io::Error` adds.
