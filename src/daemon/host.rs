@@ -383,6 +383,7 @@ impl Host {
         let now = self.now();
         if self.trim.due(self.save_at).is_some_and(|at| at <= Instant::now()) {
             self.trim.done(Instant::now());
+            self.spawner.trim();
             crate::sys::memory::trim_before_sleep();
         } else {
             self.trim.active(Instant::now());

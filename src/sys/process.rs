@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
@@ -289,8 +289,10 @@ pub struct ProcStat {
 impl ProcStat {
     /// `None` if there is no such process.
     pub fn read(pid: i32) -> Option<ProcStat> {
-        let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        ProcStat::parse(&String::from_utf8_lossy(&text))
+        // One call, as every start makes it. The text is never longer.
+        let mut text = [0; 2048];
+        let length = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut text).ok()?;
+        ProcStat::parse(&String::from_utf8_lossy(text.get(..length)?))
     }
 
     fn parse(text: &str) -> Option<ProcStat> {

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::Limit;
 use super::failure::Step;
+use super::raw::call;
 use super::slots::encode;
 
 /// `WATCHDOG_PID=` and ten digits and NUL.
@@ -15,32 +16,41 @@ pub(super) const PID_TEXT: usize = 24;
 const KERNEL_SIGSET: usize = 8;
 const LAST_SIGNAL: i32 = 64;
 /// From `linux/sched.h`; the crate's constant is an `int`, too narrow for it.
-const CLONE_INTO_CGROUP: u64 = 1 << 33;
+pub(super) const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 /// How to fork; the later ones are for kernels and seccomp filters that lack something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sys) enum Way {
+    /// Linux 5.16, on x86-64: the child uses svd's memory until it executes its program ([`super::lent`]).
+    Lent = 0,
     /// Linux 5.7
-    Clone3IntoCgroup = 0,
+    Clone3IntoCgroup = 1,
     /// Linux 5.3: the child joins its cgroup itself.
-    Clone3 = 1,
+    Clone3 = 2,
     /// Linux 5.2: `clone` with `CLONE_PIDFD`, where seccomp hides `clone3` (which it cannot inspect).
-    Clone = 2,
+    Clone = 3,
 }
 
 impl Way {
     pub(super) fn from_number(number: u8) -> Way {
         match number {
-            0 => Way::Clone3IntoCgroup,
-            1 => Way::Clone3,
+            0 => Way::Lent,
+            1 => Way::Clone3IntoCgroup,
+            2 => Way::Clone3,
             _ => Way::Clone,
         }
+    }
+
+    /// The same, or the next one that gives the child memory of its own.
+    pub(super) fn forking(self) -> Way {
+        if self == Way::Lent { Way::Clone3IntoCgroup } else { self }
     }
 
     /// The next way to try after this error, if the error speaks about the way and not about the attempt.
     pub(super) fn without(self, errno: Errno, into_cgroup: bool) -> Option<Way> {
         match (self, errno) {
             (Way::Clone, _) => None,
+            (Way::Lent, Errno::E2BIG | Errno::EINVAL) => Some(Way::Clone3IntoCgroup),
             (Way::Clone3IntoCgroup, Errno::E2BIG | Errno::EINVAL) if into_cgroup => Some(Way::Clone3),
             (_, Errno::ENOSYS | Errno::EPERM) => Some(Way::Clone),
             _ => None,
@@ -175,13 +185,13 @@ impl Plan<'_> {
         exit(127)
     }
 
-    fn must(&self, step: Step, result: libc::c_long) -> libc::c_long {
+    fn must(&self, step: Step, result: isize) -> isize {
         self.must_with(step, 0, result)
     }
 
-    fn must_with(&self, step: Step, detail: i32, result: libc::c_long) -> libc::c_long {
+    fn must_with(&self, step: Step, detail: i32, result: isize) -> isize {
         if result < 0 {
-            self.fail(step, Errno::last(), detail);
+            self.fail(step, Errno::from_raw(-result as i32), detail);
         }
         result
     }
@@ -189,8 +199,10 @@ impl Plan<'_> {
 
 /// Ends the process without running anything that was registered for its end.
 pub(in crate::sys) fn exit(code: i32) -> ! {
-    // SAFETY: `_exit` has no preconditions.
-    unsafe { libc::_exit(code) }
+    loop {
+        // SAFETY: has no preconditions.
+        unsafe { call!(libc::SYS_exit_group, code) };
+    }
 }
 
 /// Becomes the program, or records why not and exits with 127.
@@ -204,7 +216,7 @@ pub(in crate::sys) fn run(plan: &mut Plan<'_>) -> ! {
     }
     if plan.session {
         // SAFETY: no memory is involved.
-        let result = unsafe { libc::syscall(libc::SYS_setsid) };
+        let result = unsafe { call!(libc::SYS_setsid) };
         plan.must(Step::Session, result);
     }
     place_descriptors(plan);
@@ -212,12 +224,12 @@ pub(in crate::sys) fn run(plan: &mut Plan<'_>) -> ! {
     take_ids(plan);
     // As the child's user: root may not see into its directories (NFS), nor should it in its place.
     // SAFETY: a NUL-terminated string of the parent's.
-    let result = unsafe { libc::syscall(libc::SYS_chdir, plan.directory) };
+    let result = unsafe { call!(libc::SYS_chdir, plan.directory) };
     plan.must(Step::Directory, result);
     write_pids(plan);
     unblock_signals();
     // SAFETY: the arrays end with a null pointer, and their strings with NUL.
-    let result = unsafe { libc::syscall(libc::SYS_execve, plan.program, plan.argv, plan.envp) };
+    let result = unsafe { call!(libc::SYS_execve, plan.program, plan.argv, plan.envp) };
     plan.must(Step::Exec, result);
     exit(127)
 }
@@ -226,11 +238,11 @@ pub(in crate::sys) fn run(plan: &mut Plan<'_>) -> ! {
 /// table at the fork and closing it again cost more than everything else here.
 fn own_descriptors(plan: &Plan<'_>) {
     // SAFETY: numbers only; the table that is changed is a copy made by this call.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    let result = unsafe { call!(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
     if result < 0 {
         // Linux before 5.9: copied whole, and closed one by one later.
         // SAFETY: numbers only.
-        let result = unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_FILES) };
+        let result = unsafe { call!(libc::SYS_unshare, libc::CLONE_FILES) };
         plan.must(Step::Descriptor, result);
     }
 }
@@ -242,9 +254,7 @@ pub(super) fn ignored_signals() -> u64 {
     for signal in 1..=LAST_SIGNAL {
         let mut action = [0_u64; 8];
         // SAFETY: the kernel writes at most 32 bytes to `action`, the handler first.
-        let result = unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal, std::ptr::null::<u64>(), action.as_mut_ptr(), KERNEL_SIGSET)
-        };
+        let result = unsafe { call!(libc::SYS_rt_sigaction, signal, 0, action.as_mut_ptr(), KERNEL_SIGSET) };
         if result == 0 && action[0] == libc::SIG_IGN as u64 {
             ignored |= 1 << (signal - 1);
         }
@@ -258,24 +268,23 @@ pub(in crate::sys) fn default_dispositions(ignored: u64) {
     let action = [0_u64; 8];
     for signal in (1..=LAST_SIGNAL).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
         // SAFETY: the kernel reads at most 32 bytes of `action`. Errors mean nothing.
-        unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null_mut::<u64>(), KERNEL_SIGSET)
-        };
+        unsafe { call!(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0, KERNEL_SIGSET) };
     }
 }
 
 /// The C library's own call would leave its two internal signals alone; this is all 64.
 pub(in crate::sys) fn set_signal_mask(mask: u64) {
     // SAFETY: the kernel reads eight bytes. Cannot fail with these arguments.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const mask,
-            std::ptr::null_mut::<u64>(),
-            KERNEL_SIGSET,
-        )
-    };
+    unsafe { call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, 0, KERNEL_SIGSET,) };
+}
+
+/// Sets the mask of this thread, and gives what it was.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn replace_signal_mask(mask: u64) -> u64 {
+    let mut old = 0_u64;
+    // SAFETY: the kernel reads eight bytes and writes eight. Cannot fail with these arguments.
+    unsafe { call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, &raw mut old, KERNEL_SIGSET) };
+    old
 }
 
 fn unblock_signals() {
@@ -284,19 +293,18 @@ fn unblock_signals() {
 
 fn join_cgroup(plan: &Plan<'_>, directory: RawFd) {
     // SAFETY: a NUL-terminated constant.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_openat, directory, c"cgroup.procs".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC, 0)
-    };
+    let fd =
+        unsafe { call!(libc::SYS_openat, directory, c"cgroup.procs".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC, 0) };
     let fd = plan.must(Step::Cgroup, fd);
     // SAFETY: one byte of a constant.
-    let result = unsafe { libc::syscall(libc::SYS_write, fd, c"0".as_ptr(), 1_usize) };
+    let result = unsafe { call!(libc::SYS_write, fd, c"0".as_ptr(), 1_usize) };
     plan.must(Step::Cgroup, result);
     close(fd as RawFd);
 }
 
 pub(in crate::sys) fn close(fd: RawFd) {
     // SAFETY: closing is allowed on any number; the callers own it.
-    unsafe { libc::syscall(libc::SYS_close, fd) };
+    unsafe { call!(libc::SYS_close, fd) };
 }
 
 /// Sources may have the numbers of other targets, in any permutation, so those are moved out of the way first.
@@ -307,20 +315,14 @@ fn place_descriptors(plan: &mut Plan<'_>) {
         if !wire.path.is_null() {
             // SAFETY: a NUL-terminated string of the parent's.
             let fd = unsafe {
-                libc::syscall(
-                    libc::SYS_openat,
-                    libc::AT_FDCWD,
-                    wire.path,
-                    wire.flags | libc::O_CLOEXEC | libc::O_NOCTTY,
-                    0,
-                )
+                call!(libc::SYS_openat, libc::AT_FDCWD, wire.path, wire.flags | libc::O_CLOEXEC | libc::O_NOCTTY, 0,)
             };
             wire.source = plan.must_with(Step::Descriptor, wire.target, fd) as RawFd;
         }
         if wire.source < above && wire.source != wire.target {
             // Never in place: another wire may have the same source. What is left behind is closed below.
             // SAFETY: numbers only.
-            let fd = unsafe { libc::syscall(libc::SYS_fcntl, wire.source, libc::F_DUPFD_CLOEXEC, above) };
+            let fd = unsafe { call!(libc::SYS_fcntl, wire.source, libc::F_DUPFD_CLOEXEC, above) };
             wire.source = plan.must_with(Step::Descriptor, wire.target, fd) as RawFd;
         }
         plan.wires[i] = wire;
@@ -331,10 +333,10 @@ fn place_descriptors(plan: &mut Plan<'_>) {
         let result = if wire.source == target {
             // dup3 refuses equal numbers, dup2 would leave CLOEXEC set.
             // SAFETY: numbers only.
-            unsafe { libc::syscall(libc::SYS_fcntl, target, libc::F_SETFD, 0) }
+            unsafe { call!(libc::SYS_fcntl, target, libc::F_SETFD, 0) }
         } else {
             // SAFETY: numbers only.
-            unsafe { libc::syscall(libc::SYS_dup3, wire.source, target, 0) }
+            unsafe { call!(libc::SYS_dup3, wire.source, target, 0) }
         };
         plan.must_with(Step::Descriptor, target, result);
         if target > next {
@@ -360,16 +362,14 @@ pub(in crate::sys) fn close_all_but(keep: &[RawFd]) {
 /// Closes all descriptors from `first` to `last`.
 pub(in crate::sys) fn close_between(first: RawFd, last: RawFd) {
     // SAFETY: numbers only; what is not wanted is closed on purpose.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    let result = unsafe { call!(libc::SYS_close_range, first, last, 0) };
     if result == 0 {
         return;
     }
     // Linux < 5.9, or hidden by seccomp. The descriptors above our own hard limit cannot exist.
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structure is written by the kernel.
-    unsafe {
-        libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, std::ptr::null::<libc::rlimit>(), &raw mut limit)
-    };
+    unsafe { call!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, &raw mut limit) };
     let top = limit.rlim_cur.clamp(1024, 1 << 20) as RawFd;
     for fd in first..=last.min(top) {
         close(fd);
@@ -378,10 +378,10 @@ pub(in crate::sys) fn close_between(first: RawFd, last: RawFd) {
 
 fn set_priorities_and_limits(plan: &Plan<'_>) {
     // SAFETY: numbers only; umask cannot fail.
-    unsafe { libc::syscall(libc::SYS_umask, plan.umask) };
+    unsafe { call!(libc::SYS_umask, plan.umask) };
     if let Some(nice) = plan.nice {
         // SAFETY: numbers only.
-        let result = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) };
+        let result = unsafe { call!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) };
         plan.must(Step::Nice, result);
     }
     // Before the ids are given up: afterwards the file belongs to root.
@@ -392,15 +392,12 @@ fn set_priorities_and_limits(plan: &Plan<'_>) {
         let resource = limit.resource;
         let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the structure is written by the kernel.
-        let result =
-            unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit>(), &raw mut old) };
+        let result = unsafe { call!(libc::SYS_prlimit64, 0, resource, 0, &raw mut old) };
         plan.must_with(Step::Limit, resource as i32, result);
         let hard = limit.hard.unwrap_or(old.rlim_max);
         let new = libc::rlimit { rlim_cur: limit.soft.min(hard), rlim_max: hard };
         // SAFETY: the structure is read by the kernel.
-        let result = unsafe {
-            libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const new, std::ptr::null_mut::<libc::rlimit>())
-        };
+        let result = unsafe { call!(libc::SYS_prlimit64, 0, resource, &raw const new, 0) };
         plan.must_with(Step::Limit, resource as i32, result);
     }
 }
@@ -408,7 +405,7 @@ fn set_priorities_and_limits(plan: &Plan<'_>) {
 fn write_oom_score(plan: &Plan<'_>, score: i32) {
     // SAFETY: a NUL-terminated constant.
     let fd = unsafe {
-        libc::syscall(
+        call!(
             libc::SYS_openat,
             libc::AT_FDCWD,
             c"/proc/self/oom_score_adj".as_ptr(),
@@ -425,7 +422,7 @@ fn write_oom_score(plan: &Plan<'_>, score: i32) {
     }
     length += write_decimal(&mut text[length..], score.unsigned_abs());
     // SAFETY: `length` bytes of a buffer on the stack.
-    let result = unsafe { libc::syscall(libc::SYS_write, fd, text.as_ptr(), length) };
+    let result = unsafe { call!(libc::SYS_write, fd, text.as_ptr(), length) };
     plan.must(Step::OomScore, result);
     close(fd as RawFd);
 }
@@ -436,13 +433,13 @@ fn take_ids(plan: &Plan<'_>) {
         return;
     };
     // SAFETY: the array has the stated length.
-    let result = unsafe { libc::syscall(libc::SYS_setgroups, ids.groups.len(), ids.groups.as_ptr()) };
+    let result = unsafe { call!(libc::SYS_setgroups, ids.groups.len(), ids.groups.as_ptr()) };
     plan.must(Step::Groups, result);
     // SAFETY: numbers only. All three of real, effective and saved, so that there is no way back.
-    let result = unsafe { libc::syscall(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid) };
+    let result = unsafe { call!(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid) };
     plan.must(Step::Gid, result);
     // SAFETY: as above.
-    let result = unsafe { libc::syscall(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid) };
+    let result = unsafe { call!(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid) };
     plan.must(Step::Uid, result);
 }
 
@@ -451,7 +448,7 @@ fn write_pids(plan: &mut Plan<'_>) {
         return;
     }
     // SAFETY: no memory is involved; the raw call knows no cached value.
-    let pid = unsafe { libc::syscall(libc::SYS_getpid) } as u32;
+    let pid = unsafe { call!(libc::SYS_getpid) } as u32;
     for digits in plan.pids.iter_mut().flatten() {
         write_decimal(digits, pid);
     }

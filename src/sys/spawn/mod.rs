@@ -1,13 +1,14 @@
 //! Starting a program: everything is prepared before the fork, and between fork and exec there are only system calls.
 //!
-//! A plain fork (`clone3` without `CLONE_VM`) was measured to be the fastest way; it also gives the child memory of its
-//! own, so that it may write its pid into `LISTEN_PID=`.
+//! A child uses svd's memory until then where that is possible ([`lent`]), and is forked where not.
 
 mod arena;
 pub(super) mod child;
 mod failure;
+mod lent;
 mod plan;
 mod program;
+mod raw;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -159,6 +160,9 @@ pub fn exec_failure(slot: &Slot) -> Option<ExecFailure> {
     slot.exec_failure()
 }
 
+/// Children that may be on their way to their program at once without memory of their own.
+const MOST_ARENAS: usize = 16;
+
 /// Starts children, and remembers which way the kernel allows.
 #[derive(Debug)]
 pub struct Spawner {
@@ -170,18 +174,18 @@ pub struct Spawner {
 
 #[derive(Debug, Default)]
 struct Layout {
-    arena: Option<Arena>,
+    arenas: Vec<Arena>,
     heap: Option<Heap>,
 }
 
 impl Spawner {
     /// Begins with the best way; a kernel or seccomp filter that refuses it makes it fall back once and for all.
     pub fn new() -> Spawner {
-        Spawner::with_way(Way::Clone3IntoCgroup)
+        Spawner::with_way(if lent::works() { Way::Lent } else { Way::Lent.forking() })
     }
 
-    /// As [`Spawner::new`], with children that have no copy of the heap: a fork costs less then, and so does every page that
-    /// this process changes afterwards.
+    /// As [`Spawner::new`], with children that have no copy of the heap where they are forked: that costs less then, and so
+    /// does every page that this process changes afterwards.
     ///
     /// From its first child on the process must start others by this spawner only, or by what copies no memory (`vfork(2)`,
     /// `posix_spawn(3)`).
@@ -212,7 +216,7 @@ impl Spawner {
     pub fn spawn(&self, prepared: &Prepared, cgroup: Option<BorrowedFd<'_>>) -> Result<Child, SpawnError> {
         // A child that takes over none of our descriptors need not copy them all.
         let takes_over = prepared.descriptors.iter().any(|w| matches!(w.source, Source::Fd(_)));
-        self.start(prepared, cgroup, !takes_over, |plan, _| child::run(plan))
+        self.start(prepared, cgroup, !takes_over, None::<fn(&mut child::Plan<'_>, Way) -> Infallible>)
     }
 
     /// Forks a process that runs `stub` (system calls only!) with the plan of the worker.
@@ -221,7 +225,16 @@ impl Spawner {
         prepared: &Prepared,
         stub: impl Fn(&mut child::Plan<'_>, Way) -> Infallible,
     ) -> Result<Child, SpawnError> {
-        self.start(prepared, None, false, stub)
+        self.start(prepared, None, false, Some(stub))
+    }
+
+    /// Gives back memory that only many starts at once needed.
+    pub fn trim(&self) {
+        let mut kept = 0;
+        self.layout().arenas.retain(|arena| {
+            kept += 1;
+            kept == 1 || arena.is_lent()
+        });
     }
 
     fn start(
@@ -229,52 +242,68 @@ impl Spawner {
         prepared: &Prepared,
         cgroup: Option<BorrowedFd<'_>>,
         share_files: bool,
-        in_child: impl Fn(&mut child::Plan<'_>, Way) -> Infallible,
+        stub: Option<impl Fn(&mut child::Plan<'_>, Way) -> Infallible>,
     ) -> Result<Child, SpawnError> {
         let slot = self.slots.take().map_err(SpawnError::Slot)?;
         let mut layout = self.layout();
-        let Layout { arena, heap } = &mut *layout;
-        let arena = match arena {
+        let Layout { arenas, heap } = &mut *layout;
+        // Where children that hang hold too many, this one gets an arena that goes away, and is forked.
+        let mut made = None;
+        let free = arenas.iter().position(|arena| !arena.is_lent());
+        let may_lend = free.is_some() || arenas.len() < MOST_ARENAS;
+        let arena = match free.and_then(|free| arenas.get_mut(free)) {
             Some(arena) => arena,
-            None => arena.insert(Arena::map().map_err(SpawnError::Layout)?),
+            None => made.insert(Arena::map().map_err(SpawnError::Layout)?),
         };
+        arena.clear();
         let mut plan = plan::lay_out(prepared, &slot, arena).map_err(SpawnError::Layout)?;
         plan.ignored_signals = self.ignored_signals;
-        if let Some(heap) = heap {
-            heap.leave_behind();
-        }
-        let pidfd = self.fork(plan, cgroup.map(|fd| fd.as_raw_fd()), share_files, in_child);
-        arena.clear();
-        drop(layout);
-        Ok(Child { pidfd: pidfd?, slot })
+        let may_lend = may_lend && stub.is_none() && prepared.oom_score_adj.is_none();
+        let plan = arena.place(plan).map_err(SpawnError::Layout)?;
+        let cgroup = cgroup.map(|fd| fd.as_raw_fd());
+        let pidfd = loop {
+            let best = self.way();
+            let way = if may_lend { best } else { best.forking() };
+            let into = cgroup.filter(|_| matches!(way, Way::Lent | Way::Clone3IntoCgroup));
+            plan.join_cgroup = cgroup.filter(|_| into.is_none());
+            plan.share_files = into.is_some() && share_files;
+            let begun = if way == Way::Lent {
+                // SAFETY: `lay_out` and `place` have put all of it there, except for the slot, which is the set's; the arena is
+                // free, and the first thing that happens to it again is that this is asked.
+                unsafe { lent::start(plan, arena, into) }
+            } else {
+                heap.as_mut().map(Heap::leave_behind);
+                self.fork(plan, way, into, stub.as_ref())
+            };
+            match begun {
+                Ok(child) => break child,
+                Err(errno) => match way.without(errno, into.is_some()) {
+                    Some(next) => self.way.store(next as u8, Ordering::Relaxed),
+                    None if into.is_some() && !is_shortage(errno) => return Err(SpawnError::Cgroup(errno)),
+                    None => return Err(SpawnError::Fork(errno)),
+                },
+            }
+        };
+        arenas.extend(made.filter(|_| arenas.len() < MOST_ARENAS));
+        Ok(Child { pidfd, slot })
     }
 
     fn fork(
         &self,
-        mut plan: child::Plan<'_>,
-        cgroup: Option<RawFd>,
-        share_files: bool,
-        in_child: impl Fn(&mut child::Plan<'_>, Way) -> Infallible,
-    ) -> Result<PidFd, SpawnError> {
-        loop {
-            let way = self.way();
-            let into = cgroup.filter(|_| way == Way::Clone3IntoCgroup);
-            plan.join_cgroup = cgroup.filter(|_| into.is_none());
-            plan.share_files = into.is_some() && share_files;
-            // SAFETY: the child runs only `in_child`, which makes raw system calls and never returns; where it shares our
-            // descriptors it leaves them first.
-            match unsafe { child::fork(way, into, plan.share_files) } {
-                Ok(Forked::Child) => {
-                    in_child(&mut plan, way);
+        plan: &mut child::Plan<'_>,
+        way: Way,
+        into_cgroup: Option<RawFd>,
+        stub: Option<&impl Fn(&mut child::Plan<'_>, Way) -> Infallible>,
+    ) -> Result<PidFd, Errno> {
+        // SAFETY: the child makes raw system calls only, and never returns; where it shares our descriptors it leaves them
+        // first.
+        match unsafe { child::fork(way, into_cgroup, plan.share_files) }? {
+            Forked::Parent { pid, pidfd } => Ok(PidFd::from_parts(pid, pidfd)),
+            Forked::Child => {
+                if let Some(stub) = stub {
+                    stub(plan, way);
                 }
-                Ok(Forked::Parent { pid, pidfd }) => return Ok(PidFd::from_parts(pid, pidfd)),
-                Err(errno) => match way.without(errno, into.is_some()) {
-                    Some(next) => self.way.store(next as u8, Ordering::Relaxed),
-                    None if into.is_some() && !is_shortage(errno) => {
-                        return Err(SpawnError::Cgroup(errno));
-                    }
-                    None => return Err(SpawnError::Fork(errno)),
-                },
+                child::run(plan)
             }
         }
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use crate::sys::process::ExitStatus;
 
-const WAYS: [Way; 3] = [Way::Clone3IntoCgroup, Way::Clone3, Way::Clone];
+const WAYS: [Way; 4] = [Way::Lent, Way::Clone3IntoCgroup, Way::Clone3, Way::Clone];
 
 fn shell(script: &str) -> Prepared {
     let argv = ["sh", "-c", script].map(|s| c_string(s).expect("no NUL"));
@@ -53,9 +53,68 @@ fn every_way_of_forking_starts_programs() {
     }
 }
 
+/// A child that hangs before its program, in `open(2)` of a pipe that nobody writes to, costs an arena, and delays nobody.
+#[test]
+fn children_that_hang_on_their_way_hold_up_no_others() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("pipe");
+    crate::sys::fifo::create(&path, None).expect("a pipe");
+    let spawner = Spawner::new();
+    let mut hanging = shell("exit 5");
+    let source = Source::Path { path: c_path(&path).expect("no NUL"), flags: libc::O_RDONLY };
+    hanging.descriptors.push(Wire { source, target: 0 });
+    let count = MOST_ARENAS + 4;
+    let hung: Vec<Child> = (0..count).map(|_| spawner.spawn(&hanging, None).expect("spawn")).collect();
+    assert!(spawner.layout().arenas.iter().all(Arena::is_lent));
+    assert_eq!(spawner.layout().arenas.len(), MOST_ARENAS);
+    let (text, _) = output_of(shell("echo $$"), &spawner);
+    assert!(text.trim().parse::<u32>().is_ok(), "{text}");
+    // Opens, as readers are there, and lets all of them go on.
+    let writer = File::options().write(true).open(&path).expect("open");
+    for child in hung {
+        assert_eq!(child.pidfd.wait(), Ok(ExitStatus::Code(5)));
+    }
+    drop(writer);
+    let (text, _) = output_of(shell("echo again"), &spawner);
+    assert_eq!(text, "again\n");
+    spawner.trim();
+    assert_eq!(spawner.layout().arenas.len(), 1);
+}
+
+/// Threads that fail in system calls while children fail in theirs: each sees its own errors.
+#[test]
+fn errors_of_children_are_not_ours() {
+    let spawner = Spawner::new();
+    let mut prepared = shell("exit 0");
+    prepared.directory = c"/nonexistent".into();
+    for _ in 0..200 {
+        let child = spawner.spawn(&prepared, None).expect("spawn");
+        for _ in 0..50 {
+            let error = File::open("/proc/self/mem/x").expect_err("not a directory");
+            assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR));
+        }
+        assert_eq!(child.pidfd.wait(), Ok(ExitStatus::Code(127)));
+        assert!(child.slot.exec_failure().is_some());
+    }
+}
+
+/// `oom_score_adj` is a property of the memory.
+#[test]
+fn anothers_oom_score_leaves_ours_alone() {
+    let own = || std::fs::read_to_string("/proc/self/oom_score_adj").expect("proc");
+    let before = own();
+    let mut prepared = shell("cat /proc/self/oom_score_adj");
+    prepared.oom_score_adj = Some(777);
+    let (text, _) = output_of(prepared, &Spawner::new());
+    assert_eq!((text.trim(), own()), ("777", before));
+}
+
 #[test]
 fn the_next_way_is_taken_only_for_errors_about_the_way() {
     use Way::*;
+    assert_eq!(Lent.without(Errno::EINVAL, false), Some(Clone3IntoCgroup));
+    assert_eq!(Lent.without(Errno::ENOSYS, true), Some(Clone));
+    assert_eq!(Lent.without(Errno::EAGAIN, true), None);
     assert_eq!(Clone3IntoCgroup.without(Errno::ENOSYS, false), Some(Clone));
     assert_eq!(Clone3IntoCgroup.without(Errno::EPERM, true), Some(Clone));
     assert_eq!(Clone3IntoCgroup.without(Errno::E2BIG, true), Some(Clone3));
