@@ -128,6 +128,11 @@ impl Worker {
         self.exit.is_some()
     }
 
+    /// It was killed, and has not ended for so long that the kernel must keep it.
+    pub fn hangs(&self) -> bool {
+        matches!(self.state, WorkerState::Killed { pause } if pause > super::worker::KILL_AGAIN.0)
+    }
+
     /// Told to stop, or already ended.
     pub fn leaving(&self) -> bool {
         matches!(self.state, WorkerState::Stopping { .. } | WorkerState::Sweeping { .. } | WorkerState::Killed { .. })

@@ -266,6 +266,7 @@ impl Machine {
             for id in free {
                 self.held.remove(&id);
                 self.stop(id, None);
+                self.leave_behind(id);
             }
             while let Some(id) = self.touched.pop_first() {
                 self.settle_service(id);

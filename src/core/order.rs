@@ -38,7 +38,11 @@ impl Machine {
     }
 
     fn wait_for(&mut self, id: ServiceId, op: Option<OpId>, goal: Goal) {
-        let (Some(op), Some(service)) = (op, self.services.get_mut(&id)) else { return };
+        let Some(op) = op else { return };
+        if let Some(reason) = self.hangs(id) {
+            return self.done(Some(op), Err(reason), None);
+        }
+        let Some(service) = self.services.get_mut(&id) else { return };
         if service.waiting.len() < WAITING {
             return service.waiting.push((op, goal));
         }
@@ -201,8 +205,10 @@ impl Machine {
     /// Why a service is not simply running, for people.
     pub fn reason(&self, id: ServiceId) -> Option<String> {
         let service = self.services.get(&id)?;
-        service.reason().or_else(|| match self.held_by(id).filter(|_| service.phase == Phase::Waiting)? {
-            Hold::Order(reason) | Hold::Requirement(reason) => Some(reason),
+        service.reason().or_else(|| self.hangs(id)).or_else(|| {
+            match self.held_by(id).filter(|_| service.phase == Phase::Waiting)? {
+                Hold::Order(reason) | Hold::Requirement(reason) => Some(reason),
+            }
         })
     }
 

@@ -1,15 +1,26 @@
 //! Workers: spawned, ready, told to stop, ended; and what their end means for their slot.
 
-use super::event::{Action, Exit, GenerationId, Level, WorkerId};
+use super::event::{Action, Exit, GenerationId, Level, OpId, ServiceId, WorkerId};
 use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
 use super::machine::Machine;
 use super::restart::Verdict;
+use super::service::{Phase, Stage};
 use super::timers::Timer;
 use crate::config::spec::Policy as RestartPolicy;
 use std::time::Duration;
 
 /// Between two kills of a worker that does not end: at first, and at most.
-const KILL_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+pub(super) const KILL_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// Before another attempt to start what could not even be spawned, whatever the policy says.
+const UNSPAWNED: Duration = Duration::from_millis(100);
+
+fn unending(slot: u32) -> String {
+    format!(
+        "worker {slot} was killed and cannot be ended: it hangs in the kernel, on a disk that does not answer, say. It is killed \
+         again and again, and what was asked for is done when it ends"
+    )
+}
 
 impl Machine {
     pub(super) fn spawn(&mut self, id: GenerationId, slot: u32) {
@@ -178,10 +189,51 @@ impl Machine {
                 self.kill(id, KILL_AGAIN.0, text);
             }
             WorkerState::Killed { pause } => {
-                let text = format!("worker {} was killed and does not end: it hangs in the kernel", id.0);
-                self.kill(id, pause.saturating_mul(2).min(KILL_AGAIN.1), text);
+                let (service, number) = (worker.generation.service, worker.slot);
+                self.kill(id, pause.saturating_mul(2).min(KILL_AGAIN.1), unending(number));
+                self.tell_that_it_hangs(service);
             }
             WorkerState::Spawning | WorkerState::Ready => {}
+        }
+    }
+
+    /// Why what was asked of the service does not come about: something of it was killed, and does not end.
+    pub(super) fn hangs(&self, id: ServiceId) -> Option<String> {
+        let service = self.services.get(&id)?;
+        let all_of_it = match service.phase {
+            Phase::Stopping => true,
+            Phase::Waiting => !service.policy.overlap,
+            _ => service.replacement.as_ref().is_some_and(|r| r.stage != Stage::Beside),
+        };
+        let holds_its_slot = |g: &Generation, w: &Worker| {
+            g.slots.get(w.slot as usize).is_some_and(|s| s.state == SlotState::Filled(w.id)) && g.role != Role::Draining
+        };
+        let hung = service.generations.iter().find_map(|g| {
+            let workers = g.workers.iter().filter_map(|w| self.workers.get(w));
+            workers.map(|w| &**w).find(|w| w.hangs() && (all_of_it || holds_its_slot(g, w)))
+        })?;
+        Some(unending(hung.slot))
+    }
+
+    /// Nobody is to wait for what may never come, nor is the end of svd.
+    fn tell_that_it_hangs(&mut self, id: ServiceId) {
+        let Some(reason) = self.hangs(id) else { return };
+        let Some(service) = self.services.get_mut(&id) else { return };
+        let mut ops: Vec<OpId> = std::mem::take(&mut service.waiting).into_iter().map(|(op, _)| op).collect();
+        ops.extend(service.replacement.as_mut().and_then(|r| r.op.take()));
+        for op in ops {
+            self.done(Some(op), Err(reason.clone()), None);
+        }
+        self.leave_behind(id);
+    }
+
+    /// Of a service that hangs, during the shutdown.
+    pub(super) fn leave_behind(&mut self, id: ServiceId) {
+        let Some(service) = self.services.get(&id).filter(|_| self.shutting_down) else { return };
+        let mut left = service.generations.iter().flat_map(|g| &g.workers).filter_map(|w| self.workers.get(w));
+        let hang = service.generations.iter().any(|g| !g.workers.is_empty()) && left.all(|w| w.hangs());
+        if hang && self.up.remove(&id) {
+            self.note(id, None, Level::Warning, "it is left behind: svd ends without it".to_owned());
         }
     }
 
@@ -306,8 +358,10 @@ impl Machine {
             return self.slot_left(id);
         }
         let verdict = slot.failures.ended(now, up, !success, &restart, &mut self.rng);
+        let unspawned = worker.state == WorkerState::Spawning;
         match verdict {
             Verdict::After(delay) => {
+                let delay = if unspawned { delay.max(UNSPAWNED) } else { delay };
                 slot.restarts += 1;
                 service.restarts += 1;
                 slot.reason = Some(reason.clone());

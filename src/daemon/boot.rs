@@ -48,6 +48,8 @@ const STATE_END: Duration = Duration::from_secs(10);
 const POOL_IDLE: Duration = Duration::from_secs(1);
 /// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
 const LEFT_LIMIT: Duration = Duration::from_secs(10);
+/// Who is in uninterruptible sleep so long after he was killed may stay there.
+const HUNG: Duration = Duration::from_secs(1);
 
 /// Runs svd until it is told to end.
 ///
@@ -80,6 +82,28 @@ fn begin(
     if let Some(why) = features.fatal() {
         return Err(why);
     }
+    let kept = keeper.as_mut().map(Keeper::receive).transpose()?.unwrap_or_default();
+    // After a death, or as an upgrade.
+    let again = kept.deaths > 0 || kept.descriptors.contains_key(keeping::LOCK);
+    let prepared = Prepared { features, signals, own_messages, kept, again };
+    let result = begin_with(args, prepared, report, keeper);
+    if again && result.is_err() {
+        // The guardian tries again, as long as it takes: the services run, and somebody must look after them.
+        *keeper = None;
+    }
+    result
+}
+
+struct Prepared {
+    features: Features,
+    signals: Signals,
+    own_messages: Messages,
+    kept: Kept,
+    again: bool,
+}
+
+fn begin_with(args: &Args, prepared: Prepared, report: &mut Report, keeper: &mut Option<Keeper>) -> Result<(), String> {
+    let Prepared { features, signals, own_messages, mut kept, again } = prepared;
     let paths = args.paths();
     let config = config::load(&paths.config).map_err(|errors| format!("the configuration has errors:\n{errors}"));
     for warning in config.iter().flat_map(|config| &config.warnings) {
@@ -89,42 +113,36 @@ fn begin(
         // Nothing is made before it is known that there is something to do.
         config.as_ref().map_err(Clone::clone)?;
     }
-    paths.create()?;
+    match paths.create() {
+        // They were made before; by now they may be read-only.
+        Err(why) if again => tracing::warn!("{why}"),
+        made => made?,
+    }
     let open_files = OpenFiles::raise().map_err(|e| format!("cannot raise the limit of open files: {}", e.desc()))?;
-    let mut kept = keeper.as_mut().map(Keeper::receive).transpose()?.unwrap_or_default();
-    let again = kept.deaths > 0;
-    let slot = keeper;
-    let result = (|| {
-        let pid = slot.as_ref().map_or_else(std::process::id, Keeper::pid);
-        let lock = match kept.descriptors.remove(keeping::LOCK).map(|fd| Lock::adopt(fd, pid)) {
-            Some(Ok(lock)) => lock,
-            _ => acquire(&paths.pid_file(), pid)?,
-        };
-        let copy = lock.as_fd().try_clone_to_owned().map_err(|e| format!("cannot keep the lock: {e}"))?;
-        if let Some(keeper) = slot.as_mut() {
-            keeper.store_own(keeping::LOCK, copy);
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(pool::THREADS)
-            .thread_keep_alive(POOL_IDLE)
-            .on_thread_park(crate::sys::memory::before_sleep)
-            .build()
-            .map_err(|e| format!("cannot start: {e}"))?;
-        let local = LocalSet::new();
-        let beginning = Beginning { paths: paths.clone(), config, features, signals, own_messages, open_files, kept };
-        let result = runtime.block_on(local.run_until(serve(beginning, report, slot)));
-        // A hung disk must not keep svd from ending.
-        runtime.shutdown_timeout(Duration::from_secs(1));
-        if slot.is_some() {
-            let _ = std::fs::remove_file(paths.socket());
-            lock.release();
-        }
-        result
-    })();
-    if again && result.is_err() {
-        // The guardian tries again, as long as it takes: the services run, and somebody must look after them.
-        *slot = None;
+    let pid = keeper.as_ref().map_or_else(std::process::id, Keeper::pid);
+    let lock = match kept.descriptors.remove(keeping::LOCK).map(|fd| Lock::adopt(fd, pid)) {
+        Some(Ok(lock)) => lock,
+        _ => acquire(&paths.pid_file(), pid)?,
+    };
+    let copy = lock.as_fd().try_clone_to_owned().map_err(|e| format!("cannot keep the lock: {e}"))?;
+    if let Some(keeper) = keeper.as_mut() {
+        keeper.store_own(keeping::LOCK, copy);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(pool::THREADS)
+        .thread_keep_alive(POOL_IDLE)
+        .on_thread_park(crate::sys::memory::before_sleep)
+        .build()
+        .map_err(|e| format!("cannot start: {e}"))?;
+    let local = LocalSet::new();
+    let beginning = Beginning { paths: paths.clone(), config, features, signals, own_messages, open_files, kept };
+    let result = runtime.block_on(local.run_until(serve(beginning, report, keeper)));
+    // A hung disk must not keep svd from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if keeper.is_some() {
+        let _ = std::fs::remove_file(paths.socket());
+        lock.release();
     }
     result
 }
@@ -176,9 +194,15 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         // Only while svd ends is nobody there to hear it.
         let _ = log_events.send(event);
     });
-    let in_flight = InFlight::open(&paths.in_flight(), &paths.pipes())
-        .map_err(|e| format!("cannot make {}: {}", paths.in_flight().display(), crate::sys::io_text(&e)))?;
-    let options = Options { log_dir: paths.log.clone(), notify, lower_priority: None, in_flight: Some(in_flight) };
+    let in_flight = match InFlight::open(&paths.in_flight(), &paths.pipes()) {
+        Ok(in_flight) => Some(in_flight),
+        Err(e) => {
+            let (path, why) = (paths.in_flight(), crate::sys::io_text(&e));
+            tracing::warn!("cannot make {}: {why}; a death of svd now may tear a line of output", path.display());
+            None
+        }
+    };
+    let options = Options { log_dir: paths.log.clone(), notify, lower_priority: None, in_flight };
     let log_thread = LogThread::start(options).map_err(|e| format!("cannot start the log thread: {e}"))?;
     let around = Surroundings {
         host: host_name(),
@@ -350,15 +374,30 @@ fn sweep(tree: &Arc<Tree>, which: impl Fn(&Group) -> bool) -> usize {
     let mut groups = tree.groups().unwrap_or_default();
     groups.retain(which);
     let left = groups.iter().filter(|g| g.is_populated().unwrap_or(false)).count();
-    let until = Instant::now() + LEFT_LIMIT;
+    let (until, hung) = (Instant::now() + LEFT_LIMIT, Instant::now() + HUNG);
     loop {
         // Best effort, and again: before Linux 5.14 one round misses what is forked meanwhile.
         groups.retain(|group| !group.kill().and_then(|()| group.remove()).unwrap_or(false));
         if groups.is_empty() || Instant::now() >= until {
             return left;
         }
+        if Instant::now() >= hung && groups.iter().all(hangs) {
+            let names: Vec<&str> = groups.iter().map(Group::name).collect();
+            tracing::warn!(
+                "of an earlier svd, processes are left that nobody can end, as they hang in the kernel: {}",
+                names.join(", ")
+            );
+            return left;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Is all that is left of it in uninterruptible sleep?
+fn hangs(group: &Group) -> bool {
+    let states =
+        |pid: &i32| crate::sys::process::ProcStat::read(*pid).is_none_or(|stat| matches!(stat.state, 'D' | 'Z'));
+    group.procs().is_ok_and(|pids| pids.iter().all(states))
 }
 
 fn host_name() -> String {
@@ -368,6 +407,10 @@ fn host_name() -> String {
 fn write_launcher(paths: &Paths) -> Result<(), String> {
     let path = paths.launcher();
     let text = crate::kinds::gunicorn::LAUNCHER.as_bytes();
+    if std::fs::read(&path).is_ok_and(|there| there == text) {
+        // Where there is no room for it, the next svd must come up all the same.
+        return Ok(());
+    }
     crate::sys::durable::write_fast(&path, text, 0o644)
         .map_err(|e| format!("cannot write {}: {}", path.display(), crate::sys::io_text(&e)))
 }

@@ -160,8 +160,8 @@ pub struct Own<'a> {
     pub slot: u32,
     /// Gunicorn's workers by `svctl scale`.
     pub scaled: Option<u32>,
-    /// FIFOs for stdout and stderr; none: /dev/null. The same one twice: joined.
-    pub output: Option<(&'a Path, &'a Path)>,
+    /// Pipes for stdout and stderr; none: /dev/null. The same one twice: joined.
+    pub output: Option<(&'a Source, &'a Source)>,
     pub notify: Option<&'a Path>,
     pub ready: Option<Arc<std::os::fd::OwnedFd>>,
 }
@@ -244,11 +244,7 @@ fn handed_over(
     let mut variables = Vec::new();
     let mut say = |name: &str, value: String| variables.push((name.to_owned(), value));
     if let Some((stdout, stderr)) = own.output {
-        for (path, target) in [(stdout, 1), (stderr, 2)] {
-            // Read-write: the worker holds both ends itself, so that it gets no SIGPIPE while svd is away.
-            let path = c_path(path).ok_or("the run directory's path has a NUL byte")?;
-            wires.push(Wire { source: Source::Path { path, flags: libc::O_RDWR }, target });
-        }
+        wires.extend([(stdout, 1), (stderr, 2)].map(|(source, target)| Wire { source: source.clone(), target }));
     }
     if socket_on_stdin {
         wires.extend(generation.sockets.first().map(|s| Wire { source: Source::Fd(Arc::clone(s)), target: 0 }));

@@ -2,7 +2,7 @@
 
 use crate::sys::trust::{self, Rule};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
@@ -47,6 +47,9 @@ impl Paths {
         // A service's user must reach its pipes and its notify socket, but not list what else is there.
         for dir in [&self.run, &self.pipes(), &self.notify()] {
             let mode = if dir == &self.run { 0o755 } else { 0o711 };
+            if fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o7777 == mode) {
+                continue;
+            }
             fs::set_permissions(dir, fs::Permissions::from_mode(mode))
                 .map_err(|e| format!("cannot set the mode of {}: {}", dir.display(), crate::sys::io_text(&e)))?;
         }

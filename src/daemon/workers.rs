@@ -11,13 +11,14 @@ use super::unit::{Need, Process};
 use crate::core::{Event, Exit, GenerationId, WorkerId};
 use crate::sys::poll::{Interest, Poll};
 use crate::sys::process::{self, ExitStatus};
+use crate::sys::spawn::{Source, c_path};
 use crate::sys::worker::{Tells, Worker, WorkerEvent};
 use crate::sys::{fifo, socket};
 use nix::errno::Errno;
 use std::cell::OnceCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ impl Host {
         let own = Own {
             slot,
             scaled: unit.and_then(|u| u.scaled),
-            output: output.as_ref().map(|o| (&*o.stdout.0, &*o.stderr.as_ref().unwrap_or(&o.stdout).0)),
+            output: output.as_ref().map(|o| (&o.stdout.0, &o.stderr.as_ref().unwrap_or(&o.stdout).0)),
             notify: notify.as_ref().map(|(path, _)| &**path),
             ready: ready_theirs,
         };
@@ -128,15 +129,7 @@ impl Host {
             return Ok(None);
         }
         let owner = made.plan.run_as.ids.as_ref().map(|ids| (ids.uid, ids.gid));
-        let pipe = |stream: &str| -> Result<(PathBuf, OwnedFd), String> {
-            let path = self.pipe_path(&spec.name, slot, id, stream);
-            let failed =
-                |e: std::io::Error| format!("cannot make the log pipe {}: {}", path.display(), crate::sys::io_text(&e));
-            fifo::create(&path, owner).map_err(failed)?;
-            let reader = fifo::open_reader(&path).map_err(failed)?;
-            fifo::grow(&reader, PIPE_BYTES);
-            Ok((path, reader.into()))
-        };
+        let pipe = |stream: &str| make_pipe(&self.pipe_path(&spec.name, slot, id, stream), owner);
         let joined = launch::joined(spec);
         let stdout = pipe(if joined { "output" } else { "stdout" })?;
         let stderr = if joined { None } else { Some(pipe("stderr")?) };
@@ -458,9 +451,30 @@ pub fn watch_again(poll: &Poll, worker: &Worker, token: u64) -> Result<(), Errno
     poll.modify(fd, interest, token).or_else(|_| poll.add(fd, interest, token))
 }
 
+/// For each: what the worker gets, and svd's end.
 struct Pipes {
-    stdout: (PathBuf, OwnedFd),
-    stderr: Option<(PathBuf, OwnedFd)>,
+    stdout: (Source, OwnedFd),
+    stderr: Option<(Source, OwnedFd)>,
+}
+
+/// The worker holds both ends itself, so that it gets no SIGPIPE while svd is away.
+fn make_pipe(path: &Path, owner: Option<(u32, u32)>) -> Result<(Source, OwnedFd), String> {
+    let failed =
+        |e: std::io::Error| format!("cannot make the log pipe {}: {}", path.display(), crate::sys::io_text(&e));
+    let (source, reader) = match fifo::create(path, owner) {
+        Ok(()) => {
+            let reader = fifo::open_reader(path).map_err(failed)?;
+            let path = c_path(path).ok_or("the run directory's path has a NUL byte")?;
+            (Source::Path { path, flags: libc::O_RDWR }, reader)
+        }
+        // A run directory that is full or read-only. The guardian keeps a copy, for the next svd.
+        Err(named) => {
+            let (both, reader) = fifo::without_name(owner).map_err(|_| failed(named))?;
+            (Source::Fd(Arc::new(both)), reader)
+        }
+    };
+    fifo::grow(&reader, PIPE_BYTES);
+    Ok((source, reader.into()))
 }
 
 pub fn exit_of(status: ExitStatus) -> Exit {

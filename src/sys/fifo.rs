@@ -63,6 +63,18 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
 }
 
+/// What [`create`], [`open_both`] and [`open_reader`] give, of a pipe that has no name: both ends in one descriptor, and a reader.
+pub fn without_name(owner: Option<(u32, u32)>) -> io::Result<(OwnedFd, File)> {
+    let (reader, _writer) = pipe()?;
+    if let Some((uid, gid)) = owner {
+        nix::unistd::fchown(&reader, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    let own = std::path::PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+    // Through the link in proc(5), which the other openings refuse to follow.
+    let open = |write, flags| std::fs::OpenOptions::new().read(true).write(write).custom_flags(flags).open(&own);
+    Ok((open(true, 0)?.into(), open(false, libc::O_NONBLOCK)?))
+}
+
 /// Makes the pipe's buffer as large as allowed, up to `wanted` bytes, and gives its size.
 ///
 /// A plain user is held to `fs.pipe-max-size` and, for all its pipes, to `fs.pipe-user-pages-soft`; then what there is
@@ -176,6 +188,19 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("read"), b"12some words");
         drop(writer);
         assert_eq!(pour(&reader, &file, 12, 1).expect("end of file"), 0);
+    }
+
+    #[test]
+    fn without_a_name_it_is_the_same() {
+        let (both, mut reader) = without_name(None).expect("a pipe");
+        File::from(both.try_clone().expect("a pipe")).write_all(b"a line\n").expect("a pipe");
+        let mut got = [0; 100];
+        assert_eq!(reader.read(&mut got).expect("a pipe"), 7);
+        // Somebody still writes, or may.
+        assert_eq!(reader.read(&mut got).expect_err("nothing").kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(waiting(&both).expect("a pipe"), 0);
+        drop(both);
+        assert_eq!(reader.read(&mut got).expect("a pipe"), 0, "nobody any more");
     }
 
     #[test]

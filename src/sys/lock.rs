@@ -100,10 +100,17 @@ impl AsFd for Lock {
 }
 
 fn write_pid(file: &mut File, pid: u32) -> io::Result<()> {
+    let text = format!("{pid}\n");
+    file.rewind()?;
+    let mut there = String::new();
+    if file.take(32).read_to_string(&mut there).is_ok() && there == text {
+        // An svd that returns: there may be no room for it any more, or the disk may have become read-only.
+        return Ok(());
+    }
     // Readers take what is no number for a svd that is just beginning.
     file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{pid}")
+    file.write_all(text.as_bytes())
 }
 
 fn read_pid(file: &mut File) -> Option<i32> {

@@ -1,7 +1,7 @@
 //! Faults of the real kernel: deaths of svd and of its guardian under load, and whatever runs out, hangs or floods.
 //!
-//! All of it is short unless `AIRDOCK_STORM` gives the seconds that the storm is to last; the counts of the others are
-//! those of the long version then. Figures are printed (`--nocapture`).
+//! All of it is short, unless `AIRDOCK_LONG` is set: then counts are the large ones, and the storm lasts ten minutes, or
+//! what `AIRDOCK_STORM` says in seconds. Figures are printed (`--nocapture`).
 
 #![allow(clippy::disallowed_methods, reason = "forbidden in the core alone")]
 
@@ -9,23 +9,32 @@
 mod support;
 
 mod clients;
+mod disk;
 mod frozen;
 mod logs;
 mod midway;
 mod noisy;
+mod processes;
 mod starved;
 mod storm;
+mod stuck;
 mod world;
 
 use std::time::Duration;
 
-/// The length of the storm, where a long version is asked for.
-fn asked_for() -> Option<Duration> {
-    let text = std::env::var("AIRDOCK_STORM").ok()?;
-    Some(Duration::from_secs(text.parse().expect("AIRDOCK_STORM is a number of seconds")))
+/// Is the long version asked for?
+fn long() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| value != "0");
+    set("AIRDOCK_LONG") || set("AIRDOCK_STORM")
+}
+
+/// The length of the storm.
+fn storm() -> Duration {
+    let seconds = std::env::var("AIRDOCK_STORM").ok().map(|text| text.parse().expect("AIRDOCK_STORM: seconds"));
+    Duration::from_secs(seconds.unwrap_or(if long() { 600 } else { 8 }))
 }
 
 /// The count for this run.
 fn count(short: usize, long: usize) -> usize {
-    if asked_for().is_some() { long } else { short }
+    if self::long() { long } else { short }
 }

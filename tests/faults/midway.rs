@@ -1,10 +1,10 @@
 //! `kill -9` of svd in the middle of what svctl has ordered: it is done afterwards, or undone, and never half.
 
+use super::count;
 use super::support::load::Plan;
 use super::support::svd::{Running, both};
 use super::support::{Env, PATIENCE, Release, wait_for};
 use super::world::{GUNICORN, World, kill, locked, send};
-use super::{asked_for, count};
 use nix::sys::signal::Signal;
 use std::process::Output;
 use std::time::Duration;
@@ -159,7 +159,6 @@ fn an_upgrade_is_done_or_undone_and_no_request_fails() {
     let report = load.stop();
     println!("upgrade: {deaths} interrupted, {acknowledged} acknowledged; {}", report.summary());
     report.assert_no_failure();
-    assert!(asked_for().is_none() || deaths >= 30);
 }
 
 /// A worker that says that it is ready while there is no svd.

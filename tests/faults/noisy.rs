@@ -115,7 +115,7 @@ fn who_closes_its_output_goes_on() {
 }
 
 /// Clock ticks that a process has used (`proc_pid_stat(5)`).
-fn cpu(pid: i32) -> u64 {
+pub fn cpu(pid: i32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("svd runs");
     let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
     fields[11..13].iter().map(|f| f.parse::<u64>().expect("a number")).sum()

@@ -3,7 +3,7 @@
 use super::support::load::Plan;
 use super::support::{Env, PATIENCE, alone, wait_for, wait_until};
 use super::world::{Death, GUNICORN, World, kill};
-use super::{asked_for, support::Release};
+use super::{long, storm, support::Release};
 use airdock::sys::process::{ProcStat, descendants};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ fn nothing_is_lost_in_a_storm_of_deaths() {
     let plan = Plan { new: 2, kept: 2, pause: Duration::from_millis(5), ..Plan::new(address) };
     let load = plan.clone().start();
     load.more(50);
-    let until = Instant::now() + asked_for().unwrap_or(Duration::from_secs(8));
+    let until = Instant::now() + storm();
     let mut orders = Orders { toggle: "running", given: BTreeMap::new(), release: 0 };
     while Instant::now() < until {
         let death = match world.random.u32(..16) {
@@ -100,7 +100,7 @@ fn held(world: &World, orders: &Orders) {
 
 /// Gunicorn's own processes: what they were answering is lost, and nothing else for longer than they take to boot.
 fn killed_servers(world: &mut World, plan: &Plan) {
-    let deaths = asked_for().map_or(4, |long| 4 + long.as_secs() / 10);
+    let deaths = if long() { 4 + storm().as_secs() / 10 } else { 4 };
     let load = plan.clone().start();
     load.more(20);
     for n in 0..deaths {

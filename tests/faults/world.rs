@@ -224,7 +224,7 @@ fn gunicorn(svd: &mut Svd, env: &Env) -> (App, SocketAddr) {
         "kind = \"gunicorn\"\napp = \"wsgi_app:application\"\nroot = {}\npython = {}\n\
          sockets.http.listen = \"{address}\"\nworkers = 2\n\
          args = [\"--worker-class\", \"gthread\", \"--threads\", \"4\"]\n\
-         [restart]\nlimit = {{ failures = 10000, within = '1m' }}\n",
+         [restart]\ndelay = '20ms'\nmax_delay = '200ms'\nlimit = {{ failures = 10000, within = '1m' }}\n",
         quoted(&app.root),
         quoted(&env.python()),
     );
