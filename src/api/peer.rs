@@ -101,13 +101,19 @@ impl Users {
         if let Some(found) = self.remembered(key) {
             return peer(found.user, found.groups);
         }
-        let found = tokio::task::spawn_blocking(move || {
+        let (done, found) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new().name("svd-lookup".into()).spawn(move || {
             // Kept by the thread: whoever asked may have gone.
             let _permit = permit;
-            look_up(who.uid, who.gid)
+            let _ = done.send(look_up(who.uid, who.gid));
         });
-        let found = found.await;
-        let (user, groups) = found.unwrap_or_else(|_| ("".into(), Arc::new([])));
+        let nobody = || -> (Box<str>, Arc<[PeerGroup]>) { ("".into(), Arc::new([])) };
+        // Without a thread it is not remembered: there may be one the next time.
+        if thread.is_err() {
+            let (user, groups) = nobody();
+            return peer(user, groups);
+        }
+        let (user, groups) = found.await.unwrap_or_else(|_| nobody());
         self.remember(key, &user, &groups);
         peer(user, groups)
     }

@@ -13,7 +13,7 @@ use super::paths::Paths;
 use super::state::{Key, State};
 use super::store::Store;
 use super::upgrade::Successor;
-use super::{audit, pool, token, update};
+use super::{audit, token, update};
 use crate::api::public;
 use crate::api::reply::Counters;
 use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
@@ -45,7 +45,6 @@ const LOGS_END: Duration = Duration::from_secs(10);
 /// For an svd that was killed to let go of the run directory.
 const LOCK_LIMIT: Duration = Duration::from_secs(3);
 const STATE_END: Duration = Duration::from_secs(10);
-const POOL_IDLE: Duration = Duration::from_secs(1);
 /// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
 const LEFT_LIMIT: Duration = Duration::from_secs(10);
 /// Who is in uninterruptible sleep so long after he was killed may stay there.
@@ -130,8 +129,6 @@ fn begin_with(args: &Args, prepared: Prepared, report: &mut Report, keeper: &mut
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(pool::THREADS)
-        .thread_keep_alive(POOL_IDLE)
         .on_thread_park(crate::sys::memory::before_sleep)
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
@@ -140,6 +137,7 @@ fn begin_with(args: &Args, prepared: Prepared, report: &mut Report, keeper: &mut
     let result = runtime.block_on(local.run_until(serve(beginning, report, keeper)));
     // A hung disk must not keep svd from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    crate::sys::blocking::finish(Duration::from_secs(1));
     if keeper.is_some() {
         let _ = std::fs::remove_file(paths.socket());
         lock.release();

@@ -434,7 +434,15 @@ impl Host {
         let Containment::Cgroup(tree) = &self.containment else { return };
         if tree.wants_sweep(if idle { 1 } else { SWEEP_AT }) {
             let tree = std::sync::Arc::clone(tree);
-            tokio::task::spawn_blocking(move || tree.sweep());
+            if crate::sys::blocking::start({
+                let tree = std::sync::Arc::clone(&tree);
+                move || tree.sweep()
+            })
+            .is_err()
+            {
+                // It takes a moment, and without threads there is not much else to do.
+                tree.sweep();
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! while its place among those that work is given on after a moment.
 
 use crate::core::ServiceId;
+use crate::sys::blocking;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,8 +20,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SLOW: Duration = Duration::from_secs(2);
 /// Jobs that work at once.
 const AT_ONCE: usize = 8;
-/// Threads in all: those that work, and one for each lane that hangs.
-pub const THREADS: usize = 512;
 
 /// What one job at a time is done for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +84,11 @@ impl Turn {
     }
 }
 
+/// For people.
+pub fn no_thread(error: std::io::Error) -> String {
+    format!("no thread can be had for it ({}): a limit on processes or memory is reached", crate::sys::io_text(&error))
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.turn.set(None);
@@ -128,11 +132,12 @@ impl Pool {
             let place = self.working.acquire().await.map_err(|e| e.to_string())?;
             turn.set(Some(Instant::now()));
             let held = Held { turn: Arc::clone(turn), _permit: permit };
-            let mut done = tokio::task::spawn_blocking(move || {
+            let mut done = blocking::start(move || {
                 let result = work();
                 drop(held);
                 result
-            });
+            })
+            .map_err(no_thread)?;
             let result = match timeout(self.slow, &mut done).await {
                 Ok(result) => result,
                 Err(_) => {
@@ -140,7 +145,7 @@ impl Pool {
                     done.await
                 }
             };
-            result.unwrap_or_else(|e| Err(format!("svd's own task failed: {e}")))
+            result.unwrap_or_else(|_| Err("svd's own task failed".to_owned()))
         };
         timeout(self.limit, job).await.unwrap_or_else(|_| Err(lane.failed(self.limit)))
     }
@@ -179,7 +184,7 @@ mod tests {
     }
 
     fn run(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(THREADS).build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         runtime.block_on(test);
     }

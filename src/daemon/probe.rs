@@ -167,10 +167,11 @@ async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("cannot look up {name}: {why}");
     let permit = AT_ONCE.acquire().await.map_err(|e| failed(&e))?;
     let asked = name.to_owned();
-    let found = tokio::task::spawn_blocking(move || {
+    let found = crate::sys::blocking::start(move || {
         let _permit = permit;
         std::net::ToSocketAddrs::to_socket_addrs(&asked).map(Vec::from_iter)
     });
+    let found = found.map_err(|e| failed(&super::pool::no_thread(e)))?;
     found.await.map_err(|e| failed(&e))?.map_err(|e| failed(&crate::sys::io_text(&e)))
 }
 

@@ -37,10 +37,14 @@ impl Host {
         let messages = self.messages.clone();
         tokio::task::spawn_local(async move {
             let shown = dir.display().to_string();
-            let config = tokio::task::spawn_blocking(move || config::load(&dir)).await.unwrap_or_else(|e| {
-                let why = format!("cannot be read: svd's own task failed: {e}");
+            let failed = |why: String| {
+                let why = format!("cannot be read: {why}");
                 Err(Diagnostics(vec![config::Diagnostic::of_file(&shown, why)]))
-            });
+            };
+            let config = match crate::sys::blocking::start(move || config::load(&dir)) {
+                Ok(loaded) => loaded.await.unwrap_or_else(|_| failed("svd's own task failed".into())),
+                Err(e) => failed(super::pool::no_thread(e)),
+            };
             let _ = messages.send(Message::Loaded(config)).await;
         });
     }

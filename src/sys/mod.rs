@@ -13,11 +13,13 @@
 //! | [`kernel`] | what this kernel can do |
 //! | [`user`] | users and groups |
 //! | [`alone`] | what only a process with one thread may do: fork and go on, close what others opened |
+//! | [`blocking`] | threads for what may block |
 //! | [`memory`] | giving back what only the start needed |
 //! | [`files`], [`trust`] | files where others may write; what only root and svd's user may change |
 //! | [`lock`], [`durable`] | one svd per run directory; files that are old or new, never half |
 
 pub mod alone;
+pub mod blocking;
 pub mod cgroup;
 pub mod durable;
 pub mod fifo;

@@ -6,6 +6,7 @@ use super::support::steady::Steady;
 use super::support::{PATIENCE, Svd, alone, wait_for, wait_until};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Without waiting for a place in svd's queue.
@@ -75,4 +76,76 @@ fn followers_that_stop_reading_are_let_go() {
     svd.ok(&["logs", "loud", "-n", "5"]);
     drop(streams);
     svd.ok(&["stop", "loud"]);
+}
+
+/// svctl itself, stopped (as by Ctrl-Z, or a terminal that hangs).
+struct Stopped(std::process::Child);
+
+impl Stopped {
+    fn run(svd: &Svd, args: &[&str]) -> Stopped {
+        let mut command = svd.svctl_command(args);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        Stopped(child.expect("starting svctl"))
+    }
+
+    fn stop(&self) {
+        let pid = self.0.id().cast_signed();
+        super::world::send(pid, nix::sys::signal::Signal::SIGSTOP);
+        let stopped = || airdock::sys::process::ProcStat::read(pid).is_some_and(|stat| stat.state == 'T');
+        wait_until("svctl is stopped", PATIENCE, stopped);
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_svctl_that_is_stopped_and_who_never_reads_health_cost_svd_no_memory() {
+    let _alone = alone();
+    let mut svd = Svd::new();
+    let steady = Steady::service(&svd);
+    let loud = "while :; do echo 0123456789012345678901234567890123456789012345678901234567890123456789; done";
+    svd.service("loud", &script(loud, "[logs]\nmax_size = '4MiB'\nkeep = 2"));
+    let often = "[restart]\ndelay = '1ms'\nmax_delay = '1ms'\nlimit = { failures = 10000, within = '1s' }";
+    svd.service("crash", &script("exit 1", often));
+    svd.start();
+    svd.wait_state("loud", "running");
+    let calm = steady.median(7);
+    let before = super::noisy::resident(svd.pid());
+    let verbs: [&[&str]; 4] =
+        [&["logs", "-f", "loud"], &["events", "-f"], &["status", "--watch"], &["--json", "status", "--watch"]];
+    let running: Vec<Stopped> = verbs.iter().cycle().take(16).map(|args| Stopped::run(&svd, args)).collect();
+    let connected = || std::fs::read_dir(format!("/proc/{}/fd", svd.pid())).map_or(0, Iterator::count);
+    wait_until("they are connected", PATIENCE, || connected() > 25);
+    running.iter().for_each(Stopped::stop);
+    let mut deaf = Vec::new();
+    for _ in 0..50 {
+        let mut stream = std::net::TcpStream::connect(svd.public).expect("svd's public address");
+        stream.set_write_timeout(Some(Duration::from_millis(1))).expect("a limit");
+        let request = b"GET /metrics HTTP/1.1\r\nHost: svd\r\n\r\n".repeat(100);
+        // Until nobody takes any more.
+        let end = Instant::now() + Duration::from_millis(200);
+        while Instant::now() < end && stream.write(&request).is_ok() {}
+        deaf.push(stream);
+    }
+    let restarts = |svd: &Svd| svd.status("crash")["restarts"].as_u64().unwrap_or_default();
+    let (wanted, mut worst) = (restarts(&svd) + count(300, 5_000) as u64, Duration::ZERO);
+    wait_until("much has happened that they should be told", PATIENCE * 10, || {
+        worst = worst.max(steady.replaced());
+        restarts(&svd) > wanted
+    });
+    let after = super::noisy::resident(svd.pid());
+    let stormy = steady.median(7);
+    println!(
+        "replaced within {calm:.1?} before, {stormy:.1?} ({worst:.1?} at most) with them; {before} bytes, then {after}"
+    );
+    assert!(after < before + (24 << 20), "svd had {before} bytes, and has {after}");
+    assert!(stormy < calm * 5 + Duration::from_millis(150), "{calm:?} before, {stormy:?} with them");
+    assert_eq!(svd.health("steady").0, 200, "others are answered");
+    svd.ok(&["logs", "loud", "-n", "5"]);
+    svd.ok(&["stop", "loud", "crash"]);
 }

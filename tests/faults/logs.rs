@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 6;
 const ROUNDS_LONG: usize = 300;
@@ -226,4 +226,70 @@ fn no_byte_is_lost_doubled_or_torn_by_a_death_of_svd() {
     assert!(svd.stop().success());
     let lines: Vec<u64> = SERVICES.iter().zip(&totals).map(|(s, totals)| s.check(&svd, totals)).collect();
     eprintln!("{} deaths, {lines:?} lines", 2 * rounds);
+}
+
+const ROTATING: [Writers; 3] = [
+    Writers { name: "plain", instances: 1, apart: false, logs: "max_size = '128KiB'\ncompress = false" },
+    Writers { name: "packed", instances: 2, apart: false, logs: "max_size = '128KiB'\ncompress = true" },
+    Writers { name: "json", instances: 1, apart: false, logs: "format = 'json'\nmax_size = '256KiB'\ncompress = true" },
+];
+
+/// Names that are there only while svd rotates or compresses, or a number that is missing.
+fn is_half(dir: &Path) -> bool {
+    let names: Vec<String> = fs::read_dir(dir)
+        .expect("a log directory")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    let mut numbers: Vec<u32> = names
+        .iter()
+        .filter_map(|name| name.strip_prefix("output.log.")?.trim_end_matches(".gz").parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    let whole = (1..).zip(&numbers).all(|(wanted, number)| wanted == *number);
+    !whole || names.iter().any(|name| name.ends_with(".tmp")) || !names.iter().any(|name| name == "output.log")
+}
+
+/// When a directory's entries have changed: a rotation has begun, or a compression, or one of their steps is done.
+fn changed(dir: &Path) -> std::time::SystemTime {
+    fs::metadata(dir).and_then(|meta| meta.modified()).expect("a log directory")
+}
+
+#[test]
+fn no_line_is_lost_doubled_or_torn_by_a_death_in_the_middle_of_a_rotation() {
+    let _alone = alone();
+    let mut svd = Svd::new();
+    ROTATING.iter().for_each(|service| service.configure(&svd));
+    svd.start();
+    ROTATING.iter().for_each(|service| svd.wait_state(service.name, "running"));
+    let (deaths, mut half) = (count(12, 200), 0);
+    for n in 0..deaths {
+        let dir = svd.path("log").join(ROTATING[n % ROTATING.len()].name);
+        let pid = svd.pid();
+        let before = changed(&dir);
+        let end = Instant::now() + PATIENCE;
+        while changed(&dir) == before {
+            assert!(Instant::now() < end, "no rotation");
+            std::hint::spin_loop();
+        }
+        if n % 4 == 3 {
+            svd.freeze_guardian();
+        }
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("killing svd");
+        if n % 4 == 3 {
+            svd.kill_both();
+            half += usize::from(is_half(&dir));
+            svd.start();
+        } else {
+            wait_until("another svd", PATIENCE, || svd.pid() != pid);
+        }
+        wait_until("svd answers", PATIENCE, || svd.svctl(&["version"]).status.success());
+    }
+    fs::write(svd.path("stop"), "").expect("telling the writers");
+    let totals: Vec<_> = ROTATING.iter().map(|s| s.totals(&svd)).collect();
+    assert!(svd.stop().success());
+    let lines: Vec<u64> = ROTATING.iter().zip(&totals).map(|(s, totals)| s.check(&svd, totals)).collect();
+    for service in &ROTATING {
+        assert!(!is_half(&svd.path("log").join(service.name)), "{}: something half is left", service.name);
+    }
+    println!("{deaths} deaths in rotations, {half} of {} left something half; {lines:?} lines", deaths / 4);
 }

@@ -18,6 +18,7 @@ mod processes;
 mod starved;
 mod storm;
 mod stuck;
+mod upgrades;
 mod world;
 
 use std::time::Duration;

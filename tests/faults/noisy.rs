@@ -11,7 +11,7 @@ const RATIO: u32 = 5;
 const NOISE: Duration = Duration::from_millis(150);
 
 /// Resident memory of a process in bytes (`proc_pid_status(5)`).
-fn resident(pid: i32) -> u64 {
+pub fn resident(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("svd runs");
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a size");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
@@ -53,10 +53,10 @@ fn crash_loops_do_not_slow_others_down() {
 #[test]
 fn a_service_that_exits_at_once_very_often_costs_nothing_that_stays() {
     let mut svd = Svd::new();
-    let wanted = count(1_000, 9_000) as u64;
-    let restart =
-        "[restart]\ndelay = '1ms'\nmax_delay = '1ms'\nlimit = { failures = 10000, within = '1s' }\npolicy = 'always'";
-    svd.service("brief", &script("exit 0", restart));
+    let wanted = count(1_000, 10_000) as u64;
+    let restart = "[logs]\nmax_size = '64KiB'\nkeep = 2\n[restart]\ndelay = '1ms'\nmax_delay = '1ms'\n\
+                   limit = { failures = 10000, within = '1s' }\npolicy = 'always'";
+    svd.service("brief", &script("echo a line of a service that exits at once; exit 0", restart));
     svd.start();
     let restarts = |svd: &Svd| svd.status("brief")["restarts"].as_u64().expect("a count");
     wait_until("some restarts", PATIENCE, || restarts(&svd) > 50);
@@ -66,6 +66,13 @@ fn a_service_that_exits_at_once_very_often_costs_nothing_that_stays() {
     println!("{wanted} ends within {:.1?}; {memory} bytes before, {} after", begun.elapsed(), resident(svd.pid()));
     assert!(descriptors(svd.pid()) < files + 20, "{files} descriptors before, {} after", descriptors(svd.pid()));
     assert!(resident(svd.pid()) < memory + (16 << 20), "{memory} bytes before, {} after", resident(svd.pid()));
+    let size = |path: &str| svd.path(path).metadata().map_or(0, |meta| meta.len());
+    let (state, log) = (size("run/state"), size("log/brief/output.log"));
+    println!("the state file has {state} bytes, the log {log}");
+    assert!(state < 10 << 20 && log <= 64 << 10, "the state file has {state} bytes, the log {log}");
+    let files = std::fs::read_dir(svd.path("log/brief")).expect("its logs").count();
+    let left = std::fs::read_dir(svd.path("run/pipes")).expect("pipes").count();
+    assert!(files <= 6 && left <= 2, "{files} files of logs, {left} pipes");
     svd.ok(&["stop", "brief"]);
 }
 
