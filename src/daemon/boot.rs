@@ -84,7 +84,7 @@ fn begin(
     let kept = keeper.as_mut().map(Keeper::receive).transpose()?.unwrap_or_default();
     // After a death, or as an upgrade.
     let again = kept.deaths > 0 || kept.descriptors.contains_key(keeping::LOCK);
-    let prepared = Prepared { features, signals, own_messages, kept, again };
+    let prepared = Prepared { features, signals, own_messages, kept };
     let result = begin_with(args, prepared, report, keeper);
     if again && result.is_err() {
         // The guardian tries again, as long as it takes: the services run, and somebody must look after them.
@@ -98,11 +98,10 @@ struct Prepared {
     signals: Signals,
     own_messages: Messages,
     kept: Kept,
-    again: bool,
 }
 
 fn begin_with(args: &Args, prepared: Prepared, report: &mut Report, keeper: &mut Option<Keeper>) -> Result<(), String> {
-    let Prepared { features, signals, own_messages, mut kept, again } = prepared;
+    let Prepared { features, signals, own_messages, mut kept } = prepared;
     let paths = args.paths();
     let config = config::load(&paths.config).map_err(|errors| format!("the configuration has errors:\n{errors}"));
     for warning in config.iter().flat_map(|config| &config.warnings) {
@@ -112,11 +111,7 @@ fn begin_with(args: &Args, prepared: Prepared, report: &mut Report, keeper: &mut
         // Nothing is made before it is known that there is something to do.
         config.as_ref().map_err(Clone::clone)?;
     }
-    match paths.create() {
-        // They were made before; by now they may be read-only.
-        Err(why) if again => tracing::warn!("{why}"),
-        made => made?,
-    }
+    paths.create()?;
     let open_files = OpenFiles::raise().map_err(|e| format!("cannot raise the limit of open files: {}", e.desc()))?;
     let pid = keeper.as_ref().map_or_else(std::process::id, Keeper::pid);
     let lock = match kept.descriptors.remove(keeping::LOCK).map(|fd| Lock::adopt(fd, pid)) {

@@ -2,8 +2,8 @@
 
 use super::noisy::{cpu, resident};
 use super::starved::works;
-use super::support::steady::Steady;
 use super::support::plain::{SLEEP, needs_root, number_in, script};
+use super::support::steady::Steady;
 use super::support::{PATIENCE, Svd, alone, wait_for, wait_until};
 use super::world::kill;
 use std::fs;

@@ -1,8 +1,8 @@
 //! Workers in uninterruptible sleep: no signal ends them, and everything else goes on.
 
 use super::disk::Disk;
-use super::support::steady::Steady;
 use super::support::plain::{SLEEP, needs_root, script};
+use super::support::steady::Steady;
 use super::support::svd::both;
 use super::support::{PATIENCE, Svd, alone, wait_for, wait_until};
 use airdock::sys::process::ProcStat;
