@@ -19,7 +19,7 @@ pub struct SmallDisk(PathBuf);
 impl SmallDisk {
     pub fn mount(at: PathBuf) -> Option<SmallDisk> {
         fs::create_dir_all(&at).expect("a directory");
-        if !run("mount", &["-t", "tmpfs", "-o", "size=4m", "airdock-test", at.to_str().expect("UTF-8")]) {
+        if !run("mount", &["-t", "tmpfs", "-o", "size=4m,mode=755", "airdock-test", at.to_str().expect("UTF-8")]) {
             eprintln!("SKIPPED: a tmpfs cannot be mounted here");
             return None;
         }

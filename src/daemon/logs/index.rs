@@ -181,10 +181,16 @@ pub(super) fn copy(path: &Path, times: &Times, new_guard: u64) -> io::Result<()>
 }
 
 impl Times {
-    /// Offset of the first byte that may have been written at `since_ms` or later; it is exact to a second. `None`: all
-    /// of the file is older.
-    pub fn offset_since(&self, since_ms: u64) -> Option<u64> {
-        self.records.iter().find(|(ms, _)| ms.saturating_add(RECORD_EVERY_MS) > since_ms).map(|&(_, offset)| offset)
+    /// Offset of the first byte that may have been written at `since_ms` or later, exact to a second, and whether what is
+    /// before it is older. `None`: all of the file is.
+    ///
+    /// What comes before something older is older, whatever its time says: the clock was set back since.
+    pub fn offset_since(&self, since_ms: u64) -> Option<(u64, bool)> {
+        let last = self.records.iter().rposition(|(ms, _)| ms.saturating_add(RECORD_EVERY_MS) <= since_ms);
+        match last {
+            None => Some((self.records.first().map_or(0, |(_, offset)| *offset), false)),
+            Some(last) => self.records.get(last + 1).map(|(_, offset)| (*offset, true)),
+        }
     }
 }
 
@@ -228,10 +234,19 @@ mod tests {
     #[test]
     fn since_is_never_too_late() {
         let times = Times { sequence: 1, records: vec![(1_000, 0), (2_500, 10), (9_000, 20)] };
-        assert_eq!(times.offset_since(0), Some(0));
-        assert_eq!(times.offset_since(1_999), Some(0));
-        assert_eq!(times.offset_since(2_000), Some(10));
-        assert_eq!(times.offset_since(3_600), Some(20));
+        assert_eq!(times.offset_since(0), Some((0, false)));
+        assert_eq!(times.offset_since(1_999), Some((0, false)));
+        assert_eq!(times.offset_since(2_000), Some((10, true)));
+        assert_eq!(times.offset_since(3_600), Some((20, true)));
         assert_eq!(times.offset_since(10_000), None);
+        assert_eq!(Times { sequence: 1, records: vec![] }.offset_since(5), Some((0, false)));
+    }
+
+    #[test]
+    fn what_a_clock_that_was_fast_has_written_is_not_new() {
+        let times = Times { sequence: 1, records: vec![(900_000, 0), (901_000, 10), (50_000, 20), (60_000, 30)] };
+        assert_eq!(times.offset_since(60_500), Some((30, true)));
+        assert_eq!(times.offset_since(10_000), Some((0, false)));
+        assert_eq!(times.offset_since(100_000), None);
     }
 }

@@ -299,28 +299,34 @@ impl LogReader {
 
     fn since(&self, entries: Vec<Entry>, time: SystemTime) -> io::Result<Option<Part>> {
         let since_ms = millis(time);
-        let newest = entries.len();
-        for (i, entry) in entries.into_iter().rev().enumerate() {
+        let mut found = None;
+        // The newest first.
+        for entry in entries {
             let len = (!entry.gz).then_some(entry.len);
             let times = index::load(&self.names.index(entry.inode), entry.guard, len);
             let from = match &times {
                 Some(times) => times.offset_since(since_ms),
                 // No index: by the file's last change, whole or not at all.
-                None => entry.file.metadata().and_then(|m| m.modified()).map_or(Some(0), |m| {
+                None => entry.file.metadata().and_then(|m| m.modified()).map_or(Some((0, false)), |m| {
                     let latest = millis(m).saturating_add(index::RECORD_EVERY_MS);
-                    (latest > since_ms).then_some(0)
+                    (latest > since_ms).then_some((0, false))
                 }),
             };
-            if let Some(from) = from {
-                let mut part = Part::new(entry);
-                part.skip_begun_line(from)?;
-                return Ok(Some(part));
-            }
-            if i + 1 == newest {
-                return at_end(vec![entry]);
+            match from {
+                None if found.is_none() => return at_end(vec![entry]),
+                None => break,
+                Some((offset, older)) => {
+                    found = Some((entry, offset));
+                    if older {
+                        break;
+                    }
+                }
             }
         }
-        Ok(None)
+        let Some((entry, offset)) = found else { return Ok(None) };
+        let mut part = Part::new(entry);
+        part.skip_begun_line(offset)?;
+        Ok(Some(part))
     }
 }
 
