@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::config::{self, counted};
+use crate::sys::trust;
 
 /// The outcome of a check: what belongs on standard output, and whether the configuration can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +20,11 @@ pub struct Checked {
 /// As text: one paragraph an error, then a count; one line where all is well, after what is allowed and hardly meant. As JSON one object: `valid`, the names of
 /// the `services` (where valid), `errors` and `warnings`, each with file, line, column, length, text, message and help.
 pub fn check_dir(dir: &Path, json: bool) -> Checked {
-    let result = config::load(dir);
+    let mut result = config::load(dir);
+    if let Ok(config) = &mut result {
+        // Of whoever checks, and perhaps not of the files where they will be used: no reason to call them wrong.
+        config.warnings.extend(config::distrusted(dir, trust::in_words));
+    }
     let valid = result.is_ok();
     let text = match (result, json) {
         (Ok(config), true) => {
@@ -29,13 +34,12 @@ pub fn check_dir(dir: &Path, json: bool) -> Checked {
         (Err(errors), true) => {
             format!("{}\n", json!({ "valid": false, "services": [], "errors": errors.0, "warnings": [] }))
         }
-        (Ok(config), false) if config.services.is_empty() => {
-            format!("{}: no error, and no service: there is no file conf.d/*.toml\n", dir.display())
-        }
         (Ok(config), false) => {
-            let count = counted(config.services.len(), "service");
             let mut text: String = config.warnings.iter().map(|w| format!("warning: {w}\n")).collect();
-            text += &format!("{}: no error in {count}", dir.display());
+            text += &match config.services.len() {
+                0 => format!("{}: no error, and no service: there is no file conf.d/*.toml", dir.display()),
+                count => format!("{}: no error in {}", dir.display(), counted(count, "service")),
+            };
             if !config.warnings.is_empty() {
                 text += &format!(", {}", counted(config.warnings.len(), "warning"));
             }

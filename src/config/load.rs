@@ -61,6 +61,34 @@ pub fn load(dir: &Path) -> Result<Config, Diagnostics> {
     assemble(&reader.texts(), errors)
 }
 
+/// Says of a file or directory why it must not be used, and what to do about that.
+pub type Judge = fn(&Path) -> Result<(), (String, Option<String>)>;
+
+/// What [`load`] would read, and should not by this judgement: errors for a svd that is about to do so. Where a directory
+/// is judged so, what is in it is not asked about.
+pub fn distrusted(dir: &Path, judge: Judge) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut is_fine = |path: &Path| match judge(path) {
+        Ok(()) => true,
+        Err((why, help)) => {
+            let path = path.strip_prefix(".").unwrap_or(path).display().to_string();
+            found.push(Diagnostic { help, ..Diagnostic::of_file(&path, format!("cannot be trusted: {why}")) });
+            false
+        }
+    };
+    if is_fine(dir) {
+        is_fine(&dir.join("svd.toml"));
+        let services = dir.join("conf.d");
+        if is_fine(&services) {
+            // What cannot be listed is an error of reading.
+            for name in service_files(&services).unwrap_or_default() {
+                is_fine(&services.join(name));
+            }
+        }
+    }
+    found
+}
+
 /// The same from texts: that of `svd.toml`, and names of services with the texts of their files.
 ///
 /// # Errors

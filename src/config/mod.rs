@@ -35,7 +35,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Position, counted};
 pub use diff::{Change, KeyChange, Needs, difference, keep_unchanged};
-pub use load::{load, load_texts};
+pub use load::{distrusted, load, load_texts};
 pub use sockets::show as show_listen;
 pub use template::Placeholder;
 pub use units::{parse_signal, show_duration, show_signal, show_size};

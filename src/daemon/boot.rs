@@ -103,7 +103,7 @@ struct Prepared {
 fn begin_with(args: &Args, prepared: Prepared, report: &mut Report, keeper: &mut Option<Keeper>) -> Result<(), String> {
     let Prepared { features, signals, own_messages, mut kept } = prepared;
     let paths = args.paths();
-    let config = config::load(&paths.config).map_err(|errors| format!("the configuration has errors:\n{errors}"));
+    let config = paths.load().map_err(|errors| format!("the configuration has errors:\n{errors}"));
     for warning in config.iter().flat_map(|config| &config.warnings) {
         tracing::warn!("{}", warning.line());
     }

@@ -1,5 +1,7 @@
 //! The directories of one svd, and the files that it makes in them.
 
+use crate::config::spec::Config;
+use crate::config::{self, Diagnostics};
 use crate::sys::trust::{self, Rule};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -54,6 +56,20 @@ impl Paths {
                 .map_err(|e| format!("cannot set the mode of {}: {}", dir.display(), crate::sys::io_text(&e)))?;
         }
         Ok(())
+    }
+
+    /// Reads the configuration, unless somebody else could change it: it says what svd does.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn load(&self) -> Result<Config, Diagnostics> {
+        let mut errors = config::distrusted(&self.config, trust::in_words);
+        let loaded = config::load(&self.config);
+        if errors.is_empty() {
+            return loaded;
+        }
+        errors.extend(loaded.err().into_iter().flat_map(|others| others.0));
+        Err(Diagnostics(errors))
     }
 
     pub fn socket(&self) -> PathBuf {

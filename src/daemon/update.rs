@@ -33,15 +33,15 @@ impl Host {
     }
 
     fn load(&mut self) {
-        let dir = self.around.paths.config.clone();
+        let paths = self.around.paths.clone();
         let messages = self.messages.clone();
         tokio::task::spawn_local(async move {
-            let shown = dir.display().to_string();
+            let shown = paths.config.display().to_string();
             let failed = |why: String| {
                 let why = format!("cannot be read: {why}");
                 Err(Diagnostics(vec![config::Diagnostic::of_file(&shown, why)]))
             };
-            let config = match crate::sys::blocking::start(move || config::load(&dir)) {
+            let config = match crate::sys::blocking::start(move || paths.load()) {
                 Ok(loaded) => loaded.await.unwrap_or_else(|_| failed("svd's own task failed".into())),
                 Err(e) => failed(super::pool::no_thread(e)),
             };

@@ -36,11 +36,6 @@ impl Distrust {
             Distrust::Io { .. } => None,
         }
     }
-
-    /// It is not there: then it is nobody's.
-    pub fn is_absence(&self) -> bool {
-        matches!(self, Distrust::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
-    }
 }
 
 impl From<Distrust> for io::Error {
@@ -78,13 +73,16 @@ pub fn parents(path: &Path, rule: Rule) -> Result<(), Distrust> {
     walk(path, rule).map(drop)
 }
 
-/// As [`path`], for what is in a directory that is trusted.
+/// As [`path`] by the strict rule, in words: who else could change it, and what to do. What cannot be looked at is for
+/// whoever reads it to tell.
 ///
 /// # Errors
-/// As of [`path`].
-pub fn entry(file: &Path, rule: Rule) -> Result<(), Distrust> {
-    let meta = look(file)?;
-    if meta.is_symlink() { path(file, rule) } else { judge(file, &meta, rule) }
+/// Both.
+pub fn in_words(file: &Path) -> Result<(), (String, Option<String>)> {
+    match path(file, Rule::Strict) {
+        Err(distrust) if !matches!(distrust, Distrust::Io { .. }) => Err((distrust.to_string(), distrust.help())),
+        _ => Ok(()),
+    }
 }
 
 fn look(path: &Path) -> Result<Metadata, Distrust> {
@@ -199,22 +197,21 @@ mod tests {
         let why = super::path(&file, Rule::Logs).expect_err("anybody's");
         assert!(why.to_string().ends_with("/open may be written to by others (mode 0777)"), "{why}");
         assert!(why.help().is_some_and(|help| help.ends_with("/open")));
-        assert!(super::entry(&file, Rule::Strict).is_ok(), "the way is not judged");
+        assert!(super::in_words(&file).is_err() && super::in_words(&file.join("none")).is_err());
         // Sticky: what is in it is its owner's alone.
         mode(&open, 0o1777);
         super::path(&file, Rule::Strict).expect("trusted");
         mode(&file, 0o666);
-        assert!(super::path(&file, Rule::Strict).is_err() && super::entry(&file, Rule::Strict).is_err());
+        assert!(super::path(&file, Rule::Strict).is_err());
         super::parents(&file, Rule::Strict).expect("the file itself may be anybody's");
         mode(&open, 0o777);
         // Links lead through it from elsewhere.
         let link = dir.path().join("link");
         symlink("open/../open/in", &link).expect("a link");
-        assert!(super::path(&link, Rule::Logs).is_err() && super::entry(&link, Rule::Logs).is_err());
+        assert!(super::path(&link, Rule::Logs).is_err());
         mode(&open, 0o755);
         super::path(&link, Rule::Logs).expect("trusted");
-        let why = super::path(&dir.path().join("none/at/all"), Rule::Logs).expect_err("not there");
-        assert!(why.is_absence());
+        super::in_words(&dir.path().join("none/at/all")).expect("nobody's");
         symlink("loop", dir.path().join("loop")).expect("a link");
         assert!(super::path(&dir.path().join("loop"), Rule::Logs).is_err());
     }
@@ -233,7 +230,7 @@ mod tests {
         assert!(super::path(&file, Rule::Strict).is_err());
         mode(&file, 0o644);
         std::os::unix::fs::chown(&file, Some(61_234), None).expect("chown");
-        let why = super::entry(&file, Rule::Strict).expect_err("another's").to_string();
+        let why = super::path(&file, Rule::Strict).expect_err("another's").to_string();
         assert!(why.contains("belongs to user 61234"), "{why}");
         let link = dir.path().join("link");
         symlink("/etc/passwd", &link).expect("a link");

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod directories;
 mod planted;
 
 use std::fs;
