@@ -47,6 +47,6 @@ pub use generation::{Generation, Role, Slot, SlotState, Worker, WorkerState};
 pub use machine::Machine;
 pub use policy::{Policies, Policy, SavedPolicies};
 pub use reload::NOT_RUNNING;
-pub use restore::{Changed, Record, Saved};
+pub use restore::{Changed, Fate, Record, Saved};
 pub use service::{Phase, Service, State};
 pub use time::Time;

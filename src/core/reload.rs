@@ -379,8 +379,9 @@ impl Machine {
         let Some(service) = self.services.get(&id.service) else {
             return;
         };
-        if service.committed().is_some() || service.candidate().is_some() {
-            return;
+        if let Some(other) = service.committed().or(service.candidate()).map(|g| g.id.number) {
+            let text = format!("generation {} is given up: {reason}; generation {other} goes on", id.number);
+            return self.note(id.service, None, Level::Warning, text);
         }
         if let Some(op) = self.services.get_mut(&id.service).and_then(|s| s.replacement.take()).and_then(|r| r.op) {
             self.done(Some(op), Err(reason.clone()), Some(id.number));

@@ -1,6 +1,6 @@
 //! What survives svd's death, and how a machine goes on from it.
 
-use super::event::{Action, GenerationId, ServiceId, WorkerId};
+use super::event::{Action, Event, Exit, GenerationId, ServiceId, WorkerId};
 use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
 use super::machine::Machine;
 use super::policy::{Policies, SavedPolicies};
@@ -26,9 +26,14 @@ pub struct Saved {
 }
 
 impl Record<'_> {
-    /// A copy.
+    /// As it would be read.
     pub fn saved(&self) -> Saved {
-        Saved { service: self.service.clone(), workers: self.workers.iter().map(|w| (*w).clone()).collect() }
+        let mut service = self.service.clone();
+        service.waiting.clear();
+        if let Some(replacement) = &mut service.replacement {
+            replacement.op = None;
+        }
+        Saved { service, workers: self.workers.iter().map(|w| (*w).clone()).collect() }
     }
 }
 
@@ -66,6 +71,38 @@ pub struct Changed {
 /// Is not worth writing.
 pub(super) fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+/// What has become of a worker while no svd was there, as the shell finds out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Runs,
+    /// It has no record: if it was forked, it has been ended.
+    NeverRan,
+    /// Its main process has ended.
+    Ended {
+        exit: Exit,
+        leftovers: bool,
+    },
+}
+
+impl Fate {
+    /// What a machine is told of a worker that had this state when it was restored, after it was resumed.
+    pub fn event(self, worker: &Worker) -> Option<Event> {
+        let id = worker.id;
+        let spawning = worker.state == WorkerState::Spawning;
+        match self {
+            Fate::Runs if spawning => Some(Event::Spawned { worker: id, result: Ok(()) }),
+            Fate::Runs => None,
+            Fate::NeverRan if spawning => {
+                Some(Event::Spawned { worker: id, result: Err("svd was killed while it was started".to_owned()) })
+            }
+            Fate::NeverRan => Some(Event::Exited { worker: id, exit: Exit::Unknown, leftovers: false, reason: None }),
+            // How its main process has ended was told before.
+            Fate::Ended { leftovers, .. } if worker.has_ended() => (!leftovers).then_some(Event::Empty { worker: id }),
+            Fate::Ended { exit, leftovers } => Some(Event::Exited { worker: id, exit, leftovers, reason: None }),
+        }
+    }
 }
 
 impl Machine {
@@ -155,9 +192,6 @@ impl Machine {
     fn resume_service(&mut self, id: ServiceId) {
         let Some(service) = self.services.get(&id) else { return };
         let mut again = Vec::new();
-        if matches!(service.phase, Phase::Stopped | Phase::Failed { .. } | Phase::Exited) {
-            again.push(Action::CloseSockets { service: id });
-        }
         // What serves first: the old generation's end follows from it.
         again.extend(service.committed().map(|g| Action::Commit { generation: g.id }));
         let mut unspawned = Vec::new();
@@ -167,6 +201,10 @@ impl Machine {
             }
             self.resume_workers(generation, &mut again);
             unspawned.push(generation.id);
+        }
+        // When all who have them are told to stop.
+        if matches!(service.phase, Phase::Stopped | Phase::Failed { .. } | Phase::Exited) {
+            again.push(Action::CloseSockets { service: id });
         }
         self.out.append(&mut again);
         for generation in unspawned {
@@ -194,6 +232,15 @@ impl Machine {
                 WorkerState::Spawning | WorkerState::Booting { .. } | WorkerState::Ready => None,
             }
         }));
+    }
+
+    /// `number` was given out, as far as another file knows, which may be newer than the records: the next one is higher.
+    pub fn skip_generations(&mut self, id: ServiceId, number: u64) {
+        if self.services.get(&id).is_some_and(|s| s.last_generation < number)
+            && let Some(service) = self.services.get_mut(&id)
+        {
+            service.last_generation = number;
+        }
     }
 
     /// The generations that the machine knows: what the shell holds for others is to be let go.

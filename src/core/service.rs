@@ -95,7 +95,7 @@ pub struct Service {
     pub(super) reopen: bool,
     /// After a stop: forget the service.
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]
-    pub(super) removed: bool,
+    pub removed: bool,
     #[serde(skip)]
     pub(super) waiting: Vec<(OpId, Goal)>,
     /// Restarts for bad health: how many in a row, and not before.

@@ -375,8 +375,13 @@ impl Machine {
                 let reason = format!("{reason} ({} failures within {within})", limit.failures);
                 let until = limit.then.map(|then| now + then);
                 slot.state = SlotState::Failed(until);
-                slot.reason = Some(reason);
+                slot.reason = Some(reason.clone());
                 slot.failures.forget();
+                if generation.slots.len() > 1 {
+                    // The service's own message, if it has failed with this one, names one reason only.
+                    let text = format!("worker {} is given up: {reason}", worker.slot);
+                    self.note(id.service, None, Level::Warning, text);
+                }
                 if let Some(until) = until {
                     self.timers.set(Timer::Slot(id, worker.slot), until);
                 }

@@ -3,19 +3,19 @@
 use super::host::Host;
 use super::state::Key;
 use super::state::file::{self, Entries};
-use super::state::records::{
-    GenerationRecord, GunicornRecord, Head, Identity, PlanRecord, ProcessRecord, UnitRecord, kept,
-};
+use super::state::records::{GenerationRecord, GunicornRecord, Head, PlanRecord, ProcessRecord, UnitRecord, kept};
 use super::successor::Main;
 use super::token;
 use super::unit::{Generation, Gunicorn, Plan, Process, Unit};
 use super::{launch, logs, retake};
 use crate::config::spec::Service;
-use crate::core::{Action, Event, Exit, GenerationId, Machine, Saved, SavedPolicies, ServiceId, WorkerId, WorkerState};
+use crate::core::{
+    self, Action, Event, Exit, Fate, GenerationId, Machine, Saved, SavedPolicies, ServiceId, WorkerId, WorkerState,
+};
 use crate::kinds::counters;
 use crate::sys::fifo;
 use crate::sys::poll::Interest;
-use crate::sys::process::{self, ExitStatus, PidFd};
+use crate::sys::process::{self, ExitStatus, Identity, PidFd};
 use crate::sys::socket::{Gate, NotifySocket, SharedWords};
 use crate::sys::worker::{Containment, Worker};
 use serde::de::DeserializeOwned;
@@ -32,7 +32,7 @@ use std::sync::Arc;
 pub struct Kept {
     pub descriptors: BTreeMap<Box<str>, OwnedFd>,
     /// Of children that ended while no svd was there.
-    pub exits: BTreeMap<i32, ExitStatus>,
+    pub exits: BTreeMap<Identity, ExitStatus>,
     /// Its pid, if there is one: it will tell of its children that end from now on.
     pub guardian: Option<i32>,
     /// How often svd has died since the guardian began.
@@ -150,27 +150,21 @@ impl Found {
     }
 }
 
-/// What became of a worker.
-enum Fate {
-    Runs,
-    /// Its spawn had no answer yet, and it was not recorded: if it was forked, it has been ended.
-    NeverRan,
-    Ended {
-        exit: Exit,
-        leftovers: bool,
-    },
-}
-
 impl Host {
     /// Goes on where the killed svd was.
     pub fn take_over(&mut self, found: Found, mut kept: Kept) {
-        let Found { head, saved, mut specs, units, plans, generations, processes } = found;
+        let Found { head, saved, mut specs, units, plans, generations, mut processes } = found;
         self.since = head.since;
         self.daemon = head.daemon;
         self.secret = head.secret;
         self.last_service = head.last_service;
         self.machine =
             Machine::restore(fastrand::u64(..), self.store.last_worker(), self.now(), saved.into_values().collect());
+        for id in units.keys() {
+            // The records may be old: it was said that they could not be written.
+            let last = self.machine.service(*id).map(|s| self.store.beyond(&s.name, s.last_generation));
+            self.machine.skip_generations(*id, last.unwrap_or_default());
+        }
         let plan = |(id, plan): (GenerationId, PlanRecord<'_>)| Some((id, Rc::new(plan.plan(specs.get(&id.service)?))));
         let plans: BTreeMap<GenerationId, Rc<Plan>> = plans.into_iter().filter_map(plan).collect();
         for (id, record) in units {
@@ -182,26 +176,23 @@ impl Host {
             if let Some(plan) = plans.get(&id) {
                 // Only a process that is the recorded one.
                 let mut of_it = processes.values().filter(|p| p.generation == id).filter_map(|p| p.started);
-                let master = of_it.find(|i| process::start_time(i.pid) == Some(i.start_time)).map(|i| i.pid);
+                let master = of_it.find(|i| i.is(process::start_time(i.pid))).map(|i| i.pid);
                 self.take_generation(record, Rc::clone(plan), &mut kept, master);
             }
         }
-        let known: Vec<(WorkerId, WorkerState, bool)> =
-            self.machine.workers().values().map(|w| (w.id, w.state, w.has_ended())).collect();
+        let known: Vec<core::Worker> = self.machine.workers().values().map(|w| (**w).clone()).collect();
         let mut fates = Vec::with_capacity(known.len());
-        for (id, state, ended) in known {
-            let fate = match processes.get(&id) {
-                Some(record) => self.take_worker(id, record, state, ended, &mut kept),
+        for worker in known {
+            let fate = match processes.get(&worker.id) {
+                Some(record) => self.take_worker(&worker, record, &mut kept),
                 None => Fate::NeverRan,
             };
-            fates.push((id, state, fate));
+            fates.push((worker, fate));
         }
-        self.write_whole_state();
-        self.keeper.acknowledge();
-        // Of generations and workers that are gone.
-        for name in kept.descriptors.keys() {
-            self.keeper.remove(name);
-        }
+        // Were svd killed before the machine is told, the next one would have to find it out again.
+        let untold = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Ended { .. }));
+        let untold = untold.filter_map(|(worker, _)| Some((worker.id, processes.remove(&worker.id)?))).collect();
+        self.write_whole_state(untold);
         let upgrade = head.upgrade.filter(|upgrade| {
             let executed = upgrade.deaths == self.deaths;
             if !executed && self.fallback.is_none() {
@@ -211,10 +202,16 @@ impl Host {
             executed
         });
         self.resume(fates, head.shutting_down, upgrade.as_ref().map(|upgrade| &*upgrade.from));
+        self.forget_untold();
+        self.keeper.acknowledge();
+        // Of generations and workers that are gone.
+        for name in kept.descriptors.keys() {
+            self.keeper.remove(name);
+        }
     }
 
-    fn resume(&mut self, fates: Vec<(WorkerId, WorkerState, Fate)>, shutting_down: bool, from: Option<&str>) {
-        let runs = fates.iter().filter(|(_, _, fate)| matches!(fate, Fate::Runs)).count();
+    fn resume(&mut self, fates: Vec<(core::Worker, Fate)>, shutting_down: bool, from: Option<&str>) {
+        let runs = fates.iter().filter(|(_, fate)| *fate == Fate::Runs).count();
         let ended = fates.len() - runs;
         let runs = crate::config::counted(runs, "worker");
         match from {
@@ -233,30 +230,23 @@ impl Host {
                 self.execute(action);
             }
         }
-        for (id, state, fate) in fates {
-            match fate {
-                Fate::Runs if state == WorkerState::Spawning => {
-                    self.tell(Event::Spawned { worker: id, result: Ok(()) });
+        for (worker, fate) in fates {
+            let id = worker.id;
+            if let Some(event) = fate.event(&worker) {
+                self.tell(event);
+            }
+            match (fate, worker.state) {
+                (Fate::Runs, WorkerState::Spawning) => {
                     self.deliver();
                     self.begin_readiness(id);
                 }
-                Fate::Runs if matches!(state, WorkerState::Booting { .. }) => {
+                (Fate::Runs, WorkerState::Booting { .. }) => {
                     self.begin_readiness_again(id);
                     if let Some(generation) = self.workers.get(&id).map(|p| p.generation) {
                         self.gunicorn_ready(generation);
                     }
                 }
-                Fate::Runs => {}
-                Fate::NeverRan if state == WorkerState::Spawning => {
-                    let result = Err("svd was killed while it was started".to_owned());
-                    self.tell(Event::Spawned { worker: id, result });
-                }
-                Fate::NeverRan => {
-                    self.tell(Event::Exited { worker: id, exit: Exit::Unknown, leftovers: false, reason: None });
-                }
-                Fate::Ended { exit, leftovers } => {
-                    self.tell(Event::Exited { worker: id, exit, leftovers, reason: None });
-                }
+                _ => {}
             }
         }
         if shutting_down {
@@ -375,26 +365,24 @@ impl Host {
         })
     }
 
-    fn take_worker(
-        &mut self,
-        id: WorkerId,
-        record: &ProcessRecord,
-        state: WorkerState,
-        ended: bool,
-        kept: &mut Kept,
-    ) -> Fate {
+    fn take_worker(&mut self, known: &core::Worker, record: &ProcessRecord, kept: &mut Kept) -> Fate {
+        let (id, state, ended) = (known.id, known.state, known.has_ended());
         let exit = |identity: Option<Identity>, kept: &mut Kept| {
             let end = kept.descriptors.get(kept::of_worker(id, kept::END).as_str());
             let end = end.filter(|_| record.started == identity).and_then(|fd| fd.try_clone().ok());
             let of_kernel = |i: Identity| PidFd::from_parts(i.pid, end?).any_exit();
-            let status = identity.and_then(|i| kept.exits.remove(&i.pid).or_else(|| of_kernel(i)));
+            let status = identity.and_then(|i| {
+                // Its start time was not to be read.
+                let unsure = Identity { start_time: 0, ..i };
+                kept.exits.remove(&i).or_else(|| kept.exits.remove(&unsure)).or_else(|| of_kernel(i))
+            });
             status.map_or(Exit::Unknown, super::workers::exit_of)
         };
         let Containment::Cgroup(tree) = &self.containment else { return Fate::NeverRan };
         let Some(group) = record.group.as_deref().and_then(|name| tree.existing_group(name)) else {
             return Fate::Ended { exit: exit(record.started, kept), leftovers: false };
         };
-        let adopted = record.started.and_then(|i| Worker::adopt(group.clone(), i.pid, i.start_time, kept.guardian));
+        let adopted = record.started.and_then(|i| Worker::adopt(group.clone(), i, kept.guardian));
         let (worker, started_ended) = match adopted {
             Some(worker) => (worker, false),
             None => match Worker::adopt_rest(group) {
@@ -408,7 +396,7 @@ impl Host {
         };
         let named = record.named.and_then(|i| {
             let pidfd = PidFd::open(i.pid).ok()?;
-            (process::start_time(i.pid) == Some(i.start_time) && worker.contains(i.pid)).then_some(pidfd)
+            (i.is(process::start_time(i.pid)) && worker.contains(i.pid)).then_some(pidfd)
         });
         let main = match (named, record.named, record.named_ended) {
             (Some(pidfd), ..) => Main::Named(pidfd),

@@ -252,7 +252,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         }
         (None, Ok(config)) => {
             kept.descriptors.keys().for_each(|name| host.keeper.remove(name));
-            host.write_whole_state();
+            host.write_whole_state(std::collections::BTreeMap::new());
             let changes = diff::difference(&Config::default(), &config);
             host.apply(config, &changes, None);
         }

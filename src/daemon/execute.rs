@@ -87,6 +87,10 @@ impl Host {
             return self.tell(Event::Prepared { generation: id, result: Err("it is not configured any more".into()) });
         };
         self.store.began(&unit.name, id.number);
+        if self.state.is_behind() {
+            // Else nobody would know that this number was given out.
+            self.save_now(None);
+        }
         self.save_soon();
         let Some(unit) = self.units.get(&id.service) else { return };
         let release = match source {
@@ -144,17 +148,7 @@ impl Host {
     }
 
     fn make_generation(&mut self, id: GenerationId, plan: Rc<Plan>) -> Result<(), String> {
-        let Some(unit) = self.units.get_mut(&id.service) else { return Err("it is not configured any more".into()) };
-        if unit.sockets.is_empty() {
-            // One that still drains, after its service failed, holds the same addresses.
-            let mut others = self.generations.range(GenerationId { service: id.service, number: 0 }..=id);
-            let open = others.find(|(_, g)| !g.sockets.is_empty() && g.plan.spec.sockets == plan.spec.sockets);
-            unit.sockets = match open {
-                Some((_, other)) => other.sockets.clone(),
-                None => super::sockets::open(&plan.spec, plan.owners.as_ref()?)?,
-            };
-        }
-        let sockets = unit.sockets.clone();
+        let sockets = self.sockets_for(id, &plan)?;
         let from = plan.places.id.as_ref().map(|id| format!(" from release {id}")).unwrap_or_default();
         self.progress(id.service, None, "boot", &format!("generation {} boots{from}", id.number));
         let Some(unit) = self.units.get_mut(&id.service) else { return Err("it is not configured any more".into()) };

@@ -281,7 +281,8 @@ impl Host {
     pub async fn run(&mut self, mut inputs: Inputs) -> std::io::Result<()> {
         let epoll = self.poll.for_tokio()?;
         let mut ready = Vec::with_capacity(64);
-        while !self.finished && self.successor.is_none() {
+        // Whoever goes on must know what this svd knows.
+        while !self.finished && (self.successor.is_none() || self.state.is_behind()) {
             let deadline = self.next_deadline();
             tokio::select! {
                 guard = epoll.readable() => {
@@ -309,6 +310,9 @@ impl Host {
             }
             self.deliver();
             self.write_state();
+            if self.wants_guardian() {
+                self.replace_guardian();
+            }
             // Whoever keeps one of these ready all the time must not keep timers and connections from their turn.
             tokio::task::consume_budget().await;
         }

@@ -9,6 +9,7 @@ use super::token;
 use super::unit::Generation;
 use crate::core::{GenerationId, ServiceId, WorkerId};
 use crate::sys::poll::{Interest, Poll};
+use crate::sys::process::Identity;
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -55,9 +56,10 @@ impl Keeper {
         if let Some(why) = &kept.fallback {
             tracing::warn!("{why}");
         }
+        let of = |ended: &Ended| Identity { pid: ended.pid, start_time: ended.start_time };
         Ok(Kept {
             descriptors: kept.descriptors.into_iter().collect(),
-            exits: kept.exits.into_iter().map(|ended| (ended.pid, ended.status)).collect(),
+            exits: kept.exits.into_iter().map(|ended| (of(&ended), ended.status)).collect(),
             guardian: Some(client.guardian()),
             deaths: kept.deaths,
             fallback: kept.fallback.map(Into::into),
@@ -171,9 +173,16 @@ impl Host {
                 self.warn(None, &text);
             }
         }
-        if self.keeper.client.as_ref().is_some_and(Client::is_lost) {
-            self.replace_guardian();
+        if let Some(client) = self.keeper.client.as_ref().filter(|client| client.is_lost()) {
+            // It has nothing more to say, and would say so for ever.
+            let _ = self.poll.delete(client);
+            self.warn(None, "the guardian was killed: svd takes its place, and another svd goes on");
         }
+    }
+
+    /// The guardian was killed, and everything that another svd would have to know is written.
+    pub fn wants_guardian(&self) -> bool {
+        self.keeper.client.as_ref().is_some_and(Client::is_lost) && !self.state.is_behind()
     }
 
     fn told_exits(&mut self, exits: &[Ended]) {
@@ -193,12 +202,9 @@ impl Host {
     }
 
     /// svd takes the guardian's place, and with it the pid that is the workers' parent, and starts another svd.
-    fn replace_guardian(&mut self) {
-        self.warn(None, "the guardian was killed: svd takes its place, and another svd goes on");
-        self.write_state();
+    pub fn replace_guardian(&mut self) {
         let Some(client) = self.keeper.client.take() else { return };
         let open_files = client.open_files();
-        let _ = self.poll.delete(&client);
         let mut descriptors: Vec<(String, BorrowedFd<'_>)> = Vec::new();
         descriptors.extend(self.keeper.own.iter().map(|(name, fd)| ((*name).to_owned(), fd.as_fd())));
         for (id, unit) in &self.units {

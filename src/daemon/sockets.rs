@@ -2,8 +2,9 @@
 
 use super::host::{Host, Message};
 use super::pool::Lane;
+use super::unit::Plan;
 use crate::config::spec::{Listen, Service};
-use crate::core::ServiceId;
+use crate::core::{GenerationId, ServiceId};
 use crate::sys::socket::{self, UnixOptions};
 use crate::sys::user;
 use nix::sys::socket::{Backlog, UnixAddr, getsockname};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Who is to own a UNIX socket; `None`: as it is made.
@@ -64,6 +66,43 @@ fn bind(listen: &Listen, backlog: u32, owner: Owner) -> Result<OwnedFd, String> 
 }
 
 impl Host {
+    /// The service's sockets, opened if they are not.
+    ///
+    /// # Errors
+    /// As of [`open`].
+    pub fn sockets_for(&mut self, id: GenerationId, plan: &Plan) -> Result<Vec<Arc<OwnedFd>>, String> {
+        let Some(unit) = self.units.get_mut(&id.service) else { return Err("it is not configured any more".into()) };
+        if unit.sockets.is_empty() {
+            // One that still drains, after its service failed, holds the same addresses.
+            let mut others = self.generations.range(GenerationId { service: id.service, number: 0 }..=id);
+            let held = others.find(|(_, g)| !g.sockets.is_empty() && g.plan.spec.sockets == plan.spec.sockets);
+            unit.sockets = match held {
+                Some((_, other)) => other.sockets.clone(),
+                None => open(&plan.spec, plan.owners.as_ref()?)?,
+            };
+        }
+        Ok(unit.sockets.clone())
+    }
+
+    /// Those of a generation, which were lost if svd and its guardian died together with all who held them.
+    ///
+    /// # Errors
+    /// As of [`open`].
+    pub fn find_sockets(&mut self, id: GenerationId) -> Result<(), String> {
+        let Some(made) = self.generations.get(&id) else { return Ok(()) };
+        if !made.sockets.is_empty() || made.plan.spec.sockets.is_empty() {
+            return Ok(());
+        }
+        let plan = Rc::clone(&made.plan);
+        let sockets = self.sockets_for(id, &plan)?;
+        if let Some(made) = self.generations.get_mut(&id) {
+            made.sockets = sockets;
+        }
+        self.keep_sockets(id.service);
+        self.warn(Some(id.service), "its sockets were lost with svd and its guardian, and are bound anew");
+        Ok(())
+    }
+
     /// Gives open sockets what can change while they are open: the length of the queue at once; a UNIX socket's mode and
     /// owner when these have been looked up.
     pub fn adjust_sockets(&mut self, service: ServiceId, change: Change) {

@@ -58,6 +58,8 @@ pub struct Store {
     path: PathBuf,
     content: Content,
     pub dirty: bool,
+    /// The numbers were raised when the file was read.
+    skipped: bool,
     /// How many snapshots were taken …
     taken: u64,
     /// … and the newest of which the disk has something.
@@ -110,7 +112,7 @@ impl Store {
     }
 
     fn with(path: PathBuf, content: Content) -> Store {
-        let mut store = Store { path, content, dirty: false, taken: 0, written: Arc::default() };
+        let mut store = Store { path, content, dirty: false, skipped: false, taken: 0, written: Arc::default() };
         store.skip_unsaved();
         store
     }
@@ -119,6 +121,7 @@ impl Store {
     /// none is used twice.
     fn skip_unsaved(&mut self) {
         if !std::mem::take(&mut self.content.ended) && self.content.version > 0 {
+            self.skipped = true;
             let skip = |number: &mut u64, by: u64| *number = (*number + by).min(LARGEST);
             skip(&mut self.content.last_worker, SKIPPED_WORKERS);
             self.content.generations.values_mut().for_each(|number| skip(number, SKIPPED_GENERATIONS));
@@ -153,6 +156,16 @@ impl Store {
 
     pub fn last_generation(&self, name: &str) -> u64 {
         self.content.generations.get(name).copied().unwrap_or(0)
+    }
+
+    /// What [`Store::last_generation`] gives if svd was killed since it was read: at least as high as what was saved.
+    fn saved_generation(&self, name: &str) -> u64 {
+        self.last_generation(name).saturating_sub(if self.skipped { SKIPPED_GENERATIONS } else { 0 })
+    }
+
+    /// For who has a record of a service's last generation, which may be older: numbers beyond it that were given out.
+    pub fn beyond(&self, name: &str, recorded: u64) -> u64 {
+        if self.saved_generation(name) > recorded { self.last_generation(name) } else { recorded }
     }
 
     pub fn last_worker(&self) -> u64 {
@@ -244,6 +257,21 @@ mod tests {
         let (store, trouble) = Store::open(&paths);
         assert!(trouble.is_some_and(|t| t.contains("unreadable")));
         assert_eq!(store.last_generation("web"), 0);
+    }
+
+    #[test]
+    fn a_number_that_was_saved_is_not_given_out_again() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let at = dir.path().to_owned();
+        let paths = Paths { config: at.clone(), run: at.clone(), state: at.clone(), log: at };
+        let (mut store, _) = Store::open(&paths);
+        store.began(&"web".into(), 7);
+        store.snapshot().write().expect("saved");
+        let (killed, _) = Store::open(&paths);
+        assert_eq!(killed.beyond("web", 7), 7, "the record is as new: the numbers go on");
+        assert!(killed.beyond("web", 6) > 7, "the record is older, and there may have been more");
+        assert_eq!(killed.beyond("web", 9), 9, "the record is newer");
+        assert_eq!(killed.beyond("other", 0), 0);
     }
 
     #[test]

@@ -63,6 +63,9 @@ impl Host {
         let time = rfc3339(SystemTime::now());
         reply.progress(&Progress { time, service: None, step: "trial".into(), message: text.into(), dropped: 0 });
         self.write_state();
+        if self.state.is_behind() {
+            return self.upgrade_refused("what the new program must know cannot be written", reply);
+        }
         let (done, ended) = oneshot::channel();
         if let Err(why) = self.try_out(&successor, done) {
             return self.upgrade_refused(&why, reply);

@@ -50,6 +50,7 @@ impl Host {
     }
 
     fn try_spawn(&mut self, id: WorkerId, generation: GenerationId, slot: u32) -> Result<(), String> {
+        self.find_sockets(generation)?;
         let output = self.make_pipes(id, generation, slot)?;
         let notify = self.make_notify(id, generation)?;
         let (ready_ours, ready_theirs) = self.make_ready(generation)?;

@@ -317,6 +317,26 @@ impl ProcStat {
     }
 }
 
+/// A process that cannot be confused with another one of this boot, whoever has its number by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identity {
+    pub pid: i32,
+    /// In clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Identity {
+    /// Certain only of a process that is held by a pidfd, or of a child that was not reaped.
+    pub fn of(pid: i32) -> Option<Identity> {
+        start_time(pid).map(|start_time| Identity { pid, start_time })
+    }
+
+    /// Is it the process that has its number now? `start_time`: of that one, if there is one.
+    pub fn is(self, start_time: Option<u64>) -> bool {
+        start_time == Some(self.start_time)
+    }
+}
+
 /// The start time of a process in clock ticks since boot.
 pub fn start_time(pid: i32) -> Option<u64> {
     ProcStat::read(pid).map(|stat| stat.start_time)

@@ -9,6 +9,7 @@
 mod support;
 
 mod clients;
+mod died;
 mod disk;
 mod frozen;
 mod logs;

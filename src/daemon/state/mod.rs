@@ -7,7 +7,7 @@ use self::file::{Batch, StateFile};
 use self::records::{GenerationRecord, Head, PlanRecord, ProcessRecord, UnitRecord};
 use super::host::Host;
 use crate::core::{GenerationId, ServiceId, WorkerId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -73,11 +73,13 @@ pub struct State {
     changed: BTreeSet<Key>,
     /// A write failed: not tried before then.
     retry: Option<Instant>,
+    /// Workers that ended while no svd was there, until the state machine has been told: as they were found.
+    untold: BTreeMap<WorkerId, ProcessRecord>,
 }
 
 impl State {
     pub fn new(path: PathBuf) -> State {
-        State { file: StateFile::new(path), changed: BTreeSet::new(), retry: None }
+        State { file: StateFile::new(path), changed: BTreeSet::new(), retry: None, untold: BTreeMap::new() }
     }
 
     /// Is written with the next [`Host::write_state`].
@@ -88,6 +90,11 @@ impl State {
     /// When a write that failed is tried again, if one has: what changed must not wait until something else happens.
     pub fn retry_at(&self) -> Option<Instant> {
         self.retry.filter(|_| !self.changed.is_empty())
+    }
+
+    /// What the next svd would find is not what this one knows.
+    pub fn is_behind(&self) -> bool {
+        self.retry_at().is_some()
     }
 
     /// svd ends in order.
@@ -131,11 +138,18 @@ impl Host {
         }
     }
 
-    /// Writes all of it into a new file.
-    pub fn write_whole_state(&mut self) {
+    /// Writes all of it into a new file. `untold`: until [`Host::forget_untold`], these processes are recorded so.
+    pub fn write_whole_state(&mut self, untold: BTreeMap<WorkerId, ProcessRecord>) {
         let path = self.around.paths.state_file();
-        self.state = State::new(path);
+        self.state = State { untold, ..State::new(path) };
         self.state.mark(Key::Head);
+        self.write_state();
+    }
+
+    pub fn forget_untold(&mut self) {
+        for id in std::mem::take(&mut self.state.untold).into_keys() {
+            self.state.mark(Key::Process(id));
+        }
         self.write_state();
     }
 
@@ -147,7 +161,7 @@ impl Host {
         }
         keys.extend(self.machine.services().flat_map(|s| [Key::Machine(s.id), Key::Policies(s.id)]));
         keys.extend(self.generations.keys().flat_map(|id| [Key::Plan(*id), Key::Generation(*id)]));
-        keys.extend(self.workers.keys().map(|id| Key::Process(*id)));
+        keys.extend(self.workers.keys().chain(self.state.untold.keys()).map(|id| Key::Process(*id)));
         keys
     }
 
@@ -164,7 +178,10 @@ impl Host {
                 self.plan_of(id).map(|plan| PlanRecord::of(plan, self.units.get(&id.service).map(|unit| &**unit))),
             ),
             Key::Generation(id) => batch.put(&text, self.generations.get(&id).map(|g| GenerationRecord::of(g))),
-            Key::Process(id) => batch.put(&text, self.workers.get(&id).map(|p| ProcessRecord::of(p))),
+            Key::Process(id) => match self.state.untold.get(&id) {
+                Some(found) => batch.put(&text, Some(found)),
+                None => batch.put(&text, self.workers.get(&id).map(|p| ProcessRecord::of(p))),
+            },
         }
     }
 

@@ -9,7 +9,7 @@ use crate::daemon::statsd;
 use crate::daemon::successor::Main;
 use crate::daemon::unit::{Generation, Gunicorn, Plan, Process, RunAs, Unit};
 use crate::kinds::Places;
-use crate::sys::process::start_time;
+use crate::sys::process::Identity;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -178,22 +178,7 @@ impl GunicornRecord {
     }
 }
 
-/// A process that cannot be confused with another one of this boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    pub pid: i32,
-    /// Clock ticks since the boot.
-    pub start_time: u64,
-}
-
-impl Identity {
-    /// Of a process that is held by a pidfd, or is a child that was not reaped.
-    fn of(pid: i32) -> Option<Identity> {
-        start_time(pid).map(|start_time| Identity { pid, start_time })
-    }
-}
-
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ProcessRecord {
     pub generation: GenerationId,
     pub slot: u32,

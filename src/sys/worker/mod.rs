@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::cgroup::{self, Events, Group, Tree};
 use super::poll::Interest;
-use super::process::{ExitStatus, PidFd, ProcStat};
+use super::process::{ExitStatus, Identity, PidFd, ProcStat};
 use super::socket::rights;
 use super::spawn::{ExecFailure, Prepared, Slot, SpawnError, Spawner};
 use super::stub::{self, Message};
@@ -157,9 +157,10 @@ impl Worker {
     /// parent, if it is that one, will say how it ended ([`Worker::tell_exit`]).
     ///
     /// `None` if it is not (any more): then [`Worker::adopt_rest`].
-    pub fn adopt(group: Group, pid: i32, start_time: u64, guardian: Option<i32>) -> Option<Worker> {
+    pub fn adopt(group: Group, recorded: Identity, guardian: Option<i32>) -> Option<Worker> {
+        let pid = recorded.pid;
         let pidfd = PidFd::open(pid).ok()?;
-        let stat = ProcStat::read(pid).filter(|stat| stat.start_time == start_time)?;
+        let stat = ProcStat::read(pid).filter(|stat| recorded.is(Some(stat.start_time)))?;
         let same = group.procs().is_ok_and(|pids| pids.contains(&pid));
         // After an svd has executed its successor in its own place, they are its children still.
         let own = stat.parent == std::process::id().cast_signed();

@@ -288,15 +288,14 @@ fn a_new_svd_adopts() {
     let (old, _output) = start("exec sleep 60", &Containment::Cgroup(Arc::clone(&tree.0)));
     let pid = old.pid().expect("pid");
     assert_eq!(group_of(&tree.0, pid).as_deref(), Some("w"));
-    let begun = crate::sys::process::start_time(pid).expect("start time");
+    let recorded = Identity::of(pid).expect("start time");
     drop(old);
     let group = || tree.0.groups().expect("list").remove(0);
-    assert!(Worker::adopt(group(), pid, begun + 1, None).is_none());
+    assert!(Worker::adopt(group(), Identity { start_time: recorded.start_time + 1, ..recorded }, None).is_none());
     let own = std::process::id() as i32;
-    assert!(Worker::adopt(group(), own, begun, None).is_none());
-    let own_begun = crate::sys::process::start_time(own).expect("start time");
-    assert!(Worker::adopt(group(), own, own_begun, None).is_none(), "it runs, but elsewhere");
-    let mut worker = Worker::adopt(group(), pid, begun, None).expect("the same process");
+    assert!(Worker::adopt(group(), Identity { pid: own, ..recorded }, None).is_none());
+    assert!(Worker::adopt(group(), Identity::of(own).expect("own"), None).is_none(), "it runs, but elsewhere");
+    let mut worker = Worker::adopt(group(), recorded, None).expect("the same process");
     worker.kill_tree().expect("kill");
     let WorkerEvent::Exited { status, leftovers: false } = next_event(&mut worker) else {
         panic!("it must end");
