@@ -61,7 +61,7 @@ impl Saved {
 }
 
 /// What is to be written before what was decided is done. Services without a record are gone.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Changed {
     pub services: BTreeSet<ServiceId>,
     /// Those of which the policies changed, too.

@@ -1,18 +1,27 @@
 //! The invariants, by the names that the design gives them.
 
+use super::choice::Fault;
 use super::world::World;
-use crate::core::{GenerationId, Phase, Role, SlotState, WorkerId, WorkerState};
+use crate::config::spec::Policy as RestartPolicy;
+use crate::core::{Action, Event, Exit, GenerationId, Phase, Role, ServiceId, SlotState, WorkerId, WorkerState};
+
+/// A worker's place, before its end was told.
+pub(super) struct Held {
+    generation: GenerationId,
+    slot: u32,
+    /// It is wanted there.
+    wanted: bool,
+    exit: Option<Exit>,
+}
 
 impl World {
     /// After every event.
     pub(super) fn check(&self) {
         for service in self.machine.services() {
-            let committed = service.generations.iter().filter(|g| g.role == Role::Committed).count();
-            assert!(committed <= 1, "I3: {committed} committed generations");
-            let candidates = service.generations.iter().filter(|g| g.role == Role::Candidate).count();
-            assert!(candidates <= 1, "I3: {candidates} candidates");
-            let draining = service.generations.iter().filter(|g| g.role == Role::Draining).count();
-            assert!(draining <= 40, "I10: {draining} draining generations");
+            let with = |role: Role| service.generations.iter().filter(|g| g.role == role).count();
+            assert!(with(Role::Committed) <= 1, "I3: {} committed generations", with(Role::Committed));
+            assert!(with(Role::Candidate) <= 1, "I3: {} candidates", with(Role::Candidate));
+            assert!(with(Role::Draining) <= 40, "I10: {} draining generations", with(Role::Draining));
             if service.phase == Phase::Stopped {
                 let left = self.processes.values().filter(|p| p.generation.service == service.id).count();
                 assert_eq!(left, 0, "I4: a stopped service left processes behind");
@@ -24,20 +33,19 @@ impl World {
                     }
                 }
             }
+            let committed = service.committed().map(|g| g.id.number);
+            let open = self.committed.get(&service.id).copied();
+            assert!(committed.is_none() || committed == open, "I5: {committed:?} serves, and its gate is closed");
+            let sockets = self.open.contains(&service.id) || self.lost_sockets.contains(&service.id);
+            assert!(committed.is_none() || sockets, "I1: {committed:?} serves, and its sockets are closed");
         }
         for (id, process) in &self.processes {
-            let worker = self.machine.worker(*id);
-            assert!(worker.is_some(), "I4: {id:?} runs and nobody knows it");
-            let stopping = worker.is_some_and(|w| matches!(w.state, WorkerState::Stopping { .. }));
+            let Some(worker) = self.machine.worker(*id) else { panic!("I4: {id:?} runs and nobody knows it") };
+            let stopping = matches!(worker.state, WorkerState::Stopping { .. });
             assert!(
                 !stopping || process.told || self.lost.contains(id),
                 "I5: {id:?} was to be stopped, and was not told"
             );
-        }
-        for service in self.machine.services() {
-            let committed = service.committed().map(|g| g.id.number);
-            let open = self.committed.get(&service.id).copied();
-            assert!(committed.is_none() || committed == open, "I5: {committed:?} serves, and its gate is closed");
         }
         if let Some(at) = self.machine.next_timeout() {
             // A deadline in the past would spin. One that was passed over is due at the next tick, not before.
@@ -52,6 +60,71 @@ impl World {
         }
     }
 
+    /// What the machine is about to be told of an end.
+    pub(super) fn before(&mut self, event: &Event) -> Option<(WorkerId, Held)> {
+        let (worker, exit) = match event {
+            Event::Exited { worker, exit, .. } => (*worker, Some(*exit)),
+            Event::Empty { worker } | Event::Spawned { worker, result: Err(_) } => (*worker, None),
+            _ => return None,
+        };
+        let end = self.ends.get(&worker);
+        if let (Some(end), Some(exit)) = (end, exit) {
+            assert_eq!(exit, end.exit, "I5: how {worker:?} has ended is known, and not told");
+        }
+        let known = self.machine.worker(worker)?;
+        let (generation, slot) = (known.generation, known.slot);
+        let of_service = self.machine.service(generation.service)?;
+        let role = of_service.generations.iter().find(|g| g.id == generation).map(|g| g.role);
+        let held = Held {
+            generation,
+            slot,
+            wanted: role.is_some_and(|r| r != Role::Draining) && !known.leaving(),
+            exit: end.map(|end| end.exit),
+        };
+        if let Some(end) = end
+            && end.unasked
+            && !matches!(event, Event::Empty { .. })
+        {
+            let well = end.exit == Exit::Code(0) && held.wanted;
+            self.ended.insert((end.generation, end.slot), (self.now, self.now.since(end.started), well));
+        }
+        self.slot(&held).is_some_and(|s| s.state == SlotState::Filled(worker)).then_some((worker, held))
+    }
+
+    fn slot(&self, held: &Held) -> Option<&crate::core::Slot> {
+        let service = self.machine.service(held.generation.service)?;
+        let generation = service.generations.iter().find(|g| g.id == held.generation)?;
+        generation.slots.get(held.slot as usize)
+    }
+
+    /// The machine has been told of an end.
+    pub(super) fn check_end(&mut self, worker: WorkerId, held: &Held) {
+        let slot = self.slot(held);
+        if let (Some(slot), Some(exit)) = (slot, held.exit)
+            && slot.state != SlotState::Filled(worker)
+        {
+            assert_eq!(slot.last_exit, Some(exit), "I5: how {worker:?} has ended is forgotten");
+        }
+        if self.machine.worker(worker).is_none() {
+            self.ends.remove(&worker);
+        }
+    }
+
+    /// Something failed of what people want: they are told why.
+    pub(super) fn check_told(&self, fault: Fault, held: Option<&Held>) {
+        if self.dead.is_some() || !held.is_some_and(|h| h.wanted) {
+            return;
+        }
+        let why = fault.to_string();
+        let shown = || self.machine.services().filter_map(|s| self.machine.reason(s.id)).any(|r| r.contains(&why));
+        let slots = || self.machine.services().flat_map(|s| &s.generations).flat_map(|g| &g.slots);
+        let kept = || slots().any(|s| s.reason.as_ref().is_some_and(|r| r.contains(&why)));
+        assert!(
+            self.said.iter().any(|text| text.contains(&why)) || shown() || kept(),
+            "a spawn fails, and nobody is told that it is for {why:?}"
+        );
+    }
+
     pub(super) fn check_spawn(&mut self, worker: WorkerId, id: GenerationId, slot: u32, committed: bool) {
         assert!(worker.0 > self.last_worker, "I3: {worker:?} is started a second time");
         self.last_worker = worker.0;
@@ -64,16 +137,28 @@ impl World {
             let alone = !overlap && (same || process.generation != id);
             assert!(!alone, "without overlap, {id:?} starts beside {:?}", process.generation);
         }
-        if let Some((at, up)) = self.ended.get(&(id, slot)) {
+        if let Some((at, up, well)) = self.ended.get(&(id, slot)) {
             let restart = &self.policies[&id.service].restart;
-            if *up < restart.settled {
-                assert!(
-                    self.now.since(*at) >= restart.delay,
-                    "I7: slot {slot} of {id:?} is started again too soon ({at:?}, {up:?}, now {:?})",
-                    self.now
-                );
-            }
+            assert!(*up >= restart.settled || self.now.since(*at) >= restart.delay, "I7: started again too soon");
+            assert!(!well || restart.policy == RestartPolicy::Always, "what ended well is started again");
         }
+    }
+
+    /// I1: it gets the service's sockets; only where all who held them died they are bound anew.
+    pub(super) fn check_sockets(&mut self, id: GenerationId) {
+        let anew = self.lost_sockets.remove(&id.service) && self.open.insert(id.service);
+        assert!(anew || self.open.contains(&id.service), "I1: {id:?} is started without its sockets");
+    }
+
+    /// I1: nobody serves from them.
+    pub(super) fn check_close(&self, service: ServiceId) {
+        let open = self.committed.get(&service);
+        let serving = self.processes.iter().find(|(_, p)| {
+            let id = p.generation;
+            id.service == service && Some(&id.number) == open && p.main && p.ready && !p.told && !p.unfit
+        });
+        let serving = serving.filter(|(id, _)| !self.lost.contains(id));
+        assert!(serving.is_none(), "I1: sockets are closed while {serving:?} serves");
     }
 
     /// I2: the committed generation is told to stop only when it was replaced, or nothing of the service should run.
@@ -98,23 +183,29 @@ impl World {
         }
     }
 
-    pub(super) fn check_commit(&mut self, id: GenerationId) {
-        let service = self.machine.service(id.service).expect("it is committed");
-        let generation = service.generations.iter().find(|g| g.id == id).expect("it is committed");
-        if self.committed.get(&id.service) == Some(&id.number) {
-            // Once more, after a death of svd: the gate is open.
-            return;
+    /// I2: what is committed was ready when that was decided.
+    pub(super) fn check_decided(&self, actions: &[Action]) {
+        let commits =
+            actions.iter().filter_map(|a| if let Action::Commit { generation } = a { Some(generation) } else { None });
+        for id in commits {
+            let service = self.machine.service(id.service).expect("it is committed");
+            let generation = service.generations.iter().find(|g| g.id == *id).expect("it is committed");
+            for slot in &generation.slots {
+                let ready = match slot.state {
+                    SlotState::Filled(worker) => self.processes.get(&worker).is_some_and(|p| p.ready),
+                    SlotState::Done => true,
+                    _ => false,
+                };
+                assert!(ready, "I2: {id:?} is committed before all of it is ready");
+            }
         }
-        for slot in &generation.slots {
-            let ready = match slot.state {
-                SlotState::Filled(worker) => self.processes.get(&worker).is_some_and(|p| p.ready),
-                SlotState::Done => true,
-                _ => false,
-            };
-            assert!(ready, "I2: {id:?} is committed before all of it is ready");
-        }
+    }
+
+    pub(super) fn commit(&mut self, id: GenerationId) {
+        // Once more, after a death of svd: the gate is open.
         let before = self.committed.insert(id.service, id.number);
-        assert!(before.is_none_or(|b| b < id.number), "generations are committed in the order of their numbers");
+        assert!(before.is_none_or(|b| b <= id.number), "generations are committed in the order of their numbers");
+        assert!(self.resuming || before != Some(id.number), "{id:?} is committed twice");
     }
 
     pub(super) fn check_discard(&self, id: GenerationId) {

@@ -1,158 +1,113 @@
 //! Random histories by seed, all short histories, and that both end well.
 
-use super::{Choice, World};
-use crate::config::spec::Policy as RestartPolicy;
-use crate::core::{Policy, State};
-use std::sync::Arc;
+use super::{Choice, History, Kind, World};
+use std::cell::RefCell;
 
 const HISTORIES: u64 = 100_000;
-const STEPS: usize = 40;
 
-fn worlds(seed: u64) -> World {
-    let (mut beat, mut web) = (World::policy(false, 1), World::policy(true, 1));
-    let mut batch = World::policy(true, 2);
-    Arc::make_mut(&mut batch.restart).policy = RestartPolicy::OnFailure;
-    web.requires = vec!["db".into()];
-    beat.after = vec!["web".into()];
-    let policies: Vec<(&str, Policy)> = match seed % 3 {
-        0 => vec![("web", World::policy(true, 1))],
-        1 => vec![("beat", World::policy(false, 2)), ("batch", batch)],
-        _ => vec![("beat", beat), ("web", web), ("db", World::policy(true, 1))],
-    };
-    World::new(seed, policies)
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|v| v.parse().ok())
 }
 
-fn pick(rng: &mut fastrand::Rng, world: &World) -> Option<Choice> {
-    if rng.u8(..) < 24 {
-        return Some(Choice::Pause);
-    }
-    if world.mortal && rng.u8(..) < 12 {
-        let again = rng.bool().then(|| rng.u8(..6));
-        return Some(Choice::Death(rng.u8(..6), again));
-    }
-    if rng.u8(..) < 96 {
-        // As things go: otherwise few histories would get beyond the boot.
-        if let Some(choice) = world.well_behaved() {
-            return Some(choice);
+/// On as many threads as there are processors: the n-th of so many.
+fn on_all(run: impl Fn(u64, u64) + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    std::thread::scope(|scope| {
+        let all: Vec<_> =
+            (0..threads).map(|n| (n, &run)).map(|(n, run)| scope.spawn(move || run(n, threads))).collect();
+        for thread in all {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
         }
-    }
-    let mut choices = world.kernel_choices();
-    if rng.u8(..) < 64 {
-        choices = world.people_choices();
-        if rng.u8(..) < 250 {
-            choices.retain(|c| *c != Choice::Shutdown);
-        }
-    }
-    if choices.is_empty() { None } else { Some(choices.swap_remove(rng.usize(..choices.len()))) }
+    });
 }
 
-/// Without further faults everything that is wanted runs in the end, and everybody has been answered.
-fn ends_well(world: &mut World) {
-    (world.death, world.death_again) = (None, None);
-    let mut left = 2_000;
-    let settled = |w: &World| {
-        w.machine.services().all(|s| match s.state(w.machine.workers()) {
-            State::Running | State::Exited => s.wanted && w.pending_ops() == 0,
-            State::Stopped => !s.wanted,
-            // Those that require what nobody wants wait.
-            State::Waiting => s.policy.requires.iter().any(|r| w.machine.named(r).is_none_or(|r| !r.wanted)),
-            _ => false,
-        }) && w.pending_ops() == 0
-    };
-    while !settled(world) {
-        left -= 1;
-        assert!(left > 0, "never settles: {:#?}", world.machine);
-        let Some(choice) = world.well_behaved() else {
-            panic!("nothing will ever happen again: {:#?}", world.machine);
-        };
-        world.apply(choice);
-    }
-    world.apply(Choice::Shutdown);
-    for _ in 0..2_000 {
-        let Some(choice) = world.well_behaved() else {
-            break;
-        };
-        world.apply(choice);
-    }
-    assert!(world.exited(), "svd does not end: {:#?}", world.machine);
-    assert_eq!(world.processes(), 0);
-}
-
-fn history(seed: u64) {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let mut world = worlds(seed);
-    world.mortal = seed % 4 < 2;
-    for _ in 0..STEPS {
-        let Some(choice) = pick(&mut rng, &world) else {
-            continue;
-        };
-        // Who dies may not hear the tick.
-        let tick = choice == Choice::Deadline && world.death.is_none();
-        if std::env::var_os("AIRDOCK_SEED").is_some() {
-            println!("{:?} {choice:?}", world.now);
-        }
-        world.apply(choice);
-        if tick {
-            world.check_no_spin();
-        }
-        if seed.is_multiple_of(32) {
-            world.check_disk();
-        }
-    }
-    if !world.exited() {
-        ends_well(&mut world);
-    }
-}
-
-/// `AIRDOCK_SEED=n` replays one history and prints its steps; `AIRDOCK_HISTORIES=n` runs more.
+/// `AIRDOCK_SEED=n` shows one history; `AIRDOCK_HISTORIES=n` runs more, and `AIRDOCK_FIRST=n` begins with another seed.
 #[test]
 fn random_histories() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     if let Some(seed) = number("AIRDOCK_SEED") {
-        return history(seed);
+        return History::random(seed).show();
     }
-    for seed in 0..number("AIRDOCK_HISTORIES").unwrap_or(HISTORIES) {
-        let run = std::panic::catch_unwind(|| history(seed));
-        assert!(run.is_ok(), "history {seed} failed: replay it with AIRDOCK_SEED={seed}");
+    let first = number("AIRDOCK_FIRST").unwrap_or(0);
+    let last = first + number("AIRDOCK_HISTORIES").unwrap_or(HISTORIES);
+    on_all(|n, threads| {
+        for seed in (first + n..last).step_by(threads as usize) {
+            History::random(seed);
+        }
+    });
+}
+
+/// What was chosen so far.
+struct Search {
+    path: RefCell<Vec<Choice>>,
+    count: RefCell<u64>,
+}
+
+impl Search {
+    /// Everything from here that begins with a choice that is `mine`; `deaths`: in so many of the steps svd may die as well.
+    fn all(&self, world: &World, depth: usize, deaths: usize, mine: impl Fn(u64) -> bool) {
+        if depth == 0 || world.exited() {
+            return;
+        }
+        let people = world.people_choices(false).into_iter();
+        for (_, choice) in (0..).zip(world.kernel_choices(false).into_iter().chain(people)).filter(|(at, _)| mine(*at))
+        {
+            self.one(world.clone(), std::slice::from_ref(&choice), depth, deaths);
+            if deaths > 0 && !world.is_dead() {
+                for at in 0..4 {
+                    self.one(world.clone(), &[Choice::Death(at), choice.clone()], depth, deaths - 1);
+                }
+                self.one(world.clone(), &[Choice::DeathOfBoth(1), choice.clone()], depth, deaths - 1);
+            }
+        }
+    }
+
+    fn one(&self, mut next: World, choices: &[Choice], depth: usize, deaths: usize) {
+        *self.count.borrow_mut() += 1;
+        let length = self.path.borrow().len();
+        for choice in choices {
+            self.path.borrow_mut().push(choice.clone());
+            next.apply(choice);
+        }
+        self.all(&next, depth - 1, deaths, |_| true);
+        self.path.borrow_mut().truncate(length);
     }
 }
 
-/// `death`: in one of the steps svd dies as well.
-fn all_histories(world: &World, depth: usize, death: bool, count: &mut u64) {
-    *count += 1;
-    if depth == 0 {
-        return;
-    }
-    let people = world.people_choices().into_iter();
-    for choice in world.kernel_choices().into_iter().chain(people) {
-        let mut next = world.clone();
-        next.apply(choice.clone());
-        all_histories(&next, depth - 1, death, count);
-        for at in (0..4).filter(|_| death) {
-            let mut next = world.clone();
-            next.apply(Choice::Death(at, None));
-            next.apply(choice.clone());
-            all_histories(&next, depth - 1, false, count);
+/// All histories of a world, from its start or from when it runs. Every thread takes its share of the first choices.
+fn search(kind: Kind, runs: bool, depth: usize, deaths: usize) -> u64 {
+    let total = std::sync::atomic::AtomicU64::new(0);
+    on_all(|n, threads| {
+        let search = Search { path: RefCell::default(), count: RefCell::default() };
+        let failed = super::history::quietly(|| {
+            let mut world = kind.world(1).begin();
+            while runs && world.pending_ops() > 0 {
+                let choice = world.well_behaved().expect("it starts");
+                search.path.borrow_mut().push(choice.clone());
+                world.apply(&choice);
+            }
+            search.all(&world, depth, deaths, |at| at % threads == n);
+        });
+        if failed.is_some() {
+            let steps = search.path.take();
+            History { kind, seed: 1, mortal: true, ends: false, steps }.fail("a search of all short histories");
         }
-    }
+        total.fetch_add(search.count.take(), std::sync::atomic::Ordering::Relaxed);
+    });
+    total.into_inner()
 }
 
 #[test]
 fn all_short_histories() {
-    for overlap in [true, false] {
-        // From the very start …
-        let mut count = 0;
-        let fresh = World::new(1, vec![("web", World::policy(overlap, 1))]);
-        all_histories(&fresh, 4, false, &mut count);
-        all_histories(&fresh, 3, true, &mut count);
-        // … and from a service that runs.
-        let mut running = fresh;
-        while running.pending_ops() > 0 {
-            let choice = running.well_behaved().expect("it starts");
-            running.apply(choice);
+    let deeper = number("AIRDOCK_DEPTH").unwrap_or(0) as usize;
+    let mut count = 0;
+    for kind in [Kind::One, Kind::OneAlone] {
+        for runs in [false, true] {
+            count += search(kind, runs, 4 + deeper, 0);
+            count += search(kind, runs, 3 + deeper, 1);
         }
-        all_histories(&running, 4, false, &mut count);
-        all_histories(&running, 3, true, &mut count);
-        assert!(count > 10_000, "{count} histories only");
     }
+    println!("{count} histories");
+    assert!(count > 20_000, "{count} histories only");
 }

@@ -1,116 +1,145 @@
 //! The simulated host: what the machine asks for happens here, or fails to.
 
+use super::choice::{Choice, Fault, Nth};
+use super::kernel::{End, Process};
 use crate::config::spec::{Limit, Policy as RestartPolicy, Restart};
 use crate::core::{
-    Action, Change, Command, Event, Exit, GenerationId, Machine, OpId, Policy, Saved, SavedPolicies, ServiceId, Setup,
-    Time, WorkerId,
+    Action, Change, Changed, Command, Event, Exit, GenerationId, Machine, OpId, Policy, Saved, SavedPolicies,
+    ServiceId, Setup, Time, WorkerId,
 };
+use crate::sys::process::Identity;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Something that may happen next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
-    Command(ServiceId, Command),
-    Change(ServiceId, Change),
-    Unhealthy(ServiceId),
-    Prepared(GenerationId, bool),
-    Spawned(WorkerId, bool),
-    Ready(WorkerId),
-    Unfit(WorkerId),
-    Hung(WorkerId),
-    /// The main process ends; with or without leaving others behind.
-    Exit(WorkerId, Exit, bool),
-    /// What was left behind ends.
-    Empty(WorkerId),
-    /// Time passes up to the next deadline.
-    Deadline,
-    /// A little time passes.
-    Pause,
-    Shutdown,
-    /// svd is killed while it does what the next event leads to: before the event reaches the machine (0), or after so many
-    /// actions and one; perhaps once more, in the same way, when it has returned.
-    Death(u8, Option<u8>),
-}
-
-/// One simulated worker: a main process and, perhaps, others.
-#[derive(Clone, Debug)]
-pub(super) struct Process {
-    pub generation: GenerationId,
-    pub slot: u32,
-    pub started: Time,
-    pub main: bool,
-    /// Told to stop, or killed: it will end.
-    pub told: bool,
-    pub killed: bool,
-    pub ready: bool,
-    /// The machine was told that it should not go on.
-    pub unfit: bool,
+/// No svd is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absence {
+    /// Nor a guardian.
+    pub both: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct World {
     pub now: Time,
     pub machine: Machine,
+    /// The configuration.
+    pub(super) files: Vec<(&'static str, Policy)>,
     pub(super) policies: BTreeMap<ServiceId, Rc<Policy>>,
+    pub(super) last_service: u32,
     pub(super) preparing: BTreeSet<GenerationId>,
     pub(super) spawning: BTreeSet<WorkerId>,
     pub(super) processes: BTreeMap<WorkerId, Process>,
+    /// The kernel's table of processes: when each one started.
+    pub(super) table: BTreeMap<i32, u64>,
+    pub(super) started: u64,
+    /// How processes ended, for whoever asks: until they are reaped.
+    pub(super) statuses: BTreeMap<Identity, Exit>,
     pub(super) last_worker: u64,
+    /// The generation whose gate is open.
     pub(super) committed: BTreeMap<ServiceId, u64>,
-    /// When and how soon after its start the last worker of a slot ended.
-    pub(super) ended: BTreeMap<(GenerationId, u32), (Time, Duration)>,
+    /// Services whose listening sockets are open, and those that lost them.
+    pub(super) open: BTreeSet<ServiceId>,
+    pub(super) lost_sockets: BTreeSet<ServiceId>,
+    /// The highest number that a generation ever had.
+    pub(super) highest: BTreeMap<ServiceId, u64>,
+    /// When and how soon after its start the last worker of a slot ended, and whether by itself and well.
+    pub(super) ended: BTreeMap<(GenerationId, u32), (Time, Duration, bool)>,
+    /// Of workers whose end the machine has not dealt with.
+    pub(super) ends: BTreeMap<WorkerId, End>,
     pub(super) pending_ops: BTreeSet<OpId>,
     last_op: u64,
     pub(super) exited: bool,
     pub(super) shutting_down: bool,
-    /// The records, as they were last written.
+    /// The records, as they were last written, and which are to be written.
     pub(super) disk: BTreeMap<ServiceId, Saved>,
     pub(super) disk_policies: BTreeMap<ServiceId, SavedPolicies>,
+    pub(super) unwritten: Changed,
+    /// The shell's records of processes: in memory, and written.
+    pub(super) records: BTreeMap<WorkerId, Identity>,
+    pub(super) disk_records: BTreeMap<WorkerId, Identity>,
+    pub(super) records_changed: bool,
+    /// The state file cannot be written.
+    pub(super) full: bool,
+    /// svd died meanwhile.
+    pub(super) stale: bool,
     /// Whether svd may die in this world: else nothing is written.
     pub mortal: bool,
-    /// When svd dies, by [`Choice::Death`].
-    pub(super) death: Option<u8>,
-    pub(super) death_again: Option<u8>,
+    /// Doings until svd dies.
+    pub(super) fuse: Option<u8>,
+    /// … and the guardian with it.
+    pub(super) fuse_of_both: bool,
+    /// The guardian was killed, and svd could not take its place yet.
+    pub(super) unguarded: bool,
+    pub(super) dead: Option<Absence>,
     /// What the svd that returns could not take over and has not told the machine yet.
     pub(super) lost: BTreeSet<WorkerId>,
+    /// Ready since svd died.
+    pub(super) unheard: BTreeSet<WorkerId>,
+    pub(super) resuming: bool,
+    /// Records are read as text, as svd does it.
+    pub thorough: bool,
+    /// What people were told since the last event.
+    pub(super) said: Vec<String>,
+    /// What happens, for people.
+    pub(super) trace: Option<Rc<RefCell<Vec<String>>>>,
 }
 
 impl World {
     /// Services with these policies, all wanted up from the start.
-    pub fn new(seed: u64, policies: Vec<(&str, Policy)>) -> World {
-        let mut world = World {
+    pub fn new(seed: u64, files: Vec<(&'static str, Policy)>) -> World {
+        World {
             now: Time(1),
             machine: Machine::new(seed, 0),
+            files,
             policies: BTreeMap::new(),
+            last_service: 0,
             preparing: BTreeSet::new(),
             spawning: BTreeSet::new(),
             processes: BTreeMap::new(),
+            table: BTreeMap::new(),
+            started: 0,
+            statuses: BTreeMap::new(),
             last_worker: 0,
             committed: BTreeMap::new(),
+            open: BTreeSet::new(),
+            lost_sockets: BTreeSet::new(),
+            highest: BTreeMap::new(),
             ended: BTreeMap::new(),
+            ends: BTreeMap::new(),
             pending_ops: BTreeSet::new(),
             last_op: 0,
             exited: false,
             shutting_down: false,
             disk: BTreeMap::new(),
             disk_policies: BTreeMap::new(),
+            unwritten: Changed::default(),
+            records: BTreeMap::new(),
+            disk_records: BTreeMap::new(),
+            records_changed: false,
+            full: false,
+            stale: false,
             mortal: true,
-            death: None,
-            death_again: None,
+            fuse: None,
+            fuse_of_both: false,
+            unguarded: false,
+            dead: None,
             lost: BTreeSet::new(),
-        };
-        let mut add = Vec::new();
-        for (n, (name, policy)) in (0..).zip(policies) {
-            let (service, policy) = (ServiceId(n), Rc::new(policy));
-            world.policies.insert(service, Rc::clone(&policy));
-            let op = Some(world.op());
-            add.push(Setup { service, name: name.into(), policy, start: true, last_generation: 0, op });
+            unheard: BTreeSet::new(),
+            resuming: false,
+            thorough: false,
+            said: Vec::new(),
+            trace: None,
         }
-        world.feed(Event::Configure { add, change: vec![], remove: vec![] });
-        world
+    }
+
+    /// svd starts, for the first time.
+    pub fn begin(mut self) -> World {
+        let add = (0..self.files.len()).map(|n| self.setup(n)).collect();
+        self.feed(Event::Configure { add, change: vec![], remove: vec![] });
+        self
     }
 
     /// A policy for tests: short, with every feature on.
@@ -137,11 +166,19 @@ impl World {
         }
     }
 
-    fn op(&mut self) -> OpId {
+    fn setup(&mut self, file: usize) -> Setup {
+        let (name, policy) = self.files[file].clone();
+        let (service, policy) = (ServiceId(self.last_service), Rc::new(policy));
+        self.last_service += 1;
+        self.policies.insert(service, Rc::clone(&policy));
+        Setup { service, name: name.into(), policy, start: true, last_generation: 0, op: self.op() }
+    }
+
+    fn op(&mut self) -> Option<OpId> {
         self.last_op += 1;
         let op = OpId(self.last_op);
         self.pending_ops.insert(op);
-        op
+        Some(op)
     }
 
     pub fn pending_ops(&self) -> usize {
@@ -156,218 +193,192 @@ impl World {
         self.exited
     }
 
-    /// What the kernel and the processes may do next, faults included.
-    pub fn kernel_choices(&self) -> Vec<Choice> {
-        if let Some(worker) = self.spawning.first() {
-            return vec![Choice::Spawned(*worker, true), Choice::Spawned(*worker, false)];
-        }
-        let mut all = Vec::new();
-        for generation in &self.preparing {
-            all.extend([Choice::Prepared(*generation, true), Choice::Prepared(*generation, false)]);
-        }
-        for (worker, process) in &self.processes {
-            let worker = *worker;
-            if !process.main {
-                all.push(Choice::Empty(worker));
-                continue;
-            }
-            if process.killed {
-                all.push(Choice::Exit(worker, Exit::Signal(libc::SIGKILL), false));
-                continue;
-            }
-            all.extend([
-                Choice::Exit(worker, Exit::Code(1), false),
-                Choice::Exit(worker, Exit::Code(0), true),
-                Choice::Exit(worker, Exit::Signal(libc::SIGTERM), false),
-            ]);
-            if !process.ready {
-                all.push(Choice::Ready(worker));
-            }
-            all.extend([Choice::Unfit(worker), Choice::Hung(worker)]);
-        }
-        if self.machine.next_timeout().is_some() {
-            all.push(Choice::Deadline);
-        }
-        all
+    pub fn is_dead(&self) -> bool {
+        self.dead.is_some()
     }
 
-    /// What people may do next.
-    pub fn people_choices(&self) -> Vec<Choice> {
-        if !self.spawning.is_empty() || self.shutting_down {
-            return vec![];
+    pub(super) fn say(&self, text: impl FnOnce() -> String) {
+        if let Some(trace) = &self.trace {
+            trace.borrow_mut().push(text());
         }
-        let mut all = vec![Choice::Shutdown];
-        for id in self.policies.keys() {
-            for force in [false, true] {
-                all.push(Choice::Command(*id, Command::Reload { release: None, force }));
-            }
-            for command in [Command::Start, Command::Stop, Command::Restart, Command::Scale(1), Command::Scale(3)] {
-                all.push(Choice::Command(*id, command));
-            }
-            for change in [Change::Live, Change::Reload, Change::Restart] {
-                all.push(Choice::Change(*id, change));
-            }
-            all.push(Choice::Unhealthy(*id));
-        }
-        all
     }
 
-    /// The next thing that a host without faults would do: boot, obey, empty; time passes when nothing else is due.
-    pub fn well_behaved(&self) -> Option<Choice> {
-        if let Some(worker) = self.spawning.first() {
-            return Some(Choice::Spawned(*worker, true));
-        }
-        if let Some(generation) = self.preparing.first() {
-            return Some(Choice::Prepared(*generation, true));
-        }
-        for (worker, process) in &self.processes {
-            if !process.main {
-                return Some(Choice::Empty(*worker));
-            }
-            if process.told {
-                return Some(Choice::Exit(*worker, Exit::Signal(libc::SIGTERM), false));
-            }
-            if !process.ready {
-                return Some(Choice::Ready(*worker));
-            }
-        }
-        self.machine.next_timeout().map(|_| Choice::Deadline)
+    pub(super) fn worker(&self, nth: Nth) -> Option<WorkerId> {
+        self.numbered().find(|(_, other)| *other == nth).map(|(worker, _)| worker)
     }
 
-    pub fn apply(&mut self, choice: Choice) {
+    /// False: it cannot happen now, and nothing did.
+    pub fn apply(&mut self, choice: &Choice) -> bool {
+        self.say(|| format!("{:8.1} s  {choice:?}", self.now.since(Time(1)).as_secs_f64()));
+        let done = match choice {
+            Choice::Return(again) => self.return_again(*again),
+            Choice::Disk(full) => self.set_full(*full),
+            Choice::Exit(nth, exit, others) => self.exit(*nth, *exit, *others),
+            Choice::Empty(nth) => self.empty(*nth),
+            Choice::Fork(nth) => self.fork(*nth),
+            Choice::Ready(nth) => self.ready(*nth),
+            Choice::Pause => {
+                self.now = self.now + Duration::from_millis(700);
+                true
+            }
+            Choice::DeathOfBoth(_) if self.dead.is_some() => {
+                self.dead = Some(Absence { both: true });
+                self.forget_statuses();
+                true
+            }
+            _ if self.dead.is_some() || self.exited => false,
+            choice => self.apply_to_svd(choice),
+        };
+        if !done && let Some(trace) = &self.trace {
+            trace.borrow_mut().pop();
+        }
+        done
+    }
+
+    fn apply_to_svd(&mut self, choice: &Choice) -> bool {
         match choice {
-            Choice::Command(service, command) => {
-                if matches!(command, Command::Scale(_)) {
-                    // Slots that are cut off and asked for again start afresh.
-                    self.ended.retain(|(generation, _), _| generation.service != service);
-                }
-                let op = Some(self.op());
-                self.feed(Event::Command { op, service, command });
+            Choice::Command(service, command) => return self.command(*service, command.clone()),
+            Choice::Change(service, change) => return self.change(*service, *change),
+            Choice::Remove(service) => return self.remove(*service),
+            Choice::Add(file) => return self.add(*file),
+            Choice::Unhealthy(service) => {
+                self.feed(Event::Unhealthy { service: *service, reason: "probe failed".into() });
             }
-            Choice::Change(service, change) => {
-                let op = Some(self.op());
-                let policy = Rc::new((*self.policies[&service]).clone());
-                self.policies.insert(service, Rc::clone(&policy));
-                let change = vec![(service, policy, change, op)];
-                self.feed(Event::Configure { add: vec![], change, remove: vec![] });
+            Choice::Grace(service) => {
+                self.feed(Event::Grace { service: *service, grace: Duration::from_secs(20) });
             }
-            Choice::Unhealthy(service) => self.feed(Event::Unhealthy { service, reason: "probe failed".into() }),
-            Choice::Prepared(generation, good) => {
-                self.preparing.remove(&generation);
-                let result = if good { Ok(()) } else { Err("no such release".into()) };
-                self.feed(Event::Prepared { generation, result });
-            }
-            Choice::Spawned(worker, good) => self.spawned(worker, good),
-            Choice::Ready(worker) => {
-                // Where svd dies before it has heard, a probe passes once more.
-                let heard = self.death != Some(0);
-                if let Some(process) = self.processes.get_mut(&worker) {
-                    process.ready = heard;
-                }
-                self.feed(Event::Ready { worker });
-            }
-            Choice::Unfit(worker) => {
-                self.unfit(worker);
-                self.feed(Event::Unfit { worker, reason: "failed its probe".into() });
-            }
-            Choice::Hung(worker) => {
-                self.unfit(worker);
-                self.feed(Event::Hung { worker, reason: "missed its watchdog".into() });
-            }
-            Choice::Exit(worker, exit, others) => self.exit(worker, exit, others),
-            Choice::Empty(worker) => {
-                self.end(worker);
-                self.feed(Event::Empty { worker });
-            }
-            Choice::Deadline => {
-                if let Some(at) = self.machine.next_timeout() {
-                    self.now = self.now.max(at);
-                    self.feed(Event::Tick);
-                }
-            }
-            Choice::Death(at, again) => (self.death, self.death_again) = (Some(at), again),
-            Choice::Pause => self.now = self.now + Duration::from_millis(700),
             Choice::Shutdown => {
                 self.shutting_down = true;
                 self.feed(Event::Shutdown);
             }
-        }
-    }
-
-    fn unfit(&mut self, worker: WorkerId) {
-        if let Some(process) = self.processes.get_mut(&worker) {
-            process.unfit = true;
-        }
-    }
-
-    fn spawned(&mut self, worker: WorkerId, good: bool) {
-        self.spawning.remove(&worker);
-        if !good {
-            self.end(worker);
-        }
-        let result = if good { Ok(()) } else { Err("could not be spawned: Cannot allocate memory".into()) };
-        self.feed(Event::Spawned { worker, result });
-    }
-
-    fn exit(&mut self, worker: WorkerId, exit: Exit, others: bool) {
-        if others {
-            if let Some(process) = self.processes.get_mut(&worker) {
-                process.main = false;
-                if !process.told {
-                    let up = self.now.since(process.started);
-                    self.ended.insert((process.generation, process.slot), (self.now, up));
-                }
+            Choice::Prepared(nth, result) => return self.prepared_one(*nth, *result),
+            Choice::Spawned(birth) => return self.spawned(*birth),
+            Choice::Unfit(nth) | Choice::Hung(nth) | Choice::Extend(nth) => {
+                let Some(worker) = self.worker(*nth).filter(|w| self.is_spawned(*w)) else { return false };
+                self.disturb(worker, choice);
             }
-        } else {
-            self.end(worker);
+            Choice::Deadline => {
+                let Some(at) = self.machine.next_timeout() else { return false };
+                self.now = self.now.max(at);
+                self.feed(Event::Tick);
+            }
+            Choice::Death(at) | Choice::DeathOfBoth(at) => {
+                self.fuse = Some(*at);
+                self.fuse_of_both = matches!(choice, Choice::DeathOfBoth(_));
+            }
+            Choice::DeathOfGuardian => {
+                self.unguarded = true;
+                self.replace_guardian();
+            }
+            _ => return false,
         }
-        self.feed(Event::Exited { worker, exit, leftovers: others, reason: None });
+        true
     }
 
-    fn end(&mut self, worker: WorkerId) {
-        if let Some(process) = self.processes.remove(&worker)
-            && process.main
-            && !process.told
-        {
-            let up = self.now.since(process.started);
-            self.ended.insert((process.generation, process.slot), (self.now, up));
+    /// Forked, and svd has heard so.
+    pub(super) fn is_spawned(&self, worker: WorkerId) -> bool {
+        !self.spawning.contains(&worker) && self.processes[&worker].main
+    }
+
+    fn command(&mut self, service: ServiceId, command: Command) -> bool {
+        if self.machine.service(service).is_none() {
+            return false;
         }
+        if matches!(command, Command::Scale(_)) {
+            // Slots that are cut off and asked for again start afresh.
+            self.ended.retain(|(generation, _), _| generation.service != service);
+        }
+        let op = self.op();
+        self.feed(Event::Command { op, service, command });
+        true
+    }
+
+    fn change(&mut self, service: ServiceId, change: Change) -> bool {
+        if self.machine.service(service).is_none_or(|s| s.removed) {
+            return false;
+        }
+        let op = self.op();
+        let policy = Rc::new((*self.policies[&service]).clone());
+        self.policies.insert(service, Rc::clone(&policy));
+        self.feed(Event::Configure { add: vec![], change: vec![(service, policy, change, op)], remove: vec![] });
+        true
+    }
+
+    fn remove(&mut self, service: ServiceId) -> bool {
+        if self.machine.service(service).is_none_or(|s| s.removed) {
+            return false;
+        }
+        let op = self.op();
+        self.feed(Event::Configure { add: vec![], change: vec![], remove: vec![(service, op)] });
+        true
+    }
+
+    fn add(&mut self, file: u8) -> bool {
+        let file = file as usize;
+        if self.shutting_down || !self.files.get(file).is_some_and(|(name, _)| self.is_absent(name)) {
+            return false;
+        }
+        let add = vec![self.setup(file)];
+        self.feed(Event::Configure { add, change: vec![], remove: vec![] });
+        true
+    }
+
+    fn prepared_one(&mut self, nth: Nth, result: Result<(), Fault>) -> bool {
+        let mut of_service = self.preparing.iter().filter(|g| g.service == nth.0);
+        let Some(generation) = of_service.nth(nth.1.into()).copied() else { return false };
+        self.preparing.remove(&generation);
+        if result.is_ok() {
+            self.open.insert(generation.service);
+        }
+        let result = result.map_err(|fault| format!("cannot make the gate: {fault}"));
+        self.feed(Event::Prepared { generation, result });
+        true
+    }
+
+    pub(super) fn feed_fault(&mut self, event: Event, fault: Fault) {
+        let held = self.before(&event);
+        self.feed(event);
+        self.check_told(fault, held.as_ref().map(|(_, held)| held));
     }
 
     pub(super) fn feed(&mut self, event: Event) {
-        if self.death == Some(0) {
-            self.death = None;
-            return self.die();
+        if self.burn() {
+            return;
         }
+        let ends = self.before(&event);
         let actions = self.machine.handle(self.now, event);
         self.write();
-        if !self.do_until_death(actions) {
+        if let Some((worker, held)) = &ends {
+            self.check_end(*worker, held);
+        }
+        self.said.clear();
+        self.check_decided(&actions);
+        self.obey(actions);
+        if self.dead.is_none() {
             self.check();
         }
     }
 
-    pub(super) fn execute(&mut self, action: Action) {
+    /// Does what was decided, as far as svd lives.
+    pub(super) fn obey(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            if self.burn() {
+                return;
+            }
+            self.say(|| format!("                → {action:?}"));
+            self.execute(action);
+        }
+    }
+
+    fn execute(&mut self, action: Action) {
         match action {
             Action::Signal { worker, .. } | Action::SignalTree { worker, .. } | Action::KillTree { worker }
                 if self.lost.contains(&worker) => {}
-            Action::Prepare { generation, .. } => {
-                assert!(self.preparing.insert(generation), "{generation:?} is prepared twice");
-            }
+            Action::Prepare { generation, .. } => self.prepare(generation),
             Action::Spawn { worker, generation, slot, committed } => {
                 self.check_spawn(worker, generation, slot, committed);
-                let started = self.now;
-                let process = Process {
-                    generation,
-                    slot,
-                    started,
-                    main: true,
-                    told: false,
-                    killed: false,
-                    ready: false,
-                    unfit: false,
-                };
-                self.processes.insert(worker, process);
-                self.spawning.insert(worker);
+                self.check_sockets(generation);
+                self.spawn(worker, generation, slot);
             }
             Action::Signal { worker, .. } => {
                 self.check_signal(worker);
@@ -382,10 +393,15 @@ impl World {
                 let process = self.processes.get_mut(&worker).expect("I4: a kill of a tree that is gone");
                 (process.told, process.killed) = (true, true);
             }
-            Action::Commit { generation } => self.check_commit(generation),
+            Action::Commit { generation } => self.commit(generation),
             Action::Discard { generation } => self.check_discard(generation),
-            Action::Done { op, .. } => {
-                assert!(self.pending_ops.remove(&op), "{op:?} is answered twice")
+            Action::Done { op, result } => {
+                assert!(self.pending_ops.remove(&op), "{op:?} is answered twice");
+                self.said.extend(result.err().map(|failure| failure.reason));
+            }
+            Action::CloseSockets { service } => {
+                self.check_close(service);
+                self.open.remove(&service);
             }
             Action::Exit => {
                 // But for what the kernel keeps.
@@ -394,7 +410,36 @@ impl World {
                 assert!(left.is_empty(), "svd exits and leaves {left:?}");
                 self.exited = true;
             }
-            Action::Forget { .. } | Action::Drain { .. } | Action::CloseSockets { .. } | Action::Note { .. } => {}
+            Action::Forget { service } => drop(self.policies.remove(&service)),
+            Action::Note { text, .. } => self.said.push(text),
+            Action::Drain { .. } => {}
         }
+    }
+
+    fn prepare(&mut self, id: GenerationId) {
+        assert!(self.preparing.insert(id), "{id:?} is prepared twice");
+        let highest = self.highest.entry(id.service).or_default();
+        assert!(self.resuming || id.number > *highest, "the number {} is used for a second generation", id.number);
+        *highest = (*highest).max(id.number);
+    }
+
+    fn spawn(&mut self, worker: WorkerId, generation: GenerationId, slot: u32) {
+        let process = Process {
+            generation,
+            slot,
+            started: self.now,
+            identity: self.new_process(),
+            main: true,
+            children: Vec::new(),
+            told: false,
+            killed: false,
+            ready: false,
+            unfit: false,
+            mute: false,
+            deaf: false,
+            doomed: None,
+        };
+        self.processes.insert(worker, process);
+        self.spawning.insert(worker);
     }
 }
