@@ -1,14 +1,23 @@
 //! What must be there again after deaths that come together with other misfortunes.
 
 use super::disk::SmallDisk;
-use super::steady::Steady;
 use super::support::plain::{SLEEP, alive, needs_root, python, script};
+use super::support::steady::Steady;
 use super::support::{PATIENCE, Svd, free_port, wait_for, wait_until};
 use super::world::{kill, send};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
+
+/// On a full disk the last page of the state file has some room left.
+#[track_caller]
+fn until_nothing_is_written(svd: &Svd) {
+    wait_until("the state file cannot be written", PATIENCE, || {
+        svd.ok(&["restart", "filler"]);
+        svd.said().contains("cannot write")
+    });
+}
 
 /// svd becomes the guardian by executing itself: not before what it knows is written down.
 #[test]
@@ -20,9 +29,11 @@ fn a_dead_guardian_and_a_full_disk_lose_nothing() {
     let Some(disk) = SmallDisk::mount(svd.path("run")) else { return };
     let steady = Steady::service(&svd);
     svd.service("other", &script(SLEEP, ""));
+    svd.service("filler", &script(SLEEP, ""));
     svd.start();
     svd.wait_state("other", "running");
     disk.fill();
+    until_nothing_is_written(&svd);
     svd.ok(&["stop", "other"]);
     let (guardian, own) = (svd.guardian(), svd.pid());
     svd.kill_guardian();
@@ -51,11 +62,13 @@ fn a_killed_svd_comes_back_on_a_full_disk() {
     let steady = Steady::service(&svd);
     svd.service("changed", &script(SLEEP, ""));
     svd.service("same", &script(SLEEP, ""));
+    svd.service("filler", &script(SLEEP, ""));
     svd.start();
     svd.wait_state("changed", "running");
     svd.wait_state("same", "running");
     let same = svd.main_pid("same");
     disk.fill();
+    until_nothing_is_written(&svd);
     // Nobody can write down that it runs.
     svd.ok(&["restart", "changed"]);
     let unknown = svd.main_pid("changed");
