@@ -11,8 +11,10 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use airdock::sys::cgroup::{Group, Tree};
 use airdock::sys::monotonic_micros;
 use airdock::sys::process::{ProcStat, all_pids, pss};
 use nix::sys::signal::{Signal, kill};
@@ -104,7 +106,11 @@ impl Bench {
         let begun = monotonic_micros();
         let _ = kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM);
         let _ = process.wait();
-        shown("stop", "ms", (monotonic_micros() - begun) as f64 / 1e3, bare.stop);
+        let stopped = (monotonic_micros() - begun) as f64 / 1e3;
+        shown("stop", "ms", stopped, bare.stop);
+        if let Some(grouped) = bare.stop_grouped {
+            shown("  each in a control group", "ms", stopped, grouped);
+        }
     }
 
     fn bare(&self) -> Bare {
@@ -126,15 +132,16 @@ impl Bench {
             let last = self.wait_for(self.count + n).iter().map(|r| r.0).max().unwrap_or(begun);
             replaced.push((last - begun) as f64 / 1e3);
         }
-        let begun = monotonic_micros();
-        for child in &children {
-            let _ = kill(*child, Signal::SIGTERM);
-        }
-        for child in children {
-            let _ = waitpid(child, None);
-        }
-        let stop = (monotonic_micros() - begun) as f64 / 1e3;
-        Bare { start, replaced: median(replaced), stop }
+        let stop = stop_bare(children, &[]);
+        let stop_grouped = Tree::create(&format!("bench-{}", std::process::id())).ok().map(|tree| {
+            let children: Vec<Pid> = (0..self.count).map(|_| spawn()).collect();
+            let groups: Vec<Group> = children.iter().filter_map(|child| grouped(&tree, *child)).collect();
+            assert_eq!(groups.len(), children.len(), "every child is in its group");
+            let stop = stop_bare(children, &groups);
+            let _ = tree.remove();
+            stop
+        });
+        Bare { start, replaced: median(replaced), stop, stop_grouped }
     }
 
     fn svd(&self) -> (Started, Child) {
@@ -212,6 +219,8 @@ struct Bare {
     start: f64,
     replaced: f64,
     stop: f64,
+    /// The same with a control group for each, which is removed. `None`: there is no tree to be had.
+    stop_grouped: Option<f64>,
 }
 
 struct Started {
@@ -229,6 +238,28 @@ fn bare_child(program: &CString, records: &CString) -> Pid {
         }
         Err(e) => panic!("cannot fork: {e}"),
     }
+}
+
+/// Milliseconds.
+fn stop_bare(children: Vec<Pid>, groups: &[Group]) -> f64 {
+    let begun = monotonic_micros();
+    for child in &children {
+        let _ = kill(*child, Signal::SIGTERM);
+    }
+    for child in children {
+        let _ = waitpid(child, None);
+    }
+    for group in groups {
+        let _ = group.remove();
+    }
+    (monotonic_micros() - begun) as f64 / 1e3
+}
+
+/// Puts the child into a control group of its own, as svd does, so that nothing of it can survive.
+fn grouped(tree: &Arc<Tree>, child: Pid) -> Option<Group> {
+    let group = tree.group(&child.to_string()).ok()?;
+    fs::write(group.path().join("cgroup.procs"), child.to_string()).ok()?;
+    Some(group)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -62,8 +62,9 @@ impl Host {
                 }
             }
             Action::Discard { generation } => {
-                self.state.mark(Key::Plan(generation));
-                self.state.mark(Key::Generation(generation));
+                let shutting_down = self.machine.is_shutting_down();
+                self.state.mark_end(Key::Plan(generation), shutting_down);
+                self.state.mark_end(Key::Generation(generation), shutting_down);
                 let Some(gone) = self.generations.remove(&generation) else { return };
                 self.let_generation_go(generation, &gone);
                 if let Some(gunicorn) = &gone.gunicorn {

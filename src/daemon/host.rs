@@ -340,13 +340,14 @@ impl Host {
             let mut asked = false;
             while !self.inbox.is_empty() {
                 let now = self.now();
-                let mut actions = Vec::new();
+                let (mut actions, mut all_ends) = (Vec::new(), true);
                 for event in self.inbox.drain(..self.inbox.len().min(AT_ONCE)) {
+                    all_ends &= matches!(event, Event::Exited { .. } | Event::Empty { .. });
                     asked |= matches!(event, Event::Command { .. } | Event::Configure { .. } | Event::Shutdown);
                     actions.append(&mut self.machine.handle(now, event));
                 }
                 // What was decided is known to the next svd before anything of it is done (I5).
-                self.write_state();
+                self.write_state_for(all_ends, &actions);
                 for action in actions {
                     self.execute(action);
                 }
@@ -358,7 +359,8 @@ impl Host {
         self.reap_recorded();
     }
 
-    /// What has ended is reaped when its end is written down: had svd died before, the next one would have asked again.
+    /// What has ended is reaped when its end is written down (which it need not be during a shutdown): had svd died before,
+    /// the next one would have asked again.
     fn reap_recorded(&mut self) {
         for pid in self.to_reap.drain(..) {
             // It is ours and was not reaped, so the number is its own.

@@ -248,7 +248,11 @@ impl Host {
         }
     }
 
+    /// During a shutdown the guardian ends soon, too.
     pub fn let_worker_go(&mut self, id: WorkerId, what: &str) {
+        if self.machine.is_shutting_down() {
+            return;
+        }
         self.keeper.remove(&kept::of_worker(id, what));
     }
 }

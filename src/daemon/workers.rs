@@ -326,7 +326,7 @@ impl Host {
     /// Nothing of a worker is left: closes what was open for it.
     fn release(&mut self, id: WorkerId) {
         let Some(process) = self.workers.remove(&id) else { return };
-        self.state.mark(Key::Process(id));
+        self.state.mark_end(Key::Process(id), self.machine.is_shutting_down());
         self.alarms.retain(|(_, worker, _)| *worker != id);
         for (n, pipe) in process.pipes.iter().enumerate().filter_map(|(n, pipe)| Some((n, (*pipe)?))) {
             self.let_worker_go(id, PIPES[n]);

@@ -6,7 +6,7 @@ pub mod records;
 use self::file::{Batch, StateFile};
 use self::records::{GenerationRecord, Head, PlanRecord, ProcessRecord, UnitRecord};
 use super::host::Host;
-use crate::core::{GenerationId, ServiceId, WorkerId};
+use crate::core::{Action, GenerationId, ServiceId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -71,6 +71,8 @@ impl Key {
 pub struct State {
     file: StateFile,
     changed: BTreeSet<Key>,
+    /// Some of it matters to the next svd.
+    due: bool,
     /// A write failed: not tried before then.
     retry: Option<Instant>,
     /// Workers that ended while no svd was there, until the state machine has been told: as they were found.
@@ -79,12 +81,19 @@ pub struct State {
 
 impl State {
     pub fn new(path: PathBuf) -> State {
-        State { file: StateFile::new(path), changed: BTreeSet::new(), retry: None, untold: BTreeMap::new() }
+        State { file: StateFile::new(path), changed: BTreeSet::new(), due: false, retry: None, untold: BTreeMap::new() }
     }
 
     /// Is written with the next [`Host::write_state`].
     pub fn mark(&mut self, key: Key) {
         self.changed.insert(key);
+        self.due = true;
+    }
+
+    /// It is gone. During a shutdown that is written only together with something else: the next svd would find out.
+    pub fn mark_end(&mut self, key: Key, shutting_down: bool) {
+        self.changed.insert(key);
+        self.due |= !shutting_down;
     }
 
     /// When a write that failed is tried again, if one has: what changed must not wait until something else happens.
@@ -104,12 +113,21 @@ impl State {
 }
 
 impl Host {
+    /// As [`Host::write_state`], for what the machine made of these events.
+    pub fn write_state_for(&mut self, all_ends: bool, actions: &[Action]) {
+        let acts =
+            |a: &Action| !matches!(a, Action::Discard { .. } | Action::CloseSockets { .. } | Action::Note { .. });
+        self.state.due |= !all_ends || actions.iter().any(acts);
+        self.write_state();
+    }
+
     /// Writes what has changed. What fails is told, and tried again: svd goes on, but its death would lose more.
     pub fn write_state(&mut self) {
         let changed = self.machine.take_changed();
+        self.state.due |= !changed.services.is_empty() && !self.machine.is_shutting_down();
         self.state.changed.extend(changed.services.into_iter().map(Key::Machine));
         self.state.changed.extend(changed.policies.into_iter().map(Key::Policies));
-        if self.state.changed.is_empty() || self.state.retry.is_some_and(|at| Instant::now() < at) {
+        if !self.state.due || self.state.changed.is_empty() || self.state.retry.is_some_and(|at| Instant::now() < at) {
             return;
         }
         let whole = self.state.file.wants_whole();
@@ -120,6 +138,7 @@ impl Host {
             self.put(key, &mut batch);
         }
         let written = if whole { self.state.file.write_whole(batch) } else { self.state.file.append(batch) };
+        self.state.due = written.is_err();
         match written {
             Ok(()) if self.state.retry.take().is_some() => self.info(None, "the state file can be written again"),
             Ok(()) => {}
