@@ -257,6 +257,23 @@ fn reloading_and_stopping_are_seen() {
 }
 
 #[test]
+fn who_says_that_it_stops_and_does_not_is_stopped() {
+    let mut svd = Svd::new();
+    let file = svd.path("stopping");
+    let program = format!("say('READY=1')\nuntil({})\nsay('STOPPING=1')\ntime.sleep(1000)", quoted(&file));
+    svd.service("late", &(notifier(&program, NOTIFY) + "[stop]\ngrace = '300ms'\n"));
+    svd.start();
+    svd.wait_state("late", "running");
+    let first = svd.main_pid("late");
+    fs::write(&file, "").expect("a file");
+    wait_until("it is replaced", PATIENCE, || {
+        svd.status("late")["pid"].as_i64().is_some_and(|pid| pid != i64::from(first))
+    });
+    let events = svd.ok(&["events", "late"]);
+    assert!(events.contains("STOPPING=1") && events.contains("not ended within the grace"), "{events}");
+}
+
+#[test]
 fn descriptor_tcp_command_log_and_delay() {
     let mut svd = Svd::new();
     let gate = svd.path("gate");

@@ -82,6 +82,12 @@ impl Machine {
         generation.map_or(Duration::ZERO, |g| g.policy.ready_timeout)
     }
 
+    /// How long it has to end when it is told to.
+    pub fn grace_of(&self, id: WorkerId) -> Option<Duration> {
+        let worker = self.workers.get(&id)?;
+        Some(self.generation(worker.generation)?.policy.grace)
+    }
+
     pub(super) fn handle_ready(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;

@@ -176,6 +176,8 @@ pub enum Alarm {
     Exit,
     Delay,
     Watchdog,
+    /// It has said that it stops, and should have.
+    OwnEnd,
     /// Of a `svctl scale` of gunicorn.
     Scale,
 }

@@ -1,6 +1,6 @@
 //! `sd_notify(3)`: what services say about themselves.
 
-use super::host::Host;
+use super::host::{Alarm, Host};
 use super::state::Key;
 use super::unit::{Announced, Need};
 use crate::core::{Event, WorkerId};
@@ -116,6 +116,26 @@ impl Host {
         self.deliver();
     }
 
+    /// A worker that has said that it stops has the time of a stop for it, as under systemd.
+    fn await_own_end(&mut self, id: WorkerId) {
+        if let Some(grace) = self.machine.grace_of(id) {
+            self.expect_end(id, grace);
+        }
+    }
+
+    fn expect_end(&mut self, id: WorkerId, within: Duration) {
+        self.alarms.retain(|(_, worker, alarm)| (*worker, *alarm) != (id, Alarm::OwnEnd));
+        self.alarms.insert((self.now() + within, id, Alarm::OwnEnd));
+    }
+
+    pub fn own_end_late(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.get(&id) else { return };
+        if process.announced == Some(Announced::Stopping) && process.signalled.is_none() {
+            let reason = "has said that it stops (STOPPING=1), and not ended within the grace of [stop]".into();
+            self.tell(Event::Hung { worker: id, reason });
+        }
+    }
+
     fn said(&mut self, id: WorkerId, said: Said) {
         let Some(process) = self.workers.get_mut(&id) else { return };
         let service = process.generation.service;
@@ -131,8 +151,10 @@ impl Host {
                 self.info(Some(service), "reloads itself");
             }
             Said::Stopping => {
-                process.announced = Some(Announced::Stopping);
-                self.info(Some(service), "stops by itself");
+                if process.announced.replace(Announced::Stopping) != Some(Announced::Stopping) {
+                    self.info(Some(service), "stops by itself");
+                    self.await_own_end(id);
+                }
             }
             Said::Status(text) => {
                 process.status = Some(text.into());
@@ -145,7 +167,12 @@ impl Host {
                 self.feed_watchdog(id);
             }
             Said::WatchdogTrigger => self.watchdog_failed(id, "says WATCHDOG=trigger"),
-            Said::Extend(by) => self.tell(Event::Extend { worker: id, by }),
+            Said::Extend(by) => {
+                if process.announced == Some(Announced::Stopping) {
+                    self.expect_end(id, by);
+                }
+                self.tell(Event::Extend { worker: id, by });
+            }
             Said::Errno(errno) => {
                 let text = format!("reports: {}", nix::errno::Errno::from_raw(errno).desc());
                 self.warn(Some(service), &text);

@@ -434,6 +434,7 @@ impl Host {
             }
             Alarm::Delay => self.satisfied(id, Need::Delay),
             Alarm::Watchdog => self.watchdog_due(id),
+            Alarm::OwnEnd => self.own_end_late(id),
             Alarm::Scale => self.scale_late(id),
         }
     }

@@ -1,4 +1,4 @@
-//! Uvicorn's worker below gunicorn: gated and probed in its own loop, after its application has started.
+//! ASGI workers, uvicorn's and gunicorn's own: gated and probed in their loop, after the application has started.
 
 use super::frameworks::site;
 use super::support::{Env, Load, PATIENCE, Release, alone, free_port, http_get, wait_until};
@@ -7,11 +7,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 #[test]
 fn uvicorns_worker_is_gated_and_probed_in_its_loop() {
+    gated_and_probed_in_its_loop("uvicorn.workers.UvicornWorker");
+}
+
+#[test]
+fn gunicorns_asgi_worker_is_gated_and_probed_in_its_loop() {
+    gated_and_probed_in_its_loop("asgi");
+}
+
+fn gated_and_probed_in_its_loop(worker_class: &str) {
     let Some(env) = Env::get(GUNICORN) else { return };
     let _alone = alone();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let more = format!(
-        "args = ['--worker-class', 'uvicorn.workers.UvicornWorker']\nsockets.http.listen = \"{address}\"\n\
+        "args = ['--worker-class', '{worker_class}']\nsockets.http.listen = \"{address}\"\n\
          ready.probe = {{ path = \"/healthz?x=1\", timeout = \"1500ms\" }}\nready.timeout = \"10s\"\n"
     );
     let (app, svd) = site(&env, "asgi_app:application", &more);

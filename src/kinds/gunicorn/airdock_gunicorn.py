@@ -682,12 +682,16 @@ def is_asgi(worker_class):
 
 
 def gate_in_loop(launcher, worker):
-    """Gates uvicorn's worker between the start of its application and its first accept; whether it could be done.
+    """Gates an ASGI worker between the start of its application and its first accept; whether it could be done.
 
     The application starts (its lifespan begins) in the server's own loop, long after gunicorn's hooks, and what it binds to
     that loop must not be used in another: so the probe goes there, too, and a lifespan that fails costs no request.
     """
-    if not any(c.__name__ == "UvicornWorker" for c in type(worker).__mro__):
+    names = {c.__name__ for c in type(worker).__mro__}
+    if "ASGIWorker" in names and all(hasattr(worker, name) for name in ("loop", "asgi", "_serve")):
+        worker.loop = GatedLoop(launcher, worker)
+        return True
+    if "UvicornWorker" not in names:
         return False
     try:
         from uvicorn.server import Server
@@ -712,6 +716,38 @@ def gate_in_loop(launcher, worker):
 
     Server.startup = startup
     return True
+
+
+class GatedLoop:
+    """The loop of gunicorn's own ASGI worker, until that is about to accept: its application has started then."""
+
+    def __init__(self, launcher, worker):
+        self._launcher, self._worker, self._loop = launcher, worker, worker.loop
+
+    def __getattr__(self, name):
+        return getattr(self._loop, name)
+
+    async def create_server(self, *args, **kwargs):
+        worker = self._worker
+        worker.loop = self._loop
+        if not await self._launcher.gate_started(worker, AsgiServer(worker)):
+            # Told to stop before the commit: nothing is accepted, and the application ends in order.
+            if getattr(worker, "lifespan", None):
+                await worker.lifespan.shutdown()
+            raise SystemExit(0)
+        return await self._loop.create_server(*args, **kwargs)
+
+
+class AsgiServer:
+    """Of gunicorn's own ASGI worker, what a probe needs to know, by the names that uvicorn has."""
+
+    should_exit = False
+    asgi_version = "3.0"
+    root_path = ""
+
+    def __init__(self, worker):
+        self.config = self.lifespan = self
+        self.loaded_app, self.state = worker.asgi, worker.state
 
 
 def has_hooks(worker_class):
