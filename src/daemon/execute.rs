@@ -131,6 +131,7 @@ impl Host {
             if let Some(task) = self.plans.remove(id) {
                 task.abort();
             }
+            self.binding.remove(id);
             self.tell(Event::Prepared { generation: *id, result: Err("it was taken back".into()) });
         }
         !back.is_empty()
@@ -144,7 +145,21 @@ impl Host {
     }
 
     pub fn handle_planned(&mut self, id: GenerationId, plan: Result<Rc<Plan>, String>) {
-        let result = plan.and_then(|plan| self.make_generation(id, plan));
+        let result = match plan {
+            Ok(plan) if self.binds_paths(id, &plan) => return self.bind_in_pool(id, plan),
+            plan => plan.and_then(|plan| self.make_generation(id, plan)),
+        };
+        self.tell(Event::Prepared { generation: id, result });
+    }
+
+    pub fn handle_bound(&mut self, id: GenerationId, sockets: Result<Vec<Arc<OwnedFd>>, String>) {
+        let Some(plan) = self.binding.remove(&id) else { return };
+        let result = sockets.and_then(|sockets| {
+            if let Some(unit) = self.units.get_mut(&id.service).filter(|unit| unit.sockets.is_empty()) {
+                unit.sockets = sockets;
+            }
+            self.make_generation(id, plan)
+        });
         self.tell(Event::Prepared { generation: id, result });
     }
 

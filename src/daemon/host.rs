@@ -46,6 +46,11 @@ pub enum Message {
         generation: GenerationId,
         plan: Result<Plan, String>,
     },
+    /// The sockets of a generation to be were bound, or not.
+    Bound {
+        generation: GenerationId,
+        sockets: Result<Vec<std::sync::Arc<std::os::fd::OwnedFd>>, String>,
+    },
     /// A probe of readiness passed.
     Passed {
         worker: WorkerId,
@@ -116,7 +121,9 @@ pub struct Host {
     pub logs: LogHandle,
     pub store: Store,
     pub pool: Pool,
-    /// Generations whose plan is being made.
+    /// Generations that have a plan, and whose sockets are being bound.
+    pub binding: BTreeMap<GenerationId, Rc<super::unit::Plan>>,
+    /// Generations whose plan is being made, or whose sockets are being bound.
     pub plans: BTreeMap<GenerationId, tokio::task::AbortHandle>,
     pub events: Events,
     pub daemon: Daemon,
@@ -228,6 +235,7 @@ impl Host {
             logs: start.logs,
             store: start.store,
             pool: Pool::default(),
+            binding: BTreeMap::new(),
             plans: BTreeMap::new(),
             events: Events::default(),
             daemon: start.daemon,
@@ -421,6 +429,11 @@ impl Host {
             Message::Planned { generation, plan } => {
                 if self.plans.remove(&generation).is_some() {
                     self.handle_planned(generation, plan.map(Rc::new));
+                }
+            }
+            Message::Bound { generation, sockets } => {
+                if self.plans.remove(&generation).is_some() {
+                    self.handle_bound(generation, sockets);
                 }
             }
             Message::Passed { worker, need } => self.satisfied(worker, need),

@@ -2,13 +2,14 @@
 
 use super::host::{Host, Message};
 use super::pool::Lane;
-use super::unit::Plan;
+use super::unit::{Generation, Plan};
 use crate::config::spec::{Listen, Service};
 use crate::core::{GenerationId, ServiceId};
 use crate::sys::socket::{self, UnixOptions};
 use crate::sys::user;
 use nix::sys::socket::{Backlog, UnixAddr, getsockname};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,17 @@ fn bind(listen: &Listen, backlog: u32, owner: Owner) -> Result<OwnedFd, String> 
     }
 }
 
+/// What a generation that still drains after its service failed holds of the same addresses.
+fn held<'a>(
+    generations: &'a BTreeMap<GenerationId, Box<Generation>>,
+    id: GenerationId,
+    plan: &Plan,
+) -> Option<&'a Vec<Arc<OwnedFd>>> {
+    let mut others = generations.range(GenerationId { service: id.service, number: 0 }..=id).map(|(_, other)| other);
+    let same = |other: &&Box<Generation>| !other.sockets.is_empty() && other.plan.spec.sockets == plan.spec.sockets;
+    others.find(same).map(|other| &other.sockets)
+}
+
 impl Host {
     /// The service's sockets, opened if they are not.
     ///
@@ -73,15 +85,31 @@ impl Host {
     pub fn sockets_for(&mut self, id: GenerationId, plan: &Plan) -> Result<Vec<Arc<OwnedFd>>, String> {
         let Some(unit) = self.units.get_mut(&id.service) else { return Err("it is not configured any more".into()) };
         if unit.sockets.is_empty() {
-            // One that still drains, after its service failed, holds the same addresses.
-            let mut others = self.generations.range(GenerationId { service: id.service, number: 0 }..=id);
-            let held = others.find(|(_, g)| !g.sockets.is_empty() && g.plan.spec.sockets == plan.spec.sockets);
-            unit.sockets = match held {
-                Some((_, other)) => other.sockets.clone(),
+            unit.sockets = match held(&self.generations, id, plan) {
+                Some(sockets) => sockets.clone(),
                 None => open(&plan.spec, plan.owners.as_ref()?)?,
             };
         }
         Ok(unit.sockets.clone())
+    }
+
+    /// Must files be made for its sockets? Their disk may hang.
+    pub fn binds_paths(&self, id: GenerationId, plan: &Plan) -> bool {
+        plan.spec.sockets.iter().any(|socket| matches!(socket.listen, Listen::Unix { .. }))
+            && self.units.get(&id.service).is_some_and(|unit| unit.sockets.is_empty())
+            && held(&self.generations, id, plan).is_none()
+    }
+
+    /// Opens all sockets of the service in the pool; [`Host::handle_bound`] goes on.
+    pub fn bind_in_pool(&mut self, id: GenerationId, plan: Rc<Plan>) {
+        let (spec, owners) = (Arc::clone(&plan.spec), plan.owners.clone());
+        let (pool, messages) = (self.pool.clone(), self.messages.clone());
+        let task = tokio::task::spawn_local(async move {
+            let sockets = pool.run(Lane::Files(id.service), move || open(&spec, &owners?)).await;
+            let _ = messages.send(Message::Bound { generation: id, sockets }).await;
+        });
+        self.binding.insert(id, plan);
+        self.plans.insert(id, task.abort_handle());
     }
 
     /// Those of a generation, which were lost if svd and its guardian died together with all who held them.
