@@ -2,12 +2,15 @@
 //! ([`super::lent`]), so that the heap can stay behind where a child is forked ([`crate::sys::memory::Heap`]).
 
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
+
+use super::Slot;
 
 /// More than the kernel takes as arguments and environment with the usual limit of the stack (2 MiB); a page that was never
 /// used costs nothing.
@@ -32,6 +35,8 @@ const KEPT: usize = 64 << 10;
 pub(super) struct Arena {
     start: NonNull<u8>,
     used: Cell<usize>,
+    /// Where the child says what failed: not another's, and mapped, for as long as it may.
+    slot: ManuallyDrop<Option<Slot>>,
 }
 
 // SAFETY: the mapping belongs to this value alone.
@@ -43,7 +48,10 @@ impl Arena {
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping touches no existing memory.
         let start = unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
-        let arena = Arena { start: start.cast(), used: Cell::new(HEAD) };
+        let arena = Arena { start: start.cast(), used: Cell::new(HEAD), slot: ManuallyDrop::new(None) };
+        // A huge one would be 2 MiB for ever, to be filled with zeroes while svd waits. A kernel without them refuses.
+        // SAFETY: inside of the mapping; changes nothing that can be read.
+        let _ = unsafe { madvise(start, SIZE, MmapAdvise::MADV_NOHUGEPAGE) };
         // SAFETY: inside of the mapping, of which nothing is used yet.
         unsafe { mprotect(arena.start.add(ROOM).cast(), GUARD, ProtFlags::PROT_NONE) }?;
         Ok(arena)
@@ -58,6 +66,11 @@ impl Arena {
 
     pub(super) fn is_lent(&self) -> bool {
         self.lent().load(Ordering::Acquire) != 0
+    }
+
+    /// The child that it is lent to next writes there.
+    pub(super) fn keep(&mut self, slot: Slot) {
+        *self.slot = Some(slot);
     }
 
     /// The lowest address of the stack, and its size in bytes.
@@ -105,6 +118,7 @@ impl Arena {
 
     /// Forgets everything. For an arena that is not lent.
     pub(super) fn clear(&mut self) {
+        *self.slot = None;
         if self.used.replace(HEAD) > KEPT {
             // SAFETY: inside of the mapping, of which nothing is borrowed; it reads as zeros afterwards.
             // A failure would cost memory only.
@@ -116,9 +130,11 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         if self.is_lent() {
-            // A child would lose its memory: it stays mapped until this process ends.
+            // A child would lose its memory: it stays mapped until this process ends, and so does the slot.
             return;
         }
+        // SAFETY: dropped once, here.
+        unsafe { ManuallyDrop::drop(&mut self.slot) };
         // SAFETY: mapped with this length, and nothing of it is borrowed. A failure would leave it mapped.
         let _ = unsafe { munmap(self.start.cast(), SIZE) };
     }

@@ -279,7 +279,6 @@ pub(in crate::sys) fn set_signal_mask(mask: u64) {
 }
 
 /// Sets the mask of this thread, and gives what it was.
-#[cfg(target_arch = "x86_64")]
 pub(super) fn replace_signal_mask(mask: u64) -> u64 {
     let mut old = 0_u64;
     // SAFETY: the kernel reads eight bytes and writes eight. Cannot fail with these arguments.
@@ -441,6 +440,19 @@ fn take_ids(plan: &Plan<'_>) {
     // SAFETY: as above.
     let result = unsafe { call!(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid) };
     plan.must(Step::Uid, result);
+    forbid_dump();
+}
+
+/// From now on the user may send signals that end the child with a core dump, of svd's memory, until its program runs. The
+/// kernel makes none after a change of user, unless `fs.suid_dumpable` is 2: then root gets one, whose handler may show it to
+/// the user (`proc_sys_fs(5)`, `PR_SET_DUMPABLE(2const)`). The exec allows it again, for the program's memory.
+fn forbid_dump() {
+    const BY_ROOT: isize = 2;
+    // SAFETY: numbers only.
+    if unsafe { call!(libc::SYS_prctl, libc::PR_GET_DUMPABLE, 0, 0, 0, 0) } == BY_ROOT {
+        // SAFETY: numbers only. Cannot fail with these.
+        unsafe { call!(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+    }
 }
 
 fn write_pids(plan: &mut Plan<'_>) {

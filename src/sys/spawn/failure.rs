@@ -113,7 +113,10 @@ impl ExecFailure {
             (Step::Groups | Step::Gid | Step::Uid, Errno::EPERM) => {
                 Some("only root can start programs as another user; run svd as root, or leave `user` out".into())
             }
-            (Step::Uid, Errno::EAGAIN) => Some("the user has as many processes as its limit allows".into()),
+            // Linux counts at the change of user, and says so at the exec.
+            (Step::Uid | Step::Exec, Errno::EAGAIN) => {
+                Some("the user has as many processes as its limit allows".into())
+            }
             (Step::Directory, Errno::EACCES) => prepared
                 .ids
                 .as_ref()

@@ -11,13 +11,21 @@
 //! - The kernel says when the arena is free again (`CLONE_CHILD_CLEARTID` works at an exec as well as at the end).
 //! - `oom_score_adj` belongs to the memory: who needs another one is forked ([`super::child`]).
 //! - A change of user makes the memory undumpable (`commit_creds` in `kernel/cred.c`), so that no process of that user can
-//!   look into it (`ptrace(2)`). Before Linux 5.16 a dump of the child's memory could have ended svd with it: there, the way
-//!   is not used.
+//!   look into it (`ptrace(2)`), nor have it dumped; for svd that stays so, and it leaves no core dump any more. The setting
+//!   `fs.suid_dumpable` may say otherwise ([`Setting`]). Before Linux 5.16 a dump of the child's memory could have
+//!   ended svd with it: there, the way is not used.
+//! - Where the kernel is out of memory and chooses to kill the child, it kills svd, too (`__oom_kill_process` in
+//!   `mm/oom_kill.c`). It chooses by size, and the child has svd's: so it would have chosen svd, unless the control group of
+//!   the child has a limit of its own, which svd sets for none.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::MOST_ARENAS;
 use super::arena::Arena;
 use super::child::Plan;
 use crate::sys::process::PidFd;
@@ -27,7 +35,47 @@ pub(super) fn works() -> bool {
     cfg!(target_arch = "x86_64") && crate::sys::kernel::release().is_some_and(|release| release >= (5, 16))
 }
 
-/// Starts a child that runs the plan.
+/// What `fs.suid_dumpable` allows (`proc_sys_fs(5)`).
+///
+/// - 0, the usual one: any number of children that change their user.
+/// - 2: the memory can be dumped from a child's change of user until it forbids that, for a moment in which its own signals
+///   are blocked. Another child's are not: one at a time.
+/// - 1: the new user could trace the child, and write into svd: none.
+#[derive(Debug, Default)]
+pub(super) struct Setting {
+    asked: Option<Instant>,
+    most: usize,
+}
+
+impl Setting {
+    /// For this long it is not asked for again: that would be a tenth of a start.
+    const HOLDS: Duration = Duration::from_millis(100);
+
+    /// How many children at once may be on their way to another user.
+    pub(super) fn most_of_other_users(&mut self) -> usize {
+        if self.asked.is_none_or(|at| at.elapsed() > Self::HOLDS) {
+            self.asked = Some(Instant::now());
+            self.most = read_setting();
+        }
+        self.most
+    }
+}
+
+fn read_setting() -> usize {
+    let mut text = [0; 4];
+    let length = File::open("/proc/sys/fs/suid_dumpable").and_then(|mut file| file.read(&mut text));
+    most_by(&text[..length.unwrap_or(0)])
+}
+
+fn most_by(suid_dumpable: &[u8]) -> usize {
+    match suid_dumpable.trim_ascii() {
+        b"0" => MOST_ARENAS,
+        b"2" => 1,
+        _ => 0,
+    }
+}
+
+/// Starts a child that runs the plan. The caller's signals are blocked, so that the child's are.
 ///
 /// # Errors
 /// Of `clone3(2)`; the arena is not lent then.
@@ -66,7 +114,6 @@ pub(super) unsafe fn start(plan: &mut Plan<'_>, arena: &Arena, into_cgroup: Opti
         args.flags |= libc::CLONE_FILES as u64;
     }
     arena.lent().store(1, Ordering::Release);
-    let blocked = child::replace_signal_mask(u64::MAX);
     let result: isize;
     // SAFETY: `args` has the stated size. The child begins behind the system call with the registers of this thread and an
     // empty stack, which is aligned as the call of a function needs it; it never comes back. This thread finds everything as
@@ -89,7 +136,6 @@ pub(super) unsafe fn start(plan: &mut Plan<'_>, arena: &Arena, into_cgroup: Opti
             lateout("rcx") _, lateout("r11") _,
         );
     }
-    child::replace_signal_mask(blocked);
     if result < 0 {
         arena.lent().store(0, Ordering::Release);
         return Err(Errno::from_raw(-result as i32));
@@ -108,3 +154,6 @@ pub(super) unsafe fn start(plan: &mut Plan<'_>, arena: &Arena, into_cgroup: Opti
 pub(super) unsafe fn start(_: &mut Plan<'_>, _: &Arena, _: Option<RawFd>) -> Result<PidFd, Errno> {
     Err(Errno::EINVAL)
 }
+
+#[cfg(test)]
+mod tests;

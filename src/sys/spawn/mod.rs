@@ -176,6 +176,7 @@ pub struct Spawner {
 struct Layout {
     arenas: Vec<Arena>,
     heap: Option<Heap>,
+    setting: lent::Setting,
 }
 
 impl Spawner {
@@ -246,19 +247,21 @@ impl Spawner {
     ) -> Result<Child, SpawnError> {
         let slot = self.slots.take().map_err(SpawnError::Slot)?;
         let mut layout = self.layout();
-        let Layout { arenas, heap } = &mut *layout;
+        let Layout { arenas, heap, setting } = &mut *layout;
         // Where children that hang hold too many, this one gets an arena that goes away, and is forked.
         let mut made = None;
         let free = arenas.iter().position(|arena| !arena.is_lent());
-        let may_lend = free.is_some() || arenas.len() < MOST_ARENAS;
+        let lent = arenas.iter().filter(|arena| arena.is_lent()).count();
         let arena = match free.and_then(|free| arenas.get_mut(free)) {
             Some(arena) => arena,
             None => made.insert(Arena::map().map_err(SpawnError::Layout)?),
         };
         arena.clear();
+        arena.keep(slot.clone());
         let mut plan = plan::lay_out(prepared, &slot, arena).map_err(SpawnError::Layout)?;
         plan.ignored_signals = self.ignored_signals;
-        let may_lend = may_lend && stub.is_none() && prepared.oom_score_adj.is_none();
+        let most = if prepared.ids.is_some() { setting.most_of_other_users() } else { MOST_ARENAS };
+        let may_lend = lent < most && stub.is_none() && prepared.oom_score_adj.is_none();
         let plan = arena.place(plan).map_err(SpawnError::Layout)?;
         let cgroup = cgroup.map(|fd| fd.as_raw_fd());
         let pidfd = loop {
@@ -267,14 +270,17 @@ impl Spawner {
             let into = cgroup.filter(|_| matches!(way, Way::Lent | Way::Clone3IntoCgroup));
             plan.join_cgroup = cgroup.filter(|_| into.is_none());
             plan.share_files = into.is_some() && share_files;
+            // The child's are as ours: none is delivered until right before the exec.
+            let unblocked = child::replace_signal_mask(u64::MAX);
             let begun = if way == Way::Lent {
-                // SAFETY: `lay_out` and `place` have put all of it there, except for the slot, which is the set's; the arena is
-                // free, and the first thing that happens to it again is that this is asked.
+                // SAFETY: `lay_out` and `place` have put all of it there, except for the slot, which the arena keeps; the arena
+                // is free, and the first thing that happens to it again is that this is asked.
                 unsafe { lent::start(plan, arena, into) }
             } else {
                 heap.as_mut().map(Heap::leave_behind);
                 self.fork(plan, way, into, stub.as_ref())
             };
+            child::replace_signal_mask(unblocked);
             match begun {
                 Ok(child) => break child,
                 Err(errno) => match way.without(errno, into.is_some()) {

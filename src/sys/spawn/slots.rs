@@ -59,7 +59,7 @@ impl StepSlots {
         Arc::default()
     }
 
-    /// A cleared slot; free again when dropped. `EAGAIN`: all 65,536 are in use.
+    /// A cleared slot; free again when all its clones are dropped. `EAGAIN`: all 65,536 are in use.
     pub(crate) fn take(self: &Arc<Self>) -> Result<Slot, Errno> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.free.is_empty() {
@@ -74,29 +74,38 @@ impl StepSlots {
         let page = &inner.pages[index as usize / SLOTS_PER_PAGE];
         // SAFETY: the offset is below SLOTS_PER_PAGE, hence inside of the page.
         let word = unsafe { page.0.add(index as usize % SLOTS_PER_PAGE) };
-        let slot = Slot { set: Arc::clone(self), index, word };
-        slot.word().store(0, Ordering::Relaxed);
-        Ok(slot)
+        let taken = Taken { set: Arc::clone(self), index, word };
+        taken.word().store(0, Ordering::Relaxed);
+        Ok(Slot(Arc::new(taken)))
     }
 }
 
-/// One child's word. Keep it as long as the child may still fail before its program runs.
+/// One child's word. Keep it as long as somebody asks; a child that uses svd's memory has its own clone (in the arena).
+#[derive(Clone, Debug)]
+pub struct Slot(Arc<Taken>);
+
 #[derive(Debug)]
-pub struct Slot {
+struct Taken {
     set: Arc<StepSlots>,
     index: u32,
     word: NonNull<AtomicU64>,
 }
 
 // SAFETY: the word is atomic, and its page lives as long as `set`.
-unsafe impl Send for Slot {}
-// SAFETY: as above; `&Slot` only loads.
-unsafe impl Sync for Slot {}
+unsafe impl Send for Taken {}
+// SAFETY: as above.
+unsafe impl Sync for Taken {}
+
+impl Taken {
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: `word` points into a page that `set` keeps mapped.
+        unsafe { self.word.as_ref() }
+    }
+}
 
 impl Slot {
     pub(super) fn word(&self) -> &AtomicU64 {
-        // SAFETY: `word` points into a page that `set` keeps mapped.
-        unsafe { self.word.as_ref() }
+        self.0.word()
     }
 
     /// What failed between fork and exec; `None` if the program was started (or nothing has failed yet).
@@ -107,7 +116,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Taken {
     fn drop(&mut self) {
         let mut inner = self.set.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.free.push(self.index);
@@ -141,6 +150,13 @@ mod tests {
         assert_eq!((failure.step, failure.errno, failure.detail), (Step::Limit, 22, 7));
         assert!(taken[4].exec_failure().is_none());
         drop(taken);
+        let again = slots.take().expect("a slot");
+        let theirs = again.clone();
+        let index = again.0.index;
+        drop(again);
+        let other = slots.take().expect("a slot");
+        assert_ne!(other.0.index, index, "somebody has it still");
+        drop((theirs, other));
         let again = slots.take().expect("a slot");
         assert!(again.exec_failure().is_none(), "a slot is cleared when taken");
         assert_eq!(slots.inner.lock().expect("lock").pages.len(), 2);

@@ -310,6 +310,18 @@ fn becoming_somebody_else() {
 }
 
 #[test]
+fn a_user_with_too_many_processes() {
+    if !is_root() {
+        return;
+    }
+    let mut prepared = shell("true");
+    prepared.ids = Some(Ids { uid: 65534, gid: 65534, groups: vec![] });
+    prepared.limits = vec![Limit { resource: libc::RLIMIT_NPROC, soft: 0, hard: None }];
+    let sentence = failure_of(&prepared);
+    assert!(sentence.ends_with(" (the user has as many processes as its limit allows)"), "{sentence}");
+}
+
+#[test]
 fn a_plain_user_cannot_become_root() {
     let mut prepared = shell("true");
     prepared.ids = Some(Ids { uid: 0, gid: 0, groups: vec![] });
