@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::super::{Child, Ids, Prepared, Source, Spawner, Wire, c_path, exec_failure};
+use super::super::{Child, Ids, Prepared, Source, Spawner, Wire, c_path, c_string, exec_failure};
 use super::*;
 use crate::sys::process::ExitStatus;
 
@@ -18,7 +18,7 @@ fn program(path: &Path) -> Prepared {
 }
 
 /// Holds whoever executes the file, or opens it otherwise, until it is dropped (`F_SETLEASE` in `fcntl(2)`).
-struct Lease(#[expect(dead_code, reason = "closing it ends the lease")] File);
+struct Lease(File);
 
 /// From `asm-generic/fcntl.h`; the crate has none.
 const F_SETSIG: libc::c_int = 10;
@@ -26,13 +26,27 @@ const F_SETSIG: libc::c_int = 10;
 impl Lease {
     fn take(path: &Path) -> Lease {
         let file = File::open(path).expect("the file");
-        // SAFETY: numbers only. The signal that tells of the other's wish is ignored by default; SIGIO would end us.
-        let taken = unsafe {
-            libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG);
-            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK)
+        let set = |command: libc::c_int, value: libc::c_int| {
+            // SAFETY: numbers only.
+            unsafe { libc::fcntl(file.as_raw_fd(), command, value) == 0 }
         };
-        assert_eq!(taken, 0, "{}", std::io::Error::last_os_error());
+        // It tells of the other's wish, and is ignored by default; SIGIO would end us.
+        assert!(set(F_SETSIG, libc::SIGURG));
+        let begun = Instant::now();
+        // Another test's child may still have the descriptor that the file was written by.
+        while !set(libc::F_SETLEASE, libc::F_WRLCK) {
+            assert!(begun.elapsed() < LIMIT, "{}", std::io::Error::last_os_error());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Lease(file)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Closing is not enough where another test's child has a copy.
+        // SAFETY: numbers only.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
     }
 }
 
@@ -128,6 +142,52 @@ fn a_child_that_leaves_a_core_dump_gives_its_arena_back() {
     child.pidfd.signal(libc::SIGQUIT).expect("it was there");
     let status = child.pidfd.wait();
     assert!(matches!(status, Ok(ExitStatus::Signal { signal: libc::SIGQUIT, .. })), "{status:?}");
+    assert_eq!(lent_by(&spawner), 0);
+}
+
+/// Each gets what is its own, whatever the others' children run into: a program that is missing, or their end at any
+/// moment.
+#[test]
+fn threads_that_start_children_at_once() {
+    let spawner = Spawner::new();
+    let start = |number: usize| {
+        let (reader, writer) = crate::sys::fifo::pipe().expect("a pipe");
+        let argv =
+            ["sh", "-c", "echo $NUMBER $0", "x".repeat(number * 97).as_str()].map(|s| c_string(s).expect("no NUL"));
+        let mut prepared = Prepared::new(c"/bin/sh".into(), argv.into());
+        prepared.environment = vec![c_string(format!("NUMBER={number}")).expect("no NUL")];
+        prepared.descriptors = vec![Wire { source: Source::Fd(std::sync::Arc::new(writer)), target: 1 }];
+        match number % 3 {
+            0 => prepared.program = c"/nonexistent".into(),
+            1 => {
+                let child = spawner.spawn(&prepared, None).expect("spawn");
+                child.pidfd.signal(libc::SIGKILL).expect("our child");
+                let status = child.pidfd.wait();
+                let killed = Ok(ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
+                assert!(status == killed || status == Ok(ExitStatus::Code(0)), "{status:?}");
+            }
+            _ => {}
+        }
+        let child = spawner.spawn(&prepared, None).expect("spawn");
+        drop(prepared);
+        let text = std::io::read_to_string(File::from(reader)).expect("output");
+        let status = child.pidfd.wait();
+        match exec_failure(&child.slot) {
+            None => assert_eq!(
+                (status, text.lines().last()),
+                (Ok(ExitStatus::Code(0)), Some(format!("{number} {}", "x".repeat(number * 97)).as_str()))
+            ),
+            Some(failure) => {
+                assert_eq!((status, number % 3), (Ok(ExitStatus::Code(127)), 0), "{failure}");
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let start = &start;
+            scope.spawn(move || (0..60).for_each(|i| start(thread * 60 + i)));
+        }
+    });
     assert_eq!(lent_by(&spawner), 0);
 }
 
