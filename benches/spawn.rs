@@ -43,21 +43,15 @@ fn main() {
         prepared.descriptors = (0..4).map(|target| Wire { source: Source::Fd(Arc::clone(&shared)), target }).collect();
     }
     println!("{count} children, {} more descriptors held, {:?}", held.len(), prepared.program);
+    let dir = std::env::temp_dir().join(format!("airdock-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let stubs = Containment::Stub(airdock::sys::stub::Place::open(&dir, &dir).expect("a directory"));
     for _ in 0..3 {
         report("bare fork and exec", count, bare(count));
         report("bare, wait for each", count, bare_one_by_one(count));
         let spawner = Spawner::new();
         report("spawn", count, spawned(&spawner, &prepared, count));
-        report(
-            "stub",
-            count,
-            workers(
-                &spawner,
-                &prepared,
-                &Containment::Stub(airdock::sys::stub::Name::of(&std::env::temp_dir()).expect("a directory")),
-                count,
-            ),
-        );
+        report("stub", count, workers(&spawner, &prepared, &stubs, count));
         if let Ok(tree) = Tree::create(&format!("bench-{}", std::process::id())) {
             let containment = Containment::Cgroup(Arc::clone(&tree));
             report("cgroup", count, workers(&spawner, &prepared, &containment, count));
@@ -66,6 +60,7 @@ fn main() {
         }
     }
     drop(held);
+    let _ = std::fs::remove_dir_all(&dir);
 }
 
 fn report(name: &str, count: usize, times: (Duration, Duration)) {

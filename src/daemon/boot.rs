@@ -29,7 +29,6 @@ use crate::sys::spawn::OpenFiles;
 use crate::sys::stub;
 use crate::sys::user::{self, Account};
 use crate::sys::worker::Containment;
-use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +45,7 @@ const LOGS_END: Duration = Duration::from_secs(10);
 const LOCK_LIMIT: Duration = Duration::from_secs(3);
 const STATE_END: Duration = Duration::from_secs(10);
 /// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
-const LEFT_LIMIT: Duration = Duration::from_secs(10);
+pub const LEFT_LIMIT: Duration = Duration::from_secs(10);
 /// Who is in uninterruptible sleep so long after he was killed may stay there.
 const HUNG: Duration = Duration::from_secs(1);
 
@@ -180,8 +179,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     write_launcher(&paths)?;
     let (store, trouble) = Store::open(&paths);
     let mut limitations: Vec<Box<str>> = features.lacking().into_iter().map(Into::into).collect();
-    let recorded = found.as_ref().map(Found::groups).unwrap_or_default();
-    let containment = contain(&paths, &recorded, &mut limitations)?;
+    let containment = contain(&paths, found.as_ref(), &mut limitations)?;
     let (log_events, logs_in) = mpsc::unbounded_channel();
     let notify = Box::new(move |event| {
         // Only while svd ends is nobody there to hear it.
@@ -337,14 +335,12 @@ impl Host {
 
 /// # Errors
 /// A sentence.
-fn contain(
-    paths: &Paths,
-    recorded: &BTreeSet<Box<str>>,
-    limitations: &mut Vec<Box<str>>,
-) -> Result<Containment, String> {
+fn contain(paths: &Paths, found: Option<&Found>, limitations: &mut Vec<Box<str>>) -> Result<Containment, String> {
     let failed = |e| format!("cannot read {}: {}", paths.run.display(), crate::sys::io_text(&e));
-    let stubs = stub::Name::of(&paths.run).map_err(failed)?;
-    let mut left = stub::end_orphans(stubs, LEFT_LIMIT);
+    let stubs = stub::Place::open(&paths.run, &paths.stubs()).map_err(failed)?;
+    let recorded = found.map(Found::groups).unwrap_or_default();
+    let mut left = stubs.end_orphans(&found.map(Found::stubs).unwrap_or_default(), LEFT_LIMIT);
+    stubs.sweep(|file| recorded.contains(file));
     let containment = match Tree::create(&paths.id()) {
         Ok(tree) => {
             left += sweep(&tree, |group| !recorded.contains(group.name()));

@@ -10,7 +10,6 @@ use crate::kinds::counters;
 use crate::sys::socket;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -224,20 +223,7 @@ impl Host {
             ("AIRDOCK_REPORT", Arc::new(theirs)),
             ("AIRDOCK_COUNTERS", clone(shared.as_fd().try_clone_to_owned(), "counters")?),
         ];
-        Ok(Gunicorn {
-            gate,
-            committed: false,
-            report,
-            counters: shared,
-            inherited,
-            token: format!("{:016x}", fastrand::u64(..)).into(),
-            workers: 0,
-            timeout: 0.0,
-            booted: BTreeSet::new(),
-            ready: BTreeSet::new(),
-            target: None,
-            scaling: None,
-        })
+        Ok(Gunicorn::new(gate, report, shared, inherited))
     }
 
     fn free_port(&mut self) -> Result<u16, String> {

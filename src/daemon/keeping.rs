@@ -6,7 +6,7 @@ use super::host::Host;
 use super::state::Key;
 use super::state::records::kept;
 use super::token;
-use super::unit::Generation;
+use super::unit::{Generation, Process};
 use crate::core::{GenerationId, ServiceId, WorkerId};
 use crate::sys::poll::{Interest, Poll};
 use crate::sys::process::Identity;
@@ -187,9 +187,11 @@ impl Host {
 
     fn told_exits(&mut self, exits: &[Ended]) {
         for ended in exits {
-            let worker = self.workers.iter().find(|(_, p)| p.worker.pid() == Some(ended.pid)).map(|(id, _)| *id);
+            let is_its = |p: &Process| p.worker.pid() == Some(ended.pid) || p.worker.child_pid() == Some(ended.pid);
+            let worker = self.workers.iter().find(|(_, p)| is_its(p)).map(|(id, _)| *id);
             let Some(id) = worker else { continue };
-            if let Some(process) = self.workers.get_mut(&id) {
+            // A stub tells it by itself, and has done so.
+            if let Some(process) = self.workers.get_mut(&id).filter(|p| p.worker.stub().is_none()) {
                 process.worker.tell_exit(ended.status);
             }
             self.handle_worker(id);

@@ -8,7 +8,7 @@
 //! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`output`], [`update`], [`events`], [`audit`] | what people ask, and are told |
-//! | [`guardian`], [`keeping`], [`state`], [`adopt`], [`retake`], [`upgrade`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
+//! | [`guardian`], [`keeping`], [`state`], [`adopt`], [`upgrade`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
 //! | [`guardian`] | svd's parent, which outlives it |
 //! | [`pool`], [`queue`] | threads for what may block, and the way to those that write |
 //! | [`trim`] | when memory is given back |
@@ -40,7 +40,6 @@ mod pool;
 mod probe;
 mod queue;
 mod readiness;
-mod retake;
 mod secret;
 mod sockets;
 mod standin;

@@ -35,7 +35,7 @@ impl Paths {
     /// # Errors
     /// A sentence: which one, why, and what to do.
     pub fn create(&self) -> Result<(), String> {
-        for dir in [&self.run, &self.state, &self.log, &self.pipes(), &self.notify()] {
+        for dir in [&self.run, &self.state, &self.log, &self.pipes(), &self.notify(), &self.stubs()] {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(|e| {
                 let why = crate::sys::io_text(&e);
                 format!("cannot make the directory {}: {why}", dir.display())
@@ -47,8 +47,8 @@ impl Paths {
             })?;
         }
         // A service's user must reach its pipes and its notify socket, but not list what else is there.
-        for dir in [&self.run, &self.pipes(), &self.notify()] {
-            let mode = if dir == &self.run { 0o755 } else { 0o711 };
+        let dirs = [(&self.run, 0o755), (&self.pipes(), 0o711), (&self.notify(), 0o711), (&self.stubs(), 0o700)];
+        for (dir, mode) in dirs {
             if fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o7777 == mode) {
                 continue;
             }
@@ -97,6 +97,11 @@ impl Paths {
 
     pub fn notify(&self) -> PathBuf {
         self.run.join("notify")
+    }
+
+    /// Where stubs are reached; svd's alone.
+    pub fn stubs(&self) -> PathBuf {
+        self.run.join("stubs")
     }
 
     pub fn launcher(&self) -> PathBuf {

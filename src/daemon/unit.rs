@@ -114,6 +114,31 @@ pub struct Gunicorn {
     pub scaling: Option<Scaling>,
 }
 
+impl Gunicorn {
+    /// One that nobody has heard of yet.
+    pub fn new(
+        gate: Gate,
+        report: OwnedFd,
+        counters: SharedWords,
+        inherited: [(&'static str, Arc<OwnedFd>); 3],
+    ) -> Gunicorn {
+        Gunicorn {
+            gate,
+            committed: false,
+            report,
+            counters,
+            inherited,
+            token: format!("{:016x}", fastrand::u64(..)).into(),
+            workers: 0,
+            timeout: 0.0,
+            booted: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            target: None,
+            scaling: None,
+        }
+    }
+}
+
 pub struct Process {
     pub worker: Worker,
     pub generation: GenerationId,

@@ -275,8 +275,10 @@ impl Host {
 
     fn worker_event(&mut self, id: WorkerId, event: WorkerEvent) {
         match event {
-            WorkerEvent::Started(_) => {}
+            // Its number is part of the record.
+            WorkerEvent::Started(_) => self.state.mark(Key::Process(id)),
             WorkerEvent::StubLost => {
+                self.state.mark(Key::Process(id));
                 self.rewatch(id);
                 let text = "its stub was killed: processes that leave the worker are not found any more";
                 let service = self.workers.get(&id).map(|p| p.generation.service);
@@ -293,6 +295,8 @@ impl Host {
                 }
             }
             WorkerEvent::Empty => {
+                let ended = self.workers.get_mut(&id).and_then(|p| p.worker.take_unreaped());
+                self.to_reap.extend(ended);
                 self.worker_empty(id);
                 self.release(id);
             }

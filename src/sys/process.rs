@@ -116,16 +116,24 @@ impl PidFd {
 
     /// Sends the signal (0 only asks); `false` if the process has ended and was reaped.
     pub fn signal(&self, signal: i32) -> Result<bool, Errno> {
-        // SAFETY: numbers and a null siginfo, as with kill(2).
-        let result = check(unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.fd.as_raw_fd(),
-                signal,
-                std::ptr::null_mut::<libc::siginfo_t>(),
-                0,
-            )
-        });
+        // SAFETY: a null siginfo means as with kill(2).
+        unsafe { self.send(signal, std::ptr::null()) }
+    }
+
+    /// As [`PidFd::signal`], but with the mark of `sigqueue(3)` (`SI_QUEUE`), which `kill(1)` does not give it.
+    pub fn queue(&self, signal: i32) -> Result<bool, Errno> {
+        // SAFETY: all zero is a valid value of this plain structure.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        (info.si_signo, info.si_code) = (signal, libc::SI_QUEUE);
+        // SAFETY: it lives through the call.
+        unsafe { self.send(signal, &raw const info) }
+    }
+
+    /// # Safety
+    /// `info` is null or points to one that lives through the call.
+    unsafe fn send(&self, signal: i32, info: *const libc::siginfo_t) -> Result<bool, Errno> {
+        // SAFETY: numbers, and what the caller vouches for.
+        let result = check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.fd.as_raw_fd(), signal, info, 0) });
         match result {
             Ok(_) => Ok(true),
             Err(Errno::ESRCH) => Ok(false),

@@ -18,6 +18,7 @@ mod noisy;
 mod processes;
 mod starved;
 mod storm;
+mod stubs;
 mod stuck;
 mod upgrades;
 mod world;

@@ -2,7 +2,8 @@
 
 use super::support::app::{App, Release};
 use super::support::leftovers::describe;
-use super::support::svd::quoted;
+use super::support::plain::give_to_nobody;
+use super::support::svd::{Home, quoted};
 use super::support::{Env, PATIENCE, Svd, free_port, wait_for, wait_until};
 use airdock::sys::process::{PidFd, ProcStat};
 use nix::sys::signal::Signal;
@@ -58,6 +59,10 @@ impl World {
     /// With a plain service `pair` of two workers, `toggle`, and `crash`, which does so all the time; and gunicorn if
     /// `env` is given. The seed is printed.
     pub fn start(env: Option<&Env>) -> World {
+        World::start_at(Home::Here, env)
+    }
+
+    pub fn start_at(home: Home, env: Option<&Env>) -> World {
         let seed = std::env::var("AIRDOCK_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
         println!("AIRDOCK_SEED={seed}");
         let mut svd = Svd::new();
@@ -68,7 +73,13 @@ impl World {
         let crash = "[restart]\ndelay = '50ms'\nmax_delay = '200ms'\nlimit = { failures = 10000, within = '1m' }";
         svd.service("crash", &locked(&svd, "crash", "read x <&- ; sleep 0.05; exit 3", crash));
         let site = env.map(|env| gunicorn(&mut svd, env));
+        svd.home = home;
+        if home == Home::PlainUser {
+            give_to_nobody(&svd);
+        }
         svd.start();
+        let stubs = svd.json(&["version"])["svd"]["limitations"].to_string().contains("stub");
+        assert!(stubs || home == Home::Here, "it has control groups");
         ["pair", "toggle"].iter().for_each(|name| svd.wait_state(name, "running"));
         let web = site.map(|(app, address)| {
             svd.wait_state("web", "running");
@@ -148,7 +159,8 @@ impl World {
     /// `None`: svd does not answer now.
     pub fn status(&self, name: &str) -> Option<Value> {
         let output = self.svd.svctl(&["--json", "status", name]);
-        serde_json::from_slice(&output.stdout).ok()
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        (answer["error"]["code"] != "unavailable").then_some(answer)
     }
 
     fn pids(&self, name: &str) -> Vec<i32> {

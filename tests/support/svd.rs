@@ -1,6 +1,7 @@
 //! An svd of a test's own, in a temporary directory.
 
 use super::leftovers::{Belongings, describe};
+use super::plain::NOBODY;
 use super::{App, PATIENCE, finish, free_port, http_get, run_limited, wait_for, wait_until};
 use airdock::sys::process::{PidFd, ProcStat, all_pids};
 use nix::sys::signal::Signal;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -28,6 +29,19 @@ pub struct Svd {
     pub public: SocketAddr,
     /// What the test knows to be left (it killed svd, say).
     pub leaves_processes: bool,
+    /// Where it runs.
+    pub home: Home,
+}
+
+/// What keeps its services together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// As the test: control groups, if root runs it and they can be made.
+    Here,
+    /// Root, but it sees no control groups.
+    Container,
+    /// `nobody`, who can make none; see [`super::plain::give_to_nobody`].
+    PlainUser,
 }
 
 impl Svd {
@@ -38,7 +52,8 @@ impl Svd {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("the directory's mode");
         fs::create_dir_all(dir.path().join("etc/conf.d")).expect("making the configuration's directory");
         let public = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let svd = Svd { dir, child: None, belongings: Belongings::default(), public, leaves_processes: false };
+        let belongings = Belongings::default();
+        let svd = Svd { dir, child: None, belongings, public, leaves_processes: false, home: Home::Here };
         svd.config("");
         svd
     }
@@ -74,10 +89,22 @@ impl Svd {
 
     /// The command that starts it, for tests with wishes of their own (another user, `--daemon`).
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_svd"));
+        let svd = env!("CARGO_BIN_EXE_svd");
+        let mut command = match self.home {
+            Home::Here | Home::PlainUser => Command::new(svd),
+            Home::Container => {
+                let mut command = Command::new("unshare");
+                let hide = "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"";
+                command.args(["--mount", "sh", "-c", hide, "sh", svd]);
+                command
+            }
+        };
         command.arg("-c").arg(self.path("etc")).arg("--run-dir").arg(self.path("run"));
         command.arg("--state-dir").arg(self.path("state")).arg("--log-dir").arg(self.path("log"));
         command.stdin(Stdio::null());
+        if self.home == Home::PlainUser {
+            command.uid(NOBODY).gid(NOBODY);
+        }
         command
     }
 
@@ -332,7 +359,8 @@ impl Guardian {
 }
 
 fn svd_below(guardian: i32) -> Option<i32> {
-    let of_it = |stat: &ProcStat| stat.parent == guardian && stat.comm.starts_with("svd") && stat.state != 'Z';
+    // Stubs are called svd:ID.
+    let of_it = |stat: &ProcStat| stat.parent == guardian && stat.comm == "svd" && stat.state != 'Z';
     all_pids().into_iter().filter_map(ProcStat::read).find(of_it).map(|stat| stat.pid)
 }
 

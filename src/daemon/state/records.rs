@@ -176,14 +176,28 @@ impl GunicornRecord {
             target: gunicorn.target,
         }
     }
+
+    /// What is shared is not in the record.
+    pub fn restore(&self, gunicorn: &mut Gunicorn) {
+        gunicorn.committed = self.committed;
+        gunicorn.token.clone_from(&self.token);
+        gunicorn.workers = self.workers;
+        gunicorn.timeout = self.timeout;
+        gunicorn.booted.clone_from(&self.booted);
+        gunicorn.ready.clone_from(&self.ready);
+        gunicorn.target = self.target;
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProcessRecord {
     pub generation: GenerationId,
     pub slot: u32,
-    /// The name of its control group.
+    /// The name of its control group, or of its stub's socket.
     pub group: Option<Box<str>>,
+    /// The process above it, where there are no control groups.
+    #[serde(default)]
+    pub stub: Option<Identity>,
     /// The process that svd has started, unless it has ended.
     pub started: Option<Identity>,
     /// Named by `MAINPID=`.
@@ -214,6 +228,7 @@ impl ProcessRecord {
             generation: process.generation,
             slot: process.slot,
             group: process.worker.group_name().map(Into::into),
+            stub: process.worker.stub(),
             started,
             named,
             named_ended: matches!(process.main, Main::Ended),

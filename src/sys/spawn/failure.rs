@@ -191,6 +191,8 @@ pub enum SpawnError {
     Layout(Errno),
     #[error("cannot make the socket pair to the process that keeps the worker: {}", .0.desc())]
     Socket(Errno),
+    #[error("cannot make the socket by which that process is reached again: {}", .0.desc())]
+    Listener(Errno),
 }
 
 fn layout_hint(errno: &Errno) -> &'static str {

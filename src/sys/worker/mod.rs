@@ -1,25 +1,28 @@
 //! One handle for a worker and everything it forks, held together by a cgroup or by a stub: the caller need not know which.
 
+mod below_stub;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::cgroup::{self, Events, Group, Tree};
 use super::poll::Interest;
 use super::process::{ExitStatus, Identity, PidFd, ProcStat};
-use super::socket::rights;
 use super::spawn::{ExecFailure, Prepared, Slot, SpawnError, Spawner};
-use super::stub::{self, Message};
+use super::stub;
+use below_stub::{News, Stub};
 
 /// What holds a worker's descendants together.
 #[derive(Debug, Clone)]
 pub enum Containment {
     Cgroup(Arc<Tree>),
-    /// A small process above each worker, called so.
-    Stub(stub::Name),
+    /// A small process above each worker.
+    Stub(stub::Place),
 }
 
 /// What [`Worker::handle_ready`] learned.
@@ -48,6 +51,17 @@ pub struct Worker {
     unreaped: Option<i32>,
 }
 
+/// What [`Worker::adopt_below_stub`] found.
+#[derive(Debug)]
+pub enum Below {
+    Worker(Worker),
+    /// The worker has ended like this while no svd was there; others that it has forked are left.
+    Others(Worker, ExitStatus),
+    /// The stub has ended, as a rule with the last process below it, and as the worker has (if that is still known); but it
+    /// may have been killed: look for the worker ([`Worker::adopt_alone`]).
+    Nothing(Option<ExitStatus>),
+}
+
 #[derive(Debug)]
 enum Keeper {
     Group {
@@ -58,7 +72,7 @@ enum Keeper {
         parent: Parent,
     },
     Stub(Stub),
-    /// Its stub died; the worker came to us, the sub-reaper.
+    /// Its stub died; the worker came to us, the sub-reaper, or to the guardian.
     Alone {
         pidfd: PidFd,
         ended: bool,
@@ -91,17 +105,6 @@ enum Stage {
     Gone,
 }
 
-#[derive(Debug)]
-struct Stub {
-    pidfd: PidFd,
-    socket: OwnedFd,
-    worker: Option<PidFd>,
-    /// Signals for a worker whose pidfd has not arrived yet.
-    early: Vec<i32>,
-    exited: bool,
-    gone: bool,
-}
-
 impl Worker {
     /// Starts a worker; `name` names its cgroup and must be unique among the living ones of the tree.
     pub fn start(
@@ -131,26 +134,11 @@ impl Worker {
                     unreaped: None,
                 })
             }
-            Containment::Stub(stub) => Worker::start_below_stub(spawner, prepared, *stub),
+            Containment::Stub(place) => {
+                let (stub, slot) = Stub::start(spawner, prepared, place, name)?;
+                Ok(Worker { keeper: Keeper::Stub(stub), slot: Some(slot), unreaped: None })
+            }
         }
-    }
-
-    fn start_below_stub(spawner: &Spawner, prepared: &Prepared, name: stub::Name) -> Result<Worker, SpawnError> {
-        let (ours, theirs) = rights::pair().map_err(SpawnError::Socket)?;
-        let number = theirs.as_raw_fd();
-        let child = spawner.spawn_stub(prepared, |plan, way| stub::run(plan, way, number, name))?;
-        Ok(Worker {
-            keeper: Keeper::Stub(Stub {
-                pidfd: child.pidfd,
-                socket: ours,
-                worker: None,
-                early: Vec::new(),
-                exited: false,
-                gone: false,
-            }),
-            slot: Some(child.slot),
-            unreaped: None,
-        })
     }
 
     /// Takes over a worker that another svd started: the process must be the recorded one, in the recorded cgroup. `guardian`: its
@@ -172,6 +160,25 @@ impl Worker {
             slot: None,
             unreaped: None,
         })
+    }
+
+    /// As [`Worker::adopt`], below a stub, which must be the recorded one.
+    ///
+    /// # Errors
+    /// The stub lives, and cannot be reached within `limit`: [`stub::end`].
+    pub fn adopt_below_stub(place: &stub::Place, file: &str, known: Identity, limit: Duration) -> io::Result<Below> {
+        let worker = |stub| Worker { keeper: Keeper::Stub(stub), slot: None, unreaped: None };
+        Ok(match Stub::adopt(place, file, known, limit)? {
+            Ok((stub, None)) => Below::Worker(worker(stub)),
+            Ok((stub, Some(exit))) => Below::Others(worker(stub), exit),
+            Err(exit) => Below::Nothing(exit),
+        })
+    }
+
+    /// Takes over a worker whose stub was killed: the process of that number and start time, if it lives.
+    pub fn adopt_alone(recorded: Identity) -> Option<Worker> {
+        let (pidfd, _) = stub::open(recorded)?;
+        Some(Worker { keeper: Keeper::Alone { pidfd, ended: false }, slot: None, unreaped: None })
     }
 
     /// How an adopted worker has ended, by its parent; [`Worker::handle_ready`] gives it.
@@ -210,17 +217,26 @@ impl Worker {
         }))
     }
 
-    /// Our child that has ended, once: whoever gets it reaps it ([`super::process::reap`]) when its end need not be found out
+    /// Our child (the worker, or its stub) that has ended, once: whoever gets it reaps it ([`super::process::reap`]) when its end need not be found out
     /// again, by another svd that would take over.
     pub fn take_unreaped(&mut self) -> Option<i32> {
         self.unreaped.take()
     }
 
-    /// The name of its cgroup, for records.
+    /// The name of its cgroup, or of its stub's socket, for records.
     pub fn group_name(&self) -> Option<&str> {
         match &self.keeper {
             Keeper::Group { group, .. } => Some(group.name()),
-            Keeper::Stub(_) | Keeper::Alone { .. } => None,
+            Keeper::Stub(stub) => Some(stub.file()),
+            Keeper::Alone { .. } => None,
+        }
+    }
+
+    /// Its stub, for records.
+    pub fn stub(&self) -> Option<Identity> {
+        match &self.keeper {
+            Keeper::Stub(stub) => stub.known(),
+            Keeper::Group { .. } | Keeper::Alone { .. } => None,
         }
     }
 
@@ -234,7 +250,7 @@ impl Worker {
         match &self.keeper {
             Keeper::Group { pidfd, .. } => pidfd.as_ref().map(PidFd::pid),
             Keeper::Alone { pidfd, .. } => Some(pidfd.pid()),
-            Keeper::Stub(stub) => Some(stub.pidfd.pid()),
+            Keeper::Stub(stub) => Some(stub.pid()),
         }
     }
 
@@ -243,7 +259,7 @@ impl Worker {
     pub fn reaps(&self, pid: i32) -> bool {
         let reaped = match &self.keeper {
             Keeper::Group { stage, .. } => !matches!(stage, Stage::Running),
-            Keeper::Stub(stub) => stub.gone,
+            Keeper::Stub(stub) => stub.is_gone(),
             Keeper::Alone { ended, .. } => *ended,
         };
         !reaped && self.child_pid() == Some(pid)
@@ -266,7 +282,7 @@ impl Worker {
         match &self.keeper {
             Keeper::Group { pidfd, .. } => pidfd.as_ref(),
             Keeper::Alone { pidfd, .. } => Some(pidfd),
-            Keeper::Stub(stub) => stub.worker.as_ref(),
+            Keeper::Stub(stub) => stub.worker(),
         }
     }
 
@@ -278,15 +294,9 @@ impl Worker {
     /// Signals the worker itself; `false` if it has ended. Before [`WorkerEvent::Started`] the signal is kept and sent then.
     pub fn signal(&mut self, signal: i32) -> Result<bool, Errno> {
         if let Keeper::Stub(stub) = &mut self.keeper
-            && stub.worker.is_none()
+            && stub.worker().is_none()
         {
-            if stub.gone {
-                return Ok(false);
-            }
-            if !stub.early.contains(&signal) {
-                stub.early.push(signal);
-            }
-            return Ok(true);
+            return Ok(stub.signal_later(signal));
         }
         self.pidfd().map_or(Ok(false), |pidfd| pidfd.signal(signal))
     }
@@ -315,7 +325,7 @@ impl Worker {
     pub fn contains(&self, pid: i32) -> bool {
         match &self.keeper {
             Keeper::Group { group, .. } => group.procs().is_ok_and(|pids| pids.contains(&pid)),
-            Keeper::Stub(stub) => ancestors(pid).any(|parent| parent == stub.pidfd.pid()),
+            Keeper::Stub(stub) => ancestors(pid).any(|parent| parent == stub.pid()),
             Keeper::Alone { pidfd, .. } => pid == pidfd.pid() || ancestors(pid).any(|parent| parent == pidfd.pid()),
         }
     }
@@ -324,7 +334,7 @@ impl Worker {
     pub fn processes(&self) -> Vec<i32> {
         match &self.keeper {
             Keeper::Group { group, .. } => group.procs().unwrap_or_default(),
-            Keeper::Stub(stub) => super::process::descendants(stub.pidfd.pid()),
+            Keeper::Stub(stub) => super::process::descendants(stub.pid()),
             Keeper::Alone { pidfd, .. } => {
                 let mut pids = super::process::descendants(pidfd.pid());
                 pids.push(pidfd.pid());
@@ -341,7 +351,7 @@ impl Worker {
                 Stage::Leftovers(events) => Some((events.as_fd(), Interest::Priority)),
                 Stage::Gone => None,
             },
-            Keeper::Stub(stub) => (!stub.gone).then_some((stub.socket.as_fd(), Interest::Read)),
+            Keeper::Stub(stub) => stub.watch().map(|fd| (fd, Interest::Read)),
             Keeper::Alone { pidfd, ended } => (!ended).then_some((pidfd.as_fd(), Interest::Read)),
         }
     }
@@ -366,9 +376,12 @@ impl Worker {
                 Ok(event)
             }
             Keeper::Stub(stub) => match stub.ready()? {
-                StubNews::Event(event) => Ok(Some(event)),
-                StubNews::Nothing => Ok(None),
-                StubNews::Lost => Ok(self.stub_lost()),
+                News::Event(event) => {
+                    self.unreaped = stub.unreaped();
+                    Ok(Some(event))
+                }
+                News::Nothing => Ok(None),
+                News::Lost => Ok(self.stub_lost()),
             },
             Keeper::Alone { pidfd, ended } => {
                 if *ended {
@@ -387,10 +400,8 @@ impl Worker {
         let Keeper::Stub(stub) = &mut self.keeper else {
             return None;
         };
-        stub.gone = true;
-        stub.reap();
-        match stub.worker.take() {
-            _ if stub.exited => Some(WorkerEvent::Empty),
+        match stub.lost() {
+            _ if stub.has_exited() => Some(WorkerEvent::Empty),
             Some(pidfd) => {
                 self.keeper = Keeper::Alone { pidfd, ended: false };
                 Some(WorkerEvent::StubLost)
@@ -470,90 +481,10 @@ fn wait_for(pidfd: &PidFd) -> io::Result<Option<ExitStatus>> {
 fn end_of(pidfd: &PidFd, ask: impl Fn(&PidFd) -> Result<Option<ExitStatus>, Errno>) -> io::Result<Option<ExitStatus>> {
     match ask(pidfd) {
         Ok(status) => Ok(status),
-        Err(Errno::ECHILD) if pidfd.has_ended() => Ok(Some(pidfd.foreign_exit().unwrap_or(ExitStatus::Unknown))),
+        Err(Errno::ECHILD) if pidfd.has_ended() => Ok(Some(pidfd.any_exit().unwrap_or(ExitStatus::Unknown))),
         Err(Errno::ECHILD) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
-}
-
-enum StubNews {
-    Event(WorkerEvent),
-    Nothing,
-    /// The socket closed without a last message.
-    Lost,
-}
-
-impl Stub {
-    fn command(&mut self, message: Message) -> io::Result<()> {
-        if self.gone {
-            return Ok(());
-        }
-        let bytes: Vec<u8> = message.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        match rights::send(&self.socket, &bytes, None) {
-            // The stub has just ended, as nothing is left: its last message waits for us.
-            Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// The stub has said its last and ends; if it has not quite, the loop over [`super::process::peek_any`] reaps it.
-    fn reap(&self) {
-        let _ = self.pidfd.try_wait();
-    }
-
-    fn ready(&mut self) -> io::Result<StubNews> {
-        if self.gone {
-            return Ok(StubNews::Nothing);
-        }
-        let (message, descriptor) = match receive(&self.socket) {
-            Ok(Some(received)) => received,
-            Ok(None) | Err(Errno::ECONNRESET) => return Ok(StubNews::Lost),
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(StubNews::Nothing),
-            Err(errno) => return Err(errno.into()),
-        };
-        let event = match message {
-            [stub::STARTED, pid, ..] => {
-                let Some(fd) = descriptor else {
-                    return Err(Errno::EMFILE.into());
-                };
-                let worker = PidFd::from_parts(pid, fd);
-                for signal in self.early.drain(..) {
-                    worker.signal(signal)?;
-                }
-                self.worker = Some(worker);
-                WorkerEvent::Started(pid)
-            }
-            [stub::EXITED, status, leftovers, _] => {
-                self.exited = true;
-                let leftovers = leftovers != 0;
-                if !leftovers {
-                    self.gone = true;
-                    self.reap();
-                }
-                WorkerEvent::Exited { status: ExitStatus::from_wait_status(status), leftovers }
-            }
-            [stub::EMPTY, ..] => {
-                self.gone = true;
-                self.reap();
-                WorkerEvent::Empty
-            }
-            _ => return Err(Errno::EPROTO.into()),
-        };
-        Ok(StubNews::Event(event))
-    }
-}
-
-fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
-    let mut bytes = [0_u8; size_of::<Message>()];
-    let packet = rights::receive(socket, &mut bytes)?;
-    if packet.length < size_of::<Message>() {
-        return Ok(None);
-    }
-    let mut message: Message = [0; 4];
-    for (word, chunk) in message.iter_mut().zip(bytes.chunks_exact(4)) {
-        *word = i32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-    }
-    Ok(Some((message, packet.descriptor)))
 }
 
 /// Parent, its parent and so on.

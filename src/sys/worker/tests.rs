@@ -31,7 +31,8 @@ impl Drop for TestTree {
 
 /// Runs the test below a stub, and in a cgroup where one can be made.
 fn both(name: &str, test: impl Fn(&Containment)) {
-    test(&stubs());
+    let dir = tempfile::tempdir().expect("a directory");
+    test(&Containment::Stub(stubs(&dir)));
     match Tree::create(&format!("test-{name}-{}", std::process::id())) {
         Ok(tree) => {
             let tree = TestTree(tree);
@@ -43,9 +44,9 @@ fn both(name: &str, test: impl Fn(&Containment)) {
     }
 }
 
-/// Called after a directory that this test run shares with nobody's svd.
-fn stubs() -> Containment {
-    Containment::Stub(stub::Name::of(&std::env::temp_dir()).expect("a name"))
+/// Stubs of an svd whose run directory this is.
+fn stubs(dir: &tempfile::TempDir) -> stub::Place {
+    stub::Place::open(dir.path(), dir.path()).expect("a directory")
 }
 
 fn start(script: &str, containment: &Containment) -> (Worker, BufReader<File>) {
@@ -123,7 +124,9 @@ fn statuses_and_own_pid() {
         assert!(worker.watch().is_none());
         assert_eq!(worker.handle_ready().expect("nothing"), None);
         if let Some(pid) = worker.take_unreaped() {
-            assert!(matches!(crate::sys::process::reap(pid), Ok(Some(_))), "it is left to whoever has noted its end");
+            // A stub ends a moment after its last word.
+            let status = PidFd::open(pid).expect("left to whoever has noted its end").wait();
+            assert_eq!(status, Ok(ExitStatus::Code(9)));
         }
         assert_eq!(worker.signal(libc::SIGTERM), Ok(false), "it is reaped");
         worker.kill_tree().expect("nothing to kill");
@@ -242,7 +245,9 @@ fn failed_steps_are_told_by_both() {
 
 #[test]
 fn the_stub_goes_on_without_svd_and_holds_nothing() {
-    let (mut worker, mut output) = start("echo; read x < /dev/zero; exec sleep 60", &stubs());
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = "echo; read x < /dev/zero; exec sleep 60";
+    let (mut worker, mut output) = start(script, &Containment::Stub(stubs(&dir)));
     line(&mut output);
     let WorkerEvent::Started(pid) = next_event(&mut worker) else {
         panic!("the start comes first");
@@ -251,7 +256,7 @@ fn the_stub_goes_on_without_svd_and_holds_nothing() {
     let stat = ProcStat::read(stub).expect("stat");
     assert_eq!((&stat.comm[..4], stat.session), ("svd:", stub));
     let held = std::fs::read_dir(format!("/proc/{stub}/fd")).expect("list").count();
-    assert_eq!(held, 3, "socket, signals, the worker's pidfd");
+    assert_eq!(held, 4, "its sockets to this svd and for the next one, signals, the worker's pidfd");
     let pidfd = PidFd::open(pid).expect("a pidfd");
     drop(worker);
     assert!(ProcStat::read(stub).is_some_and(|s| s.state != 'Z'));
@@ -263,7 +268,8 @@ fn the_stub_goes_on_without_svd_and_holds_nothing() {
 #[test]
 fn a_killed_stub_is_noticed() {
     // In a process of its own it would come to svd; here it goes to whoever is the sub-reaper.
-    let (mut worker, _output) = start("exec sleep 60", &stubs());
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut worker, _output) = start("exec sleep 60", &Containment::Stub(stubs(&dir)));
     let WorkerEvent::Started(pid) = next_event(&mut worker) else {
         panic!("the start comes first");
     };
@@ -337,17 +343,174 @@ fn the_end_of_the_main_process_is_silent_once_told() {
 #[test]
 fn what_a_killed_svd_left_below_its_stubs_is_ended() {
     let dir = tempfile::tempdir().expect("a directory");
-    let name = stub::Name::of(dir.path()).expect("a name");
+    let place = stubs(&dir);
     let script = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; echo $$; sleep 60' &); sleep 60";
-    let (worker, mut output) = start(script, &Containment::Stub(name));
+    let (worker, mut output) = start(script, &Containment::Stub(place.clone()));
     let runaway: i32 = line(&mut output).trim().parse().expect("a pid");
     let stub = worker.child_pid().expect("a stub");
-    // As long as its svd lives, a stub does not heed it.
-    assert_eq!(stub::end_orphans(name, Duration::from_millis(100)), 1);
-    assert!(ProcStat::read(runaway).is_some_and(|s| s.state != 'Z'));
+    let end = |known: &[Identity]| place.end_orphans(&known.iter().copied().collect(), LIMIT);
+    let known = worker.stub().expect("a stub");
+    // As long as its svd lives, a stub heeds nobody else; and what it was told then does not count later.
+    assert_eq!(PidFd::open(stub).expect("a stub").signal(libc::SIGTERM), Ok(true));
+    let until = Instant::now() + LIMIT;
+    while std::fs::read_to_string(format!("/proc/{stub}/status")).expect("status").contains("ShdPnd:\t0000000000004000")
+    {
+        assert!(Instant::now() < until, "it does not read its signals");
+    }
     drop(worker);
-    assert_eq!(stub::end_orphans(name, LIMIT), 1);
-    assert!(ProcStat::read(runaway).is_none_or(|s| s.state == 'Z'), "it has left its session, and yet it is ended");
+    assert_eq!(end(&[known]), 0, "it is to be taken over");
+    assert!(!ended(runaway), "it was told while its svd lived");
+    let other = Identity { start_time: known.start_time + 1, ..known };
+    assert_eq!(end(&[other]), 1);
+    assert!(ended(runaway), "it has left its session, and yet it is ended");
     wait_gone(stub);
-    assert_eq!(stub::end_orphans(name, LIMIT), 0);
+    assert_eq!(end(&[]), 0);
+}
+
+/// Takes over what the first svd, which is dropped, knew.
+fn adopt(place: &stub::Place, known: Identity) -> (Worker, Option<ExitStatus>) {
+    match Worker::adopt_below_stub(place, "w", known, LIMIT).expect("reached") {
+        Below::Worker(worker) => (worker, None),
+        Below::Others(worker, exit) => (worker, Some(exit)),
+        Below::Nothing(exit) => panic!("it has ended: {exit:?}"),
+    }
+}
+
+fn is_gone(place: &stub::Place, known: Identity) -> bool {
+    matches!(Worker::adopt_below_stub(place, "w", known, LIMIT), Ok(Below::Nothing(_)))
+}
+
+#[test]
+fn a_new_svd_adopts_below_a_stub() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = stubs(&dir);
+    let script = "(setsid sh -c 'trap \"\" TERM; echo $$; while :; do sleep 60; done' &); read x < go; exit 7";
+    crate::sys::fifo::create(&dir.path().join("go"), None).expect("a pipe");
+    let script = format!("cd {}; {script}", dir.path().display());
+    let (old, mut output) = start(&script, &Containment::Stub(place.clone()));
+    let other: i32 = line(&mut output).parse().expect("a pid");
+    let known = old.stub().expect("a stub");
+    assert_eq!(old.group_name(), Some("w"));
+    // It never heard which worker it has.
+    assert_eq!(old.pid(), None);
+    drop(old);
+    let strange = Identity { start_time: known.start_time + 1, ..known };
+    assert!(is_gone(&place, strange), "another process");
+    let (worker, exit) = adopt(&place, known);
+    assert_eq!(exit, None);
+    let pid = worker.pid().expect("told at once");
+    assert!(worker.contains(pid) && worker.contains(other));
+    // Ended while nobody was there, and the others live.
+    drop(worker);
+    std::fs::write(dir.path().join("go"), "go\n").expect("write");
+    wait_reaped(pid);
+    assert_eq!(adopt(&place, known).1, Some(ExitStatus::Code(7)));
+    let (mut worker, exit) = adopt(&place, known);
+    assert_eq!(exit, Some(ExitStatus::Code(7)), "told to each svd that asks");
+    assert_eq!(worker.signal(libc::SIGTERM), Ok(false), "it has ended");
+    worker.kill_tree().expect("kill");
+    assert_eq!(next_event(&mut worker), WorkerEvent::Empty);
+    assert!(ended(other));
+    assert_eq!(worker.take_unreaped(), Some(known.pid));
+    let status = PidFd::open(known.pid).expect("not reaped").wait().expect("our child");
+    assert_eq!(status, ExitStatus::Code(7), "the stub has ended as its worker");
+    assert!(std::fs::read_dir(dir.path()).expect("list").flatten().all(|e| e.file_name() != "w"), "its socket is gone");
+}
+
+/// The stub has reaped it.
+fn wait_reaped(pid: i32) {
+    let until = Instant::now() + LIMIT;
+    while ProcStat::read(pid).is_some() {
+        assert!(Instant::now() < until, "process {pid} is left");
+        std::thread::yield_now();
+    }
+}
+
+/// Between a look at the process and the connection.
+#[test]
+fn a_stub_that_ends_while_it_is_looked_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = stubs(&dir);
+    for _ in 0..20 {
+        let (worker, mut output) =
+            start("trap 'exit 5' TERM; echo $$; while :; do sleep 0.01; done", &Containment::Stub(place.clone()));
+        let pid: i32 = line(&mut output).parse().expect("a pid");
+        let known = worker.stub().expect("a stub");
+        let stub = PidFd::open(known.pid).expect("a stub");
+        drop(worker);
+        PidFd::open(pid).expect("a worker").signal(libc::SIGTERM).expect("signal");
+        let status = match Worker::adopt_below_stub(&place, "w", known, LIMIT).expect("looked") {
+            Below::Worker(mut worker) => next_end(&mut worker),
+            Below::Others(_, status) => WorkerEvent::Exited { status, leftovers: false },
+            Below::Nothing(status) => {
+                let status = status.or_else(|| stub.any_exit()).expect("it has ended");
+                WorkerEvent::Exited { status, leftovers: false }
+            }
+        };
+        assert!(matches!(status, WorkerEvent::Exited { status: ExitStatus::Code(5), .. }), "{status:?}");
+        wait_gone(known.pid);
+    }
+}
+
+#[test]
+fn a_stub_ends_as_its_worker_has() {
+    for (script, expected) in [
+        ("exit 0", ExitStatus::Code(0)),
+        ("exit 200", ExitStatus::Code(200)),
+        ("kill -KILL $$", ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false }),
+        ("kill -SEGV $$", ExitStatus::Signal { signal: libc::SIGSEGV, core_dumped: false }),
+        ("kill -TERM $$", ExitStatus::Signal { signal: libc::SIGTERM, core_dumped: false }),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = stubs(&dir);
+        let (worker, _output) = start(&format!("ulimit -c 0; {script}"), &Containment::Stub(place.clone()));
+        let known = worker.stub().expect("a stub");
+        drop(worker);
+        let status = PidFd::open(known.pid).expect("not reaped").wait().expect("our child");
+        assert_eq!(status, expected, "{script}");
+        assert!(is_gone(&place, known));
+    }
+}
+
+#[test]
+fn a_stub_that_cannot_be_reached_is_ended_with_all_below_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = stubs(&dir);
+    let (worker, mut output) = start("echo $$; exec sleep 60", &Containment::Stub(place.clone()));
+    let pid: i32 = line(&mut output).parse().expect("a pid");
+    let known = worker.stub().expect("a stub");
+    drop(worker);
+    std::fs::remove_file(dir.path().join("w")).expect("its socket");
+    let reached = Worker::adopt_below_stub(&place, "w", known, Duration::from_millis(50));
+    assert_eq!(reached.expect_err("not there").kind(), std::io::ErrorKind::NotFound);
+    // Nor does somebody else count who listens there.
+    let foreign = place.bind("w").expect("a socket");
+    nix::sys::socket::listen(&foreign, nix::sys::socket::Backlog::new(1).expect("a number")).expect("listen");
+    let reached = Worker::adopt_below_stub(&place, "w", known, Duration::from_millis(50));
+    assert!(reached.expect_err("foreign").to_string().contains("another process"));
+    assert!(!ended(pid));
+    assert_eq!(stub::end(known, LIMIT), Ok(()));
+    assert!(ended(pid));
+    wait_gone(known.pid);
+}
+
+#[test]
+fn a_worker_whose_stub_was_killed_is_adopted_by_its_number() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = stubs(&dir);
+    let (worker, mut output) = start("echo $$; exec sleep 60", &Containment::Stub(place.clone()));
+    let pid: i32 = line(&mut output).parse().expect("a pid");
+    let recorded = Identity::of(pid).expect("start time");
+    let known = worker.stub().expect("a stub");
+    drop(worker);
+    PidFd::open(known.pid).expect("a stub").signal(libc::SIGKILL).expect("kill");
+    wait_gone(known.pid);
+    assert!(is_gone(&place, known));
+    assert!(
+        Worker::adopt_alone(Identity { start_time: recorded.start_time + 1, ..recorded }).is_none(),
+        "another process"
+    );
+    let mut worker = Worker::adopt_alone(recorded).expect("it lives");
+    worker.kill_tree().expect("kill");
+    let WorkerEvent::Exited { leftovers: false, .. } = next_event(&mut worker) else { panic!("it must end") };
 }

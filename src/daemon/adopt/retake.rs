@@ -1,11 +1,10 @@
 //! What only the workers hold any more, as svd and its guardian were both killed: taken back from them.
 
-use super::host::Host;
-use super::state::records::{GunicornRecord, ProcessRecord};
-use super::unit::Gunicorn;
 use crate::core::GenerationId;
+use crate::daemon::host::Host;
+use crate::daemon::state::records::GunicornRecord;
+use crate::daemon::unit::Gunicorn;
 use crate::kinds::counters;
-use crate::sys::cgroup::Tree;
 use crate::sys::process::{self, PidFd};
 use crate::sys::socket::{self, Gate, SharedWords};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,16 +12,11 @@ use std::sync::Arc;
 
 /// The sockets with these cookies, in their order; `None` unless all of them are found.
 ///
-/// Looks into the processes of the workers' control groups, so into nobody else's. Needs the rights of ptrace(2) over them,
-/// and `pidfd_getfd(2)`, Linux 5.6.
-pub fn sockets<'a>(
-    cookies: &[u64],
-    tree: &Arc<Tree>,
-    workers: impl Iterator<Item = &'a ProcessRecord>,
-) -> Option<Vec<Arc<OwnedFd>>> {
+/// Looks into these processes, which should be the service's own. Needs the rights of ptrace(2) over them, and
+/// `pidfd_getfd(2)`, Linux 5.6.
+pub fn sockets(cookies: &[u64], pids: impl Iterator<Item = i32>) -> Option<Vec<Arc<OwnedFd>>> {
     let mut found: Vec<Option<OwnedFd>> = cookies.iter().map(|_| None).collect();
-    let groups = workers.filter_map(|worker| tree.existing_group(worker.group.as_deref()?));
-    for pid in groups.flat_map(|group| group.procs().unwrap_or_default()) {
+    for pid in pids {
         look(pid, cookies, &mut found);
         if found.iter().all(Option::is_some) {
             break;
@@ -48,17 +42,8 @@ impl Host {
     /// What a gunicorn generation and svd shared. Gate and counters are those of the running master, where they are to be had;
     /// its reports are lost, and the next master gets new ways for all of them.
     pub fn share_anew(&mut self, id: GenerationId, record: &GunicornRecord, master: Option<i32>) -> Option<Gunicorn> {
-        let shared = self.share(id).map_err(|why| self.warn(Some(id.service), &why)).ok()?;
-        let mut made = Gunicorn {
-            committed: record.committed,
-            token: record.token.clone(),
-            workers: record.workers,
-            timeout: record.timeout,
-            booted: record.booted.clone(),
-            ready: record.ready.clone(),
-            target: record.target,
-            ..shared
-        };
+        let mut made = self.share(id).map_err(|why| self.warn(Some(id.service), &why)).ok()?;
+        record.restore(&mut made);
         let gate = master.and_then(|pid| inherited(pid, "AIRDOCK_GATE", "anon_inode:[eventfd]"));
         let counted = master.and_then(|pid| inherited(pid, "AIRDOCK_COUNTERS", "/memfd:airdock-counters"));
         match gate.and_then(|gate| Some((gate.try_clone().ok()?, gate))) {
