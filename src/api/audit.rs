@@ -10,7 +10,7 @@ use super::types::ErrorCode;
 /// same `id`. A refused one has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
-    /// Counts up from 1 in the life of one svd.
+    /// Counts up, also beyond the life of one svd, as far as the journal tells.
     pub id: u64,
     pub time: SystemTime,
     pub uid: u32,
@@ -23,6 +23,8 @@ pub struct AuditRecord {
     /// What was asked for beside the names: `release=…`, `signal=HUP`, `count=6`.
     pub detail: Box<str>,
     pub outcome: Outcome,
+    /// It was begun by an svd that was killed.
+    pub outlived: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,7 +36,8 @@ pub(super) struct Handler {
 
 impl Handler {
     pub fn new(context: ServerContext) -> Handler {
-        Handler { context, last_id: Rc::default() }
+        let last_id = Rc::new(Cell::new(context.last_audited));
+        Handler { context, last_id }
     }
 
     pub async fn handle(&self, request: HttpRequest<Incoming>, peer: Peer, place: Rc<Place>) -> Response<Blocks> {
@@ -115,6 +116,7 @@ impl Handler {
             services: services_of(request),
             detail: request.detail(),
             outcome: Outcome::Begun,
+            outlived: false,
         };
         Some(Pending { record, sink: Arc::clone(&self.context.audit) })
     }

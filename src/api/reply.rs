@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::audit::{Outcome, Pending};
+use super::audit::{AuditRecord, AuditSink, Outcome, Pending};
 use super::types::{ActionResult, ApiError, ErrorCode, LogPosition, Progress};
 
 /// Progress lines that wait for a slow client; further ones are left out and counted in the next line.
@@ -85,6 +85,16 @@ impl Reply {
         let (head, answer) = oneshot::channel();
         let reply = Reply { head: Some(head), lines, stream: None, dropped: 0, counters, audit };
         (reply, answer)
+    }
+
+    /// What is in the audit journal of the call, if it changes something.
+    pub fn record(&self) -> Option<&AuditRecord> {
+        self.audit.as_ref().map(|audit| &audit.record)
+    }
+
+    /// To a call whose client has lost its connection when svd was killed: only the journal hears the outcome.
+    pub fn revived(record: AuditRecord, sink: AuditSink) -> Reply {
+        Reply::new(true, Arc::default(), Some(Pending { record, sink })).0
     }
 
     /// A reply that nobody reads, for requests that svd makes of itself (SIGHUP is an update).

@@ -83,6 +83,8 @@ pub struct ServerContext {
     pub calls: mpsc::Sender<Call>,
     pub directory: SharedDirectory,
     pub audit: AuditSink,
+    /// The number of the last record that is in the journal.
+    pub last_audited: u64,
     pub counters: Arc<Counters>,
     pub limits: Limits,
 }

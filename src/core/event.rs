@@ -45,7 +45,7 @@ impl fmt::Display for Exit {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     Start,
     Stop,
@@ -59,6 +59,19 @@ pub enum Command {
     },
     /// Number of slots.
     Scale(u32),
+}
+
+/// When a command is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Awaited {
+    Running,
+    Stopped,
+    /// Another generation is committed than this one.
+    Replaced {
+        before: Option<u64>,
+    },
+    /// As soon as it is decided.
+    Nothing,
 }
 
 /// What a changed service file asks for.
@@ -110,6 +123,10 @@ pub enum Event {
     Spawned {
         worker: WorkerId,
         result: Result<(), String>,
+    },
+    /// No spawn was made of it, for no fault of its own: svd was killed. It is made now.
+    Unspawned {
+        worker: WorkerId,
     },
     Ready {
         worker: WorkerId,

@@ -107,6 +107,7 @@ impl Machine {
             Event::Shutdown => self.handle_shutdown(),
             Event::Prepared { generation, result } => self.handle_prepared(generation, result),
             Event::Spawned { worker, result } => self.handle_spawned(worker, result),
+            Event::Unspawned { worker } => self.handle_unspawned(worker),
             Event::Ready { worker } => self.handle_ready(worker),
             Event::Unfit { worker, reason } => self.handle_unfit(worker, reason),
             Event::Hung { worker, reason } => self.handle_hung(worker, reason),

@@ -41,7 +41,8 @@ mod tracked;
 mod worker;
 
 pub use event::{
-    Action, Change, Command, Event, Exit, Failure, GenerationId, Level, OpId, ServiceId, Setup, Source, WorkerId,
+    Action, Awaited, Change, Command, Event, Exit, Failure, GenerationId, Level, OpId, ServiceId, Setup, Source,
+    WorkerId,
 };
 pub use generation::{Generation, Role, Slot, SlotState, Worker, WorkerState};
 pub use machine::Machine;

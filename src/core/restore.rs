@@ -1,10 +1,10 @@
 //! What survives svd's death, and how a machine goes on from it.
 
-use super::event::{Action, Event, Exit, GenerationId, ServiceId, WorkerId};
+use super::event::{Action, Awaited, Command, Event, Exit, GenerationId, OpId, ServiceId, WorkerId};
 use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
 use super::machine::Machine;
 use super::policy::{Policies, SavedPolicies};
-use super::service::{Phase, Service};
+use super::service::{Goal, Phase, Service};
 use super::time::Time;
 use super::timers::Timer;
 use serde::{Deserialize, Serialize};
@@ -94,9 +94,7 @@ impl Fate {
         match self {
             Fate::Runs if spawning => Some(Event::Spawned { worker: id, result: Ok(()) }),
             Fate::Runs => None,
-            Fate::NeverRan if spawning => {
-                Some(Event::Spawned { worker: id, result: Err("svd was killed while it was started".to_owned()) })
-            }
+            Fate::NeverRan if spawning => Some(Event::Unspawned { worker: id }),
             Fate::NeverRan => Some(Event::Exited { worker: id, exit: Exit::Unknown, leftovers: false, reason: None }),
             // How its main process has ended was told before.
             Fate::Ended { leftovers, .. } if worker.has_ended() => (!leftovers).then_some(Event::Empty { worker: id }),
@@ -176,6 +174,59 @@ impl Machine {
         for (timer, at) in due {
             self.timers.set(timer, at);
         }
+    }
+
+    /// When this command would be done, if it were given now.
+    pub fn awaited(&self, id: ServiceId, command: &Command) -> Awaited {
+        match command {
+            Command::Start | Command::Restart => Awaited::Running,
+            Command::Stop => Awaited::Stopped,
+            Command::Reload { .. } => Awaited::Replaced { before: self.committed_number(id) },
+            Command::Scale(_) => Awaited::Nothing,
+        }
+    }
+
+    /// The number of the generation that serves.
+    pub fn committed_number(&self, id: ServiceId) -> Option<u64> {
+        Some(self.services.get(&id)?.committed()?.id.number)
+    }
+
+    /// Somebody waits again for what was asked for before the machine was restored, or is answered at once; with
+    /// [`Machine::resume`], which comes next.
+    pub fn await_again(&mut self, op: OpId, id: ServiceId, awaited: Awaited) {
+        let result = self.answer(op, id, awaited);
+        if let Some(result) = result {
+            self.done(Some(op), result.map_err(str::to_owned), None);
+        }
+    }
+
+    fn answer(&mut self, op: OpId, id: ServiceId, awaited: Awaited) -> Option<Result<(), &'static str>> {
+        let Some(service) = self.services.get_mut(&id) else {
+            let gone = matches!(awaited, Awaited::Stopped | Awaited::Nothing);
+            return Some(if gone { Ok(()) } else { Err("there is no such service any more") });
+        };
+        let committed = service.committed().map(|g| g.id.number);
+        let stays_down = matches!(service.phase, Phase::Stopping | Phase::Stopped) && service.then.is_none();
+        match awaited {
+            Awaited::Nothing => return Some(Ok(())),
+            Awaited::Stopped if service.phase == Phase::Stopped => return Some(Ok(())),
+            Awaited::Stopped if stays_down => service.waiting.push((op, Goal::Stopped)),
+            Awaited::Stopped => return Some(Err("it was started again meanwhile")),
+            Awaited::Replaced { before } => match &mut service.replacement {
+                Some(replacement) => replacement.op = Some(op),
+                None if committed > before => return Some(Ok(())),
+                None if committed.is_some() => return Some(Err("the new generation was taken back")),
+                None => return self.answer(op, id, Awaited::Running),
+            },
+            Awaited::Running if stays_down => return Some(Err("it was stopped meanwhile")),
+            Awaited::Running => match service.phase {
+                Phase::Failed { .. } => return Some(Err("it has failed")),
+                Phase::Exited => return Some(Ok(())),
+                _ => service.waiting.push((op, Goal::Running)),
+            },
+        }
+        self.touched.insert(id);
+        None
     }
 
     /// Decides again what may have been decided and not done. What was done is done once more, which is harmless: a stop

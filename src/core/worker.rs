@@ -310,6 +310,24 @@ impl Machine {
         self.touched.insert(worker.generation.service);
     }
 
+    pub(super) fn handle_unspawned(&mut self, id: WorkerId) {
+        if self.workers.get(&id).is_none_or(|worker| worker.state != WorkerState::Spawning) {
+            return;
+        }
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.timers.clear(Timer::Worker(id));
+        if let Some(generation) = self.generation_mut(worker.generation) {
+            generation.workers.retain(|worker| *worker != id);
+            let slot = generation.slots.get_mut(worker.slot as usize);
+            if let Some(slot) = slot.filter(|slot| slot.state == SlotState::Filled(id)) {
+                slot.state = SlotState::Empty;
+            }
+        }
+        self.fill(worker.generation);
+        self.discard_if_empty(worker.generation);
+        self.touched.insert(worker.generation.service);
+    }
+
     /// The worker leaves its slot, if it still holds one; what that means depends on why.
     fn vacate(&mut self, worker: &Worker) {
         let now = self.now;

@@ -9,6 +9,7 @@ use super::keeping::{self, Keeper};
 use super::launch::{Surroundings, login_of};
 use super::logs::{InFlight, LogThread, Options};
 use super::messages::Messages;
+use super::orders::Orders;
 use super::paths::Paths;
 use super::state::{Key, State};
 use super::store::Store;
@@ -210,10 +211,12 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     let machine = crate::core::Machine::new(0, 0);
     let directory = SharedDirectory::new(update::directory(&machine, &daemon));
     let journal = audit::start(&paths);
+    let mut orders = Orders::new();
     let context = ServerContext {
         calls,
         directory: directory.clone(),
-        audit: journal.sink(),
+        audit: orders.sink(journal.sink()),
+        last_audited: audit::last_id(&paths),
         counters: Arc::clone(&counters),
         limits: Limits::default(),
     };
@@ -234,6 +237,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         messages,
         own_messages,
         keeper: keeper.take().unwrap_or_default(),
+        orders,
     };
     let mut host = Host::new(start);
     host.keeper.watch(&host.poll).map_err(|e| format!("cannot watch the guardian: {}", e.desc()))?;

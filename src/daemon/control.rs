@@ -1,13 +1,14 @@
 //! Requests of the control socket, carried out. They are allowed and their names are resolved when they come here.
 
 use super::host::Host;
+use super::orders::Part;
 use super::state::Key;
 use crate::api::request::Name;
 use crate::api::types::{
     ActionResult, ApiError, ErrorCode, PidEntry, PidList, ServiceResult, StatusList, Version, rfc3339,
 };
 use crate::api::{Call, Reply, Request};
-use crate::core::{Command, Event, Failure, GenerationId, OpId, ServiceId};
+use crate::core::{Awaited, Command, Event, Failure, GenerationId, OpId, ServiceId};
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +24,10 @@ pub struct Pending {
     pub reply: Reply,
     left: usize,
     results: Vec<ServiceResult>,
+    /// The number of the order, if it changes something.
+    pub order: Option<u64>,
+    /// What it is called, if it was begun by an svd that was killed.
+    pub outlived: Option<std::sync::Arc<str>>,
     /// Set for an update, which answers in a form of its own.
     pub update: Option<crate::api::types::UpdateResult>,
 }
@@ -39,6 +44,7 @@ pub struct Op {
 
 impl Host {
     pub fn handle_call(&mut self, call: Call) {
+        self.note_order(&call);
         let Call { request, reply, .. } = call;
         match request {
             Request::Status { services, full: false } => {
@@ -102,7 +108,8 @@ impl Host {
                 continue;
             };
             let command = command(self, service);
-            let op = self.begin_op(call, service, &name, done);
+            let awaited = self.machine.awaited(service, &command);
+            let op = self.begin_op(call, service, &name, done, awaited, Some(command.clone()));
             self.tell(Event::Command { op: Some(op), service, command });
         }
         self.finish_call(call);
@@ -111,17 +118,29 @@ impl Host {
     pub fn begin_call(&mut self, reply: Reply) -> u64 {
         self.last_call += 1;
         // One more than there are services, until all have been given their command.
-        let pending = Pending { reply, left: 1, results: Vec::new(), update: None };
+        let order = reply.record().map(|record| record.id);
+        let pending = Pending { reply, left: 1, results: Vec::new(), order, outlived: None, update: None };
         self.calls.insert(self.last_call, pending);
         self.last_call
     }
 
-    pub fn begin_op(&mut self, call: u64, service: ServiceId, name: &str, done: impl Into<Cow<'static, str>>) -> OpId {
+    /// `command`: what the core is told; `None` where that is more than one service's.
+    pub fn begin_op(
+        &mut self,
+        call: u64,
+        service: ServiceId,
+        name: &str,
+        done: impl Into<Cow<'static, str>>,
+        awaited: Awaited,
+        command: Option<Command>,
+    ) -> OpId {
         self.last_op += 1;
-        let op = OpId(self.last_op);
-        self.ops.insert(op, Op { call, service, name: name.into(), done: done.into(), failure: None });
+        let (op, done) = (OpId(self.last_op), done.into());
+        self.ops.insert(op, Op { call, service, name: name.into(), done: done.clone(), failure: None });
         if let Some(pending) = self.calls.get_mut(&call) {
             pending.left += 1;
+            let order = pending.order;
+            self.note_part(order, op, Part::new(service, name, done, awaited, command));
         }
         op
     }
@@ -162,6 +181,7 @@ impl Host {
                 let committed = self.machine.service(service).and_then(|s| s.committed()).map(|g| g.id);
                 result.generation = committed.map(|g| g.number);
                 result.release = committed.and_then(|g| self.generations.get(&g)?.plan.places.id.clone());
+                self.tell_outlived(call, service, &result);
                 self.add_result(call, result);
                 self.finish_call(call);
             }
@@ -207,11 +227,12 @@ impl Host {
         }
         let mut result = ServiceResult::failed(&op.name, error);
         result.state = self.state_of(op.service);
+        self.tell_outlived(op.call, op.service, &result);
         self.add_result(op.call, result);
         self.finish_call(op.call);
     }
 
-    fn enable(&mut self, services: &[Name], enabled: bool, reply: Reply) {
+    pub fn enable(&mut self, services: &[Name], enabled: bool, reply: Reply) {
         let mut result = ActionResult::default();
         let word = if enabled { "enabled" } else { "disabled" };
         for name in services {
@@ -244,7 +265,7 @@ impl Host {
         }
     }
 
-    fn drain(&mut self, services: &[Name], drained: bool, reply: Reply) {
+    pub fn drain(&mut self, services: &[Name], drained: bool, reply: Reply) {
         let mut result = ActionResult::default();
         let word = if drained { "drained: its health answers 503" } else { "back in the load balancer" };
         for name in services {
@@ -284,8 +305,9 @@ impl Host {
                 let why = format!("{name} is a JVM, of which one runs at a time; its threads are its own matter.");
                 self.add_result(call, ServiceResult::failed(&name, ApiError::new(ErrorCode::BadRequest, why)));
             } else {
-                let op = self.begin_op(call, service, &name, "scaled");
-                self.tell(Event::Command { op: Some(op), service, command: Command::Scale(count) });
+                let command = Command::Scale(count);
+                let op = self.begin_op(call, service, &name, "scaled", Awaited::Nothing, Some(command.clone()));
+                self.tell(Event::Command { op: Some(op), service, command });
             }
         }
         self.finish_call(call);

@@ -4,7 +4,7 @@ use super::host::{Alarm, Host};
 use super::state::Key;
 use super::unit::{Need, Scaling};
 use crate::api::types::ServiceResult;
-use crate::core::{Event, Failure, GenerationId, ServiceId, WorkerId};
+use crate::core::{Awaited, Event, Failure, GenerationId, ServiceId, WorkerId};
 use crate::kinds::gunicorn::report::{self, MESSAGE_MAX, Report, WorkerState};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
@@ -148,7 +148,7 @@ impl Host {
             let text = format!("has {count} workers");
             return self.add_result(call, ServiceResult::done(name, false, text));
         }
-        let op = self.begin_op(call, service, name, format!("{before} → {count} workers"));
+        let op = self.begin_op(call, service, name, format!("{before} → {count} workers"), Awaited::Nothing, None);
         if let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) {
             gunicorn.scaling = Some(Scaling { op, until });
         }

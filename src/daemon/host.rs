@@ -9,6 +9,7 @@ use super::keeping::Keeper;
 use super::launch::Surroundings;
 use super::logs::{LogEvent, LogHandle};
 use super::messages::Messages;
+use super::orders::Orders;
 use super::pool::{Lane, Pool};
 use super::state::State;
 use super::store::Store;
@@ -134,6 +135,7 @@ pub struct Host {
     /// What svd says on its stderr.
     pub own_messages: Messages,
     pub calls: BTreeMap<u64, Pending>,
+    pub orders: Orders,
     pub ops: BTreeMap<OpId, super::control::Op>,
     pub last_call: u64,
     pub last_op: u64,
@@ -205,6 +207,7 @@ pub struct Start {
     pub messages: mpsc::Sender<Message>,
     pub own_messages: Messages,
     pub keeper: Keeper,
+    pub orders: Orders,
 }
 
 /// What the loop waits for, beside its own descriptors.
@@ -245,6 +248,7 @@ impl Host {
             messages: start.messages,
             own_messages: start.own_messages,
             calls: BTreeMap::new(),
+            orders: start.orders,
             ops: BTreeMap::new(),
             last_call: 0,
             last_op: 0,
@@ -351,7 +355,9 @@ impl Host {
             while !self.inbox.is_empty() {
                 let now = self.now();
                 let (mut actions, mut all_ends) = (Vec::new(), true);
-                for event in self.inbox.drain(..self.inbox.len().min(AT_ONCE)) {
+                for _ in 0..AT_ONCE {
+                    let Some(event) = self.inbox.pop_front() else { break };
+                    self.note_given(&event);
                     all_ends &= matches!(event, Event::Exited { .. } | Event::Empty { .. });
                     asked |= matches!(event, Event::Command { .. } | Event::Configure { .. } | Event::Shutdown);
                     actions.append(&mut self.machine.handle(now, event));

@@ -10,7 +10,7 @@ use crate::api::types::{ApiError, Change as Shown, ChangeAction, ErrorCode, Upda
 use crate::config::diff::{self, Change, Needs};
 use crate::config::spec::{Config, Service};
 use crate::config::{self, Diagnostics};
-use crate::core::{self, Event, OpId, Policy, ServiceId, Setup};
+use crate::core::{self, Awaited, Event, OpId, Phase, Policy, ServiceId, Setup};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -123,7 +123,7 @@ impl Host {
                 }
                 Change::Removed { service } => {
                     if let Some(id) = self.machine.named(service).map(|s| s.id) {
-                        remove.push((id, self.op(call, id, service, "removed")));
+                        remove.push((id, self.op(call, id, service, "removed", Awaited::Stopped)));
                         if let Some(unit) = self.units.get_mut(&id) {
                             unit.removed = true;
                             self.state.mark(Key::Unit(id));
@@ -134,7 +134,7 @@ impl Host {
                     if let (Some(id), Some(spec)) =
                         (self.machine.named(service).map(|s| s.id), new.services.get(service))
                     {
-                        let op = self.op(call, id, service, "updated");
+                        let op = self.op(call, id, service, "updated", self.awaited(id, spec, *needs));
                         change.push(self.change(id, spec, *needs, op));
                     }
                 }
@@ -145,8 +145,25 @@ impl Host {
         self.trim.wanted(Instant::now());
     }
 
-    fn op(&mut self, call: Option<u64>, id: ServiceId, name: &str, done: &'static str) -> Option<OpId> {
-        call.map(|call| self.begin_op(call, id, name, done))
+    fn op(
+        &mut self,
+        call: Option<u64>,
+        id: ServiceId,
+        name: &str,
+        done: &'static str,
+        awaited: Awaited,
+    ) -> Option<OpId> {
+        call.map(|call| self.begin_op(call, id, name, done, awaited, None))
+    }
+
+    /// When a changed file is in force.
+    fn awaited(&self, id: ServiceId, spec: &Service, needs: Needs) -> Awaited {
+        let runs = self.machine.service(id).is_some_and(|s| s.phase == Phase::Active);
+        match to_core(spec, needs) {
+            core::Change::Reload if runs => Awaited::Replaced { before: self.machine.committed_number(id) },
+            core::Change::Restart if runs => Awaited::Running,
+            _ => Awaited::Nothing,
+        }
     }
 
     fn add(&mut self, spec: &Arc<Service>, call: Option<u64>) -> Setup {
@@ -170,7 +187,7 @@ impl Host {
         self.state.mark(Key::Head);
         self.state.mark(Key::Spec(service));
         self.state.mark(Key::Unit(service));
-        let op = if enabled { self.op(call, service, &name, "started") } else { None };
+        let op = if enabled { self.op(call, service, &name, "started", Awaited::Running) } else { None };
         Setup {
             service,
             name: spec.name.clone(),
@@ -225,20 +242,23 @@ impl Host {
                 self.adjust_sockets(id, change);
             }
         }
-        let change = match needs {
-            Needs::Nothing | Needs::Live => core::Change::Live,
-            // The core gives a plain command more or fewer slots; gunicorn's number is its master's argument.
-            Needs::Scale if matches!(spec.kind, crate::config::spec::Kind::Command { .. }) => core::Change::Live,
-            Needs::Scale | Needs::Reload => core::Change::Reload,
-            Needs::Restart => core::Change::Restart,
-        };
-        (id, Rc::new(Policy::new(spec)), change, op)
+        (id, Rc::new(Policy::new(spec)), to_core(spec, needs), op)
     }
 
     /// Tells the server which services there are, and who may what.
     pub fn publish_directory(&mut self) {
         self.deliver();
         self.directory.replace(directory(&self.machine, &self.daemon));
+    }
+}
+
+fn to_core(spec: &Service, needs: Needs) -> core::Change {
+    match needs {
+        Needs::Nothing | Needs::Live => core::Change::Live,
+        // The core gives a plain command more or fewer slots; gunicorn's number is its master's argument.
+        Needs::Scale if matches!(spec.kind, crate::config::spec::Kind::Command { .. }) => core::Change::Live,
+        Needs::Scale | Needs::Reload => core::Change::Reload,
+        Needs::Restart => core::Change::Restart,
     }
 }
 

@@ -6,6 +6,7 @@ use super::support::svd::{Running, both};
 use super::support::{Env, PATIENCE, Release, wait_for};
 use super::world::{GUNICORN, World, kill, locked, send};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use std::process::Output;
 use std::time::Duration;
 
@@ -14,38 +15,85 @@ use std::time::Duration;
 struct Outcome {
     /// svctl was told that it is done.
     acknowledged: usize,
+    /// The next svd has told so.
+    carried_on: usize,
     done: usize,
     undone: usize,
 }
 
 impl Outcome {
     #[track_caller]
-    fn add(&mut self, done: bool, svctl: &Output, what: &str) {
-        assert!(done || !svctl.status.success(), "{what}: acknowledged, and undone:\n{}", both(svctl));
+    fn add(&mut self, world: &World, done: bool, order: &Interrupted) {
+        let (svctl, said) = (&order.svctl, both(&order.svctl));
+        assert!(done || !svctl.status.success(), "acknowledged, and undone:\n{said}");
+        let (outcome, told) = order.outcome(world, done);
+        assert_eq!(outcome.as_deref() == Some("done"), done, "the journal says {outcome:?}");
         self.acknowledged += usize::from(svctl.status.success());
+        self.carried_on += usize::from(told && done);
         self.done += usize::from(done);
         self.undone += usize::from(!done);
     }
 }
 
+/// An order in whose midst svd was killed.
+struct Interrupted {
+    verb: String,
+    svctl: Output,
+    /// Records in the journal before it.
+    before: usize,
+}
+
+impl Interrupted {
+    /// Its outcome by the audit journal, and whether the events tell of it. `done`: it was.
+    #[track_caller]
+    fn outcome(&self, world: &World, done: bool) -> (Option<String>, bool) {
+        let ended = |line: &Value| line["outcome"] != "begun";
+        let lines = wait_for("the journal tells the outcome", PATIENCE, || {
+            let mut lines = journal(world).split_off(self.before);
+            lines.retain(|line| line["verb"] == *self.verb);
+            // What svd had not heard of need not be there.
+            lines.last().map_or(!done, ended).then_some(lines)
+        });
+        let Some(last) = lines.last() else { return (None, false) };
+        assert!(lines.iter().all(|l| l["id"] == last["id"]), "one order, one number: {lines:#?}");
+        // What was answered, and not written down as answered, is told once more.
+        let outcomes = lines.iter().filter(|l| ended(l)).all(|l| l["outcome"] == last["outcome"]);
+        assert!(outcomes, "one order, one outcome: {lines:#?}");
+        let outlived = last["outlived_svd"] == true;
+        let words = format!("{}, ordered by ", self.verb);
+        let events = world.svd.ok(&["events"]);
+        let told = events.lines().any(|line| line.contains(&words) && line.contains("before svd was"));
+        assert!(outlived || !told, "the events tell of an order that was answered:\n{events}");
+        assert!(told || !(outlived && done), "the events do not tell what was carried on:\n{events}");
+        (last["outcome"].as_str().map(str::to_owned), told)
+    }
+}
+
 /// Kills svd at a random moment of an order that takes about `length`, and waits until svctl has ended and svd answers.
-fn interrupt(world: &mut World, args: &[&str], length: Duration) -> Output {
+fn interrupt(world: &mut World, args: &[&str], length: Duration) -> Interrupted {
     let svd = world.svd.pid();
+    let before = journal(world).len();
     let running: Running = world.svd.svctl_beside(args);
     // The moment is the point.
     std::thread::sleep(length.mul_f64(world.random.f64()));
     kill(svd);
-    let output = running.finish();
-    let code = output.status.code();
-    assert!(matches!(code, Some(0 | 1 | 4 | 6)), "svctl {args:?} ended with {code:?}:\n{}", both(&output));
+    let svctl = running.finish();
+    let code = svctl.status.code();
+    assert!(matches!(code, Some(0 | 1 | 4 | 6)), "svctl {args:?} ended with {code:?}:\n{}", both(&svctl));
     wait_for("svd answers", PATIENCE, || world.status("pair"));
-    output
+    Interrupted { verb: args[0].to_owned(), svctl, before }
+}
+
+/// The records of the audit journal.
+fn journal(world: &World) -> Vec<Value> {
+    let text = std::fs::read_to_string(world.svd.path("state/audit.log")).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
 /// The state of a service, once nothing of it is under way.
 #[track_caller]
-fn settled(world: &World, name: &str) -> serde_json::Value {
-    let mut last = serde_json::Value::Null;
+fn settled(world: &World, name: &str) -> Value {
+    let mut last = Value::Null;
     let end = std::time::Instant::now() + PATIENCE;
     while std::time::Instant::now() < end {
         last = world.status(name).unwrap_or_default();
@@ -69,9 +117,11 @@ fn a_stop_or_a_start_is_done_or_undone() {
         for _ in 0..count(6, 40) {
             // From the other state.
             world.svd.ok(&[if order == "start" { "stop" } else { "start" }, "slow"]);
-            let svctl = interrupt(&mut world, &[order, "slow"], Duration::from_millis(180));
+            let old = world.svd.status("slow")["pid"].clone();
+            let interrupted = interrupt(&mut world, &[order, "slow"], Duration::from_millis(180));
             let found = settled(&world, "slow");
-            outcome.add(found["state"] == state, &svctl, order);
+            let done = found["state"] == state && (order != "restart" || found["pid"] != old);
+            outcome.add(&world, done, &interrupted);
             if found["state"] == "stopped" {
                 world.nothing_left("slow");
             }
@@ -91,10 +141,10 @@ fn an_update_is_done_or_undone() {
             world.svd.remove_service(&old);
         }
         world.svd.service(&new, &locked(&world.svd, &new, "exec sleep 100000", ""));
-        let svctl = interrupt(&mut world, &["update"], Duration::from_millis(60));
+        let interrupted = interrupt(&mut world, &["update"], Duration::from_millis(60));
         let there = |name: &str| world.status(name).is_some_and(|s| s["state"].is_string());
         let done = there(&new);
-        outcome.add(done, &svctl, "update");
+        outcome.add(&world, done, &interrupted);
         if done {
             settled(&world, &new);
             wait_for("the removed one is gone", PATIENCE, || (!there(&old)).then_some(()));
@@ -121,10 +171,10 @@ fn a_reload_is_done_or_undone_and_no_request_fails() {
         let release = format!("r{n}");
         let web = world.web.as_ref().expect("a site");
         web.app.ship(&Release::new(&release));
-        let svctl = interrupt(&mut world, &["reload", "web"], Duration::from_millis(700));
+        let interrupted = interrupt(&mut world, &["reload", "web"], Duration::from_millis(700));
         let found = settled(&world, "web");
         let done = found["release"] == release;
-        outcome.add(done, &svctl, "reload");
+        outcome.add(&world, done, &interrupted);
         if !done {
             assert_eq!(found["pid"], world.web.as_ref().expect("a site").master, "{found:#}");
         }
@@ -147,17 +197,24 @@ fn an_upgrade_is_done_or_undone_and_no_request_fails() {
     let address = world.web.as_ref().expect("a site").address;
     let load = Plan { new: 1, kept: 1, ..Plan::new(address) }.start();
     load.more(20);
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut carried_on) = (0, 0);
     let deaths = count(6, 40);
     for _ in 0..deaths {
-        let svctl = interrupt(&mut world, &["upgrade"], Duration::from_millis(400));
-        acknowledged += usize::from(svctl.status.success());
+        let order = interrupt(&mut world, &["upgrade"], Duration::from_millis(400));
+        let done = order.svctl.status.success();
+        acknowledged += usize::from(done);
+        let (outcome, told) = order.outcome(&world, done);
+        assert!(outcome.as_deref() == Some("done") || !done, "acknowledged, and the journal says {outcome:?}");
+        carried_on += usize::from(told);
         settled(&world, "web");
         world.check();
         load.more(5);
     }
     let report = load.stop();
-    println!("upgrade: {deaths} interrupted, {acknowledged} acknowledged; {}", report.summary());
+    println!(
+        "upgrade: {deaths} interrupted, {acknowledged} acknowledged, {carried_on} told later; {}",
+        report.summary()
+    );
     report.assert_no_failure();
 }
 

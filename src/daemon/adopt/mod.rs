@@ -5,6 +5,7 @@ mod units;
 mod workers;
 
 use super::host::Host;
+use super::orders::Order;
 use super::state::Key;
 use super::state::file::{self, Entries};
 use super::state::records::{GenerationRecord, Head, PlanRecord, ProcessRecord, UnitRecord};
@@ -44,6 +45,7 @@ pub struct Found {
     plans: BTreeMap<GenerationId, PlanRecord<'static>>,
     generations: BTreeMap<GenerationId, GenerationRecord>,
     processes: BTreeMap<WorkerId, ProcessRecord>,
+    orders: BTreeMap<u64, Order>,
 }
 
 /// Looks for the state of an svd that was killed.
@@ -101,6 +103,7 @@ impl Found {
             plans: BTreeMap::new(),
             generations: BTreeMap::new(),
             processes: BTreeMap::new(),
+            orders: BTreeMap::new(),
         };
         let mut policies: BTreeMap<ServiceId, SavedPolicies> = BTreeMap::new();
         for (key, text) in entries {
@@ -112,6 +115,7 @@ impl Found {
                 Some(Key::Plan(id)) => drop(found.plans.insert(id, value(key, text)?)),
                 Some(Key::Generation(id)) => drop(found.generations.insert(id, value(key, text)?)),
                 Some(Key::Process(id)) => drop(found.processes.insert(id, value(key, text)?)),
+                Some(Key::Order(id)) => drop(found.orders.insert(id, value(key, text)?)),
                 Some(Key::Head) | None => {}
             }
         }
@@ -152,7 +156,7 @@ impl Found {
 impl Host {
     /// Goes on where the killed svd was.
     pub fn take_over(&mut self, found: Found, mut kept: Kept) {
-        let Found { head, saved, mut specs, units, plans, generations, mut processes } = found;
+        let Found { head, saved, mut specs, units, plans, generations, mut processes, orders } = found;
         self.since = head.since;
         self.daemon = head.daemon;
         self.secret = head.secret;
@@ -191,7 +195,6 @@ impl Host {
         // Were svd killed before the machine is told, the next one would have to find it out again.
         let untold = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Ended { .. }));
         let untold = untold.filter_map(|(worker, _)| Some((worker.id, processes.remove(&worker.id)?))).collect();
-        self.write_whole_state(untold);
         let upgrade = head.upgrade.filter(|upgrade| {
             let executed = upgrade.deaths == self.deaths;
             if !executed && self.fallback.is_none() {
@@ -200,7 +203,13 @@ impl Host {
             }
             executed
         });
+        let orders = self.revive(orders, if upgrade.is_some() { "upgraded" } else { "killed" });
+        self.write_whole_state(untold);
         self.resume(fates, head.shutting_down, upgrade.as_ref().map(|upgrade| &*upgrade.from));
+        for order in orders {
+            self.revive_whole(order, upgrade.is_some());
+        }
+        self.deliver();
         self.forget_untold();
         self.keeper.acknowledge();
         // Of generations and workers that are gone.

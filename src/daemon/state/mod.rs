@@ -30,6 +30,8 @@ pub enum Key {
     Plan(GenerationId),
     Generation(GenerationId),
     Process(WorkerId),
+    /// What somebody has asked for, by its number in the audit journal.
+    Order(u64),
 }
 
 impl Key {
@@ -43,6 +45,7 @@ impl Key {
             Key::Plan(id) => format!("plan/{}.{}", id.service.0, id.number),
             Key::Generation(id) => format!("generation/{}.{}", id.service.0, id.number),
             Key::Process(id) => format!("process/{}", id.0),
+            Key::Order(id) => format!("order/{id}"),
         }
     }
 
@@ -61,6 +64,7 @@ impl Key {
             Some(("plan", id)) => Key::Plan(generation(id)?),
             Some(("generation", id)) => Key::Generation(generation(id)?),
             Some(("process", id)) => Key::Process(WorkerId(id.parse().ok()?)),
+            Some(("order", id)) => Key::Order(id.parse().ok()?),
             _ => return None,
         })
     }
@@ -123,6 +127,7 @@ impl Host {
 
     /// Writes what has changed. What fails is told, and tried again: svd goes on, but its death would lose more.
     pub fn write_state(&mut self) {
+        self.state.changed.extend(self.orders.take_answered().into_iter().map(Key::Order));
         let changed = self.machine.take_changed();
         self.state.due |= !changed.services.is_empty() && !self.machine.is_shutting_down();
         self.state.changed.extend(changed.services.into_iter().map(Key::Machine));
@@ -181,6 +186,7 @@ impl Host {
         keys.extend(self.machine.services().flat_map(|s| [Key::Machine(s.id), Key::Policies(s.id)]));
         keys.extend(self.generations.keys().flat_map(|id| [Key::Plan(*id), Key::Generation(*id)]));
         keys.extend(self.workers.keys().chain(self.state.untold.keys()).map(|id| Key::Process(*id)));
+        keys.extend(self.orders.numbers().map(Key::Order));
         keys
     }
 
@@ -197,6 +203,7 @@ impl Host {
                 self.plan_of(id).map(|plan| PlanRecord::of(plan, self.units.get(&id.service).map(|unit| &**unit))),
             ),
             Key::Generation(id) => batch.put(&text, self.generations.get(&id).map(|g| GenerationRecord::of(g))),
+            Key::Order(id) => batch.put(&text, self.orders.get(id)),
             Key::Process(id) => match self.state.untold.get(&id) {
                 Some(found) => batch.put(&text, Some(found)),
                 None => batch.put(&text, self.workers.get(&id).map(|p| ProcessRecord::of(p))),
