@@ -11,6 +11,7 @@ use super::logs::{InFlight, LogThread, Options};
 use super::messages::Messages;
 use super::orders::Orders;
 use super::paths::Paths;
+use super::state::aside::{self, Aside};
 use super::state::{Key, State};
 use super::store::Store;
 use super::upgrade::Successor;
@@ -167,9 +168,10 @@ struct Beginning {
 /// `keeper` is taken while svd runs, and given back when it has ended in order.
 async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Keeper>) -> Result<(), String> {
     let Beginning { paths, config, features, signals, own_messages, open_files, mut kept } = beginning;
-    let (found, unusable) = match adopt::look(&paths.state_file()) {
-        Ok(found) => (found, None),
-        Err(why) => (None, Some(why)),
+    let aside = kept.descriptors.remove(aside::KEPT).map(Aside::left);
+    let (found, unusable) = match aside.as_ref().and_then(adopt::look_aside) {
+        Some(found) => (Some(found), None),
+        None => adopt::look(&paths.state_file()).map_or_else(|why| (None, Some(why)), |found| (found, None)),
     };
     let daemon = match (&found, &config) {
         (Some(found), _) => found.daemon(),
@@ -240,6 +242,9 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         orders,
     };
     let mut host = Host::new(start);
+    if let Some(aside) = aside {
+        host.state.take_aside(aside);
+    }
     host.keeper.watch(&host.poll).map_err(|e| format!("cannot watch the guardian: {}", e.desc()))?;
     (host.deaths, host.fallback) = (kept.deaths, kept.fallback.take());
     for why in trouble.into_iter().chain(unusable) {

@@ -7,6 +7,7 @@ mod workers;
 use super::host::Host;
 use super::orders::Order;
 use super::state::Key;
+use super::state::aside::Aside;
 use super::state::file::{self, Entries};
 use super::state::records::{GenerationRecord, Head, PlanRecord, ProcessRecord, UnitRecord};
 use super::unit::Plan;
@@ -70,6 +71,17 @@ pub fn look(path: &Path) -> Result<Option<Found>, String> {
         Ok(Some(Err(why))) => Err(unusable(&why.to_string())),
         Err(e) => Err(unusable(&crate::sys::io_text(&e))),
     }
+}
+
+/// The same of what the guardian has kept, while the file could not be written. `None`: nothing of use.
+pub fn look_aside(aside: &Aside) -> Option<Found> {
+    let found = match aside.read() {
+        Ok(None) => return None,
+        Ok(Some(Ok(entries))) => Found::of(&entries),
+        Ok(Some(Err(why))) => Err(why.to_string()),
+        Err(e) => Err(crate::sys::io_text(&e)),
+    };
+    found.map_err(|why| tracing::warn!("the state that the guardian has kept cannot be used: {why}")).ok()
 }
 
 /// Would this program understand the state that is there? Changes nothing.

@@ -62,7 +62,7 @@ impl Batch {
         self.text.extend_from_slice(value);
     }
 
-    fn frame(mut self) -> Vec<u8> {
+    pub fn frame(mut self) -> Vec<u8> {
         if self.text.is_empty() {
             self.text.push(b'{');
         }
@@ -73,6 +73,13 @@ impl Batch {
         frame.append(&mut self.text);
         frame
     }
+}
+
+/// The content of a file that has this alone.
+pub fn whole(content: Batch) -> Vec<u8> {
+    let mut bytes = FORMAT.to_vec();
+    bytes.append(&mut content.frame());
+    bytes
 }
 
 /// The file that is written now.
@@ -95,8 +102,7 @@ impl StateFile {
     /// # Errors
     /// Of the file system; the old file is as it was, and so is what is appended to.
     pub fn write_whole(&mut self, content: Batch) -> io::Result<()> {
-        let mut bytes = FORMAT.to_vec();
-        bytes.append(&mut content.frame());
+        let bytes = whole(content);
         crate::sys::durable::write_fast(&self.path, &bytes, 0o600)?;
         self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
         self.length = bytes.len() as u64;

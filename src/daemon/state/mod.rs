@@ -1,13 +1,16 @@
 //! What the next svd needs to take the services over when this one is killed: written before anything of it is acted upon.
 
+pub mod aside;
 pub mod file;
 pub mod records;
 
+use self::aside::Aside;
 use self::file::{Batch, StateFile};
 use self::records::{GenerationRecord, Head, PlanRecord, ProcessRecord, UnitRecord};
 use super::host::Host;
 use crate::core::{Action, GenerationId, ServiceId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -77,15 +80,23 @@ pub struct State {
     changed: BTreeSet<Key>,
     /// Some of it matters to the next svd.
     due: bool,
-    /// A write failed: not tried before then.
+    /// A write failed, and is tried again then. Meanwhile everything goes aside.
     retry: Option<Instant>,
+    aside: Option<Aside>,
     /// Workers that ended while no svd was there, until the state machine has been told: as they were found.
     untold: BTreeMap<WorkerId, ProcessRecord>,
 }
 
 impl State {
     pub fn new(path: PathBuf) -> State {
-        State { file: StateFile::new(path), changed: BTreeSet::new(), due: false, retry: None, untold: BTreeMap::new() }
+        State {
+            file: StateFile::new(path),
+            changed: BTreeSet::new(),
+            due: false,
+            retry: None,
+            aside: None,
+            untold: BTreeMap::new(),
+        }
     }
 
     /// Is written with the next [`Host::write_state`].
@@ -100,14 +111,19 @@ impl State {
         self.due |= !shutting_down;
     }
 
-    /// When a write that failed is tried again, if one has: what changed must not wait until something else happens.
+    /// When a write that failed is tried again, if one has: it must not wait until something happens.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.retry.filter(|_| !self.changed.is_empty())
+        self.retry
     }
 
-    /// What the next svd would find is not what this one knows.
+    /// What was kept in memory by an svd that was killed. To be given up when it is written.
+    pub fn take_aside(&mut self, aside: Aside) {
+        self.aside = Some(aside);
+    }
+
+    /// What the next svd would find in the file is not what this one knows.
     pub fn is_behind(&self) -> bool {
-        self.retry_at().is_some()
+        self.retry.is_some()
     }
 
     /// svd ends in order.
@@ -125,47 +141,98 @@ impl Host {
         self.write_state();
     }
 
-    /// Writes what has changed. What fails is told, and tried again: svd goes on, but its death would lose more.
+    /// Writes what has changed. What fails is told, kept in memory, and tried again.
     pub fn write_state(&mut self) {
         self.state.changed.extend(self.orders.take_answered().into_iter().map(Key::Order));
         let changed = self.machine.take_changed();
         self.state.due |= !changed.services.is_empty() && !self.machine.is_shutting_down();
         self.state.changed.extend(changed.services.into_iter().map(Key::Machine));
         self.state.changed.extend(changed.policies.into_iter().map(Key::Policies));
-        if !self.state.due || self.state.changed.is_empty() || self.state.retry.is_some_and(|at| Instant::now() < at) {
+        if self.state.retry.is_some() {
+            return self.write_state_aside();
+        }
+        if !self.state.due || self.state.changed.is_empty() {
             return;
         }
-        let whole = self.state.file.wants_whole();
         let changed = std::mem::take(&mut self.state.changed);
-        let keys = if whole { self.all_keys() } else { changed.clone() };
+        let written = if self.state.file.wants_whole() {
+            let batch = self.batch(self.all_keys());
+            self.state.file.write_whole(batch)
+        } else {
+            let batch = self.batch(changed.iter().copied());
+            self.state.file.append(batch)
+        };
+        self.state.due = false;
+        match written {
+            Ok(()) => self.give_up_aside(),
+            Err(e) => {
+                self.state.changed = changed;
+                self.state.retry = Some(Instant::now() + RETRY);
+                let (path, why) = (self.around.paths.state_file(), crate::sys::io_text(&e));
+                let then = if self.keeper.is_there() {
+                    "its guardian keeps meanwhile what changes; were both killed now, such services would be started anew"
+                } else {
+                    "were svd killed now, services that change meanwhile would be started anew"
+                };
+                self.warn(None, &format!("cannot write {}: {why}; {then}", path.display()));
+                self.write_state_aside();
+            }
+        }
+    }
+
+    /// While the file cannot be written.
+    fn write_state_aside(&mut self) {
+        self.state.due = false;
+        if !self.state.changed.is_empty() && self.keeper.is_there() {
+            let changed = std::mem::take(&mut self.state.changed);
+            let whole = self.state.aside.as_ref().is_none_or(Aside::wants_whole);
+            let keys = if whole { self.all_keys() } else { changed };
+            let batch = self.batch(keys);
+            let written = match &mut self.state.aside {
+                Some(aside) if !whole => aside.append(batch),
+                aside => Aside::new(batch).map(|new| {
+                    self.keeper.store(aside::KEPT, new.as_fd());
+                    *aside = Some(new);
+                }),
+            };
+            if written.is_err() {
+                // It would be an old state that the next svd takes for the new one.
+                self.give_up_aside();
+            }
+        }
+        if self.state.retry.is_some_and(|at| Instant::now() >= at) {
+            let batch = self.batch(self.all_keys());
+            if self.state.file.write_whole(batch).is_ok() {
+                self.state.changed.clear();
+                self.state.retry = None;
+                self.give_up_aside();
+                self.info(None, "the state file can be written again");
+            } else {
+                self.state.retry = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    fn give_up_aside(&mut self) {
+        if let Some(aside) = self.state.aside.take() {
+            aside.give_up();
+            self.keeper.remove(aside::KEPT);
+        }
+    }
+
+    fn batch(&self, keys: impl IntoIterator<Item = Key>) -> Batch {
         let mut batch = Batch::default();
         for key in keys {
             self.put(key, &mut batch);
         }
-        let written = if whole { self.state.file.write_whole(batch) } else { self.state.file.append(batch) };
-        self.state.due = written.is_err();
-        match written {
-            Ok(()) if self.state.retry.take().is_some() => self.info(None, "the state file can be written again"),
-            Ok(()) => {}
-            Err(e) => {
-                self.state.changed = changed;
-                if self.state.retry.replace(Instant::now() + RETRY).is_none() {
-                    let path = self.around.paths.state_file();
-                    let why = crate::sys::io_text(&e);
-                    let text = format!(
-                        "cannot write {}: {why}; were svd killed now, services that change meanwhile would be started anew",
-                        path.display()
-                    );
-                    self.warn(None, &text);
-                }
-            }
-        }
+        batch
     }
 
     /// Writes all of it into a new file. `untold`: until [`Host::forget_untold`], these processes are recorded so.
     pub fn write_whole_state(&mut self, untold: BTreeMap<WorkerId, ProcessRecord>) {
         let path = self.around.paths.state_file();
-        self.state = State { untold, ..State::new(path) };
+        let aside = self.state.aside.take();
+        self.state = State { untold, aside, ..State::new(path) };
         self.state.mark(Key::Head);
         self.write_state();
     }
