@@ -25,7 +25,8 @@ impl Host {
         let mut buffer = vec![0_u8; MESSAGE_MAX];
         for _ in 0..AT_ONCE {
             let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
-            match recv(gunicorn.report.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            // It is taken when it is written down: had svd died before, the next one finds it there.
+            match recv(gunicorn.report.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK) {
                 // All ends of the generation's are closed.
                 Ok(0) => {
                     let _ = self.poll.delete(&gunicorn.report);
@@ -42,6 +43,11 @@ impl Host {
                     let text = format!("gunicorn's reports cannot be read any more: {}", e.desc());
                     return self.warn(Some(id.service), &text);
                 }
+            }
+            self.deliver();
+            self.write_state();
+            if let Some(gunicorn) = self.generations.get(&id).and_then(|g| g.gunicorn.as_ref()) {
+                let _ = recv(gunicorn.report.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
             }
         }
     }

@@ -69,23 +69,27 @@ pub fn check(datagram: &[u8]) {
 }
 
 impl Host {
-    /// Reads what was sent; `false` when nothing is left.
-    pub fn handle_notify(&mut self, id: WorkerId) -> bool {
+    /// The socket has something to say.
+    pub fn handle_notify(&mut self, id: WorkerId) {
+        self.read_notify(id, true);
+    }
+
+    /// Reads what was sent; `false` when nothing is left. `alone`: nothing else is being done.
+    fn read_notify(&mut self, id: WorkerId, alone: bool) -> bool {
         let mut buffer = [0_u8; DATAGRAM_MAX];
         for _ in 0..AT_ONCE {
             let Some(process) = self.workers.get_mut(&id) else { return false };
             let Some(socket) = &mut process.notify else { return false };
-            match socket.receive(&mut buffer) {
+            // What says that it is ready is taken when it is written down: had svd died before, the next one finds it there.
+            let stays = alone && !process.ready;
+            match if stays { socket.look(&mut buffer) } else { socket.receive(&mut buffer) } {
                 Ok(Some(message)) => {
-                    // Anybody who can reach the socket may send; only the service's own processes count.
-                    let Some(sender) = message.sender else { continue };
-                    if !process.is_own(sender.pid) {
-                        tracing::debug!("a notification of process {} is ignored: not of this service", sender.pid);
-                        continue;
-                    }
-                    let said = parse(&buffer[..message.length]);
-                    for said in said {
-                        self.said(id, said);
+                    self.notified(id, message.sender.map(|sender| sender.pid), &buffer[..message.length]);
+                    if stays {
+                        self.deliver();
+                        self.write_state();
+                        let socket = self.workers.get_mut(&id).and_then(|process| process.notify.as_mut());
+                        let _ = socket.map(|socket| socket.receive(&mut buffer));
                     }
                 }
                 Ok(None) => return false,
@@ -98,10 +102,22 @@ impl Host {
         true
     }
 
+    fn notified(&mut self, id: WorkerId, sender: Option<i32>, datagram: &[u8]) {
+        // Anybody who can reach the socket may send; only the service's own processes count.
+        let (Some(process), Some(sender)) = (self.workers.get(&id), sender) else { return };
+        if !process.is_own(sender) {
+            tracing::debug!("a notification of process {sender} is ignored: not of this service");
+            return;
+        }
+        for said in parse(datagram) {
+            self.said(id, said);
+        }
+    }
+
     /// Reads all that was sent until now, as far as the kernel keeps it (`net.unix.max_dgram_qlen`).
     pub fn drain_notify(&mut self, id: WorkerId) {
         for _ in 0..DRAIN {
-            if !self.handle_notify(id) {
+            if !self.read_notify(id, false) {
                 return;
             }
         }

@@ -7,6 +7,7 @@ use super::unit::{Need, Task};
 use crate::config::spec::{Kind, ReadyBy, Service};
 use crate::core::{Event, GenerationId, WorkerId};
 use crate::kinds::{Context, gunicorn};
+use crate::sys::fifo;
 use crate::sys::poll::Interest;
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
@@ -101,6 +102,17 @@ impl Host {
     pub fn handle_ready_descriptor(&mut self, id: WorkerId) {
         let Some(process) = self.workers.get_mut(&id) else { return };
         let Some(fd) = &mut process.ready_fd else { return };
+        if fifo::waiting(&*fd).is_ok_and(|bytes| bytes > 0) {
+            let _ = self.poll.delete(&*fd);
+            self.satisfied(id, Need::Descriptor);
+            // What is in it stays there until it is written down: had svd died before, the next one finds it.
+            self.deliver();
+            self.write_state();
+            if let Some(process) = self.workers.get_mut(&id) {
+                process.ready_fd = None;
+            }
+            return;
+        }
         let mut buffer = [0_u8; 256];
         match fd.read(&mut buffer) {
             Ok(0) => {

@@ -228,7 +228,7 @@ impl Host {
             Some(Token::Guardian) => self.handle_guardian(),
             Some(Token::Signals) => self.handle_signals(),
             Some(Token::Worker(id)) => self.handle_worker(id),
-            Some(Token::Notify(id)) => drop(self.handle_notify(id)),
+            Some(Token::Notify(id)) => self.handle_notify(id),
             Some(Token::Ready(id)) => self.handle_ready_descriptor(id),
             Some(Token::Report(id)) => self.handle_report(id),
             Some(Token::Check(number)) => self.handle_check(number),

@@ -99,13 +99,13 @@ impl Writers {
         let mut lines = 0;
         for (file, at) in self.files() {
             let mut next: BTreeMap<usize, u64> = (0..self.instances).map(|w| (w, 0)).collect();
-            let mut marks = 0;
+            let (mut marks, mut begun) = (0, BTreeMap::new());
             let place = format!("{}/{file}", self.name);
             let mut number = 0;
             each_line(&svd.path(&format!("log/{}", self.name)), file, |line| {
                 number += 1;
                 let text = std::str::from_utf8(line).unwrap_or_else(|e| panic!("{place}, line {number}: {e}"));
-                let Some(text) = self.message(text, &mut marks, &place) else { return };
+                let Some(text) = self.message(text, &mut marks, &mut begun, &place) else { return };
                 let mut words = text.split(' ');
                 let mut word = || words.next().unwrap_or_default();
                 let (writer, n) = (word().trim_start_matches('w').parse(), word().parse::<u64>());
@@ -126,15 +126,24 @@ impl Writers {
     }
 
     /// A line as the service wrote it; `None`: a mark, or the end.
-    fn message(&self, line: &str, marks: &mut u32, place: &str) -> Option<String> {
+    fn message(
+        &self,
+        line: &str,
+        marks: &mut u32,
+        begun: &mut BTreeMap<String, String>,
+        place: &str,
+    ) -> Option<String> {
         if line.is_empty() {
             return None;
         }
         if self.logs.contains("json") {
             let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{place}: torn: {e}: {line:?}"));
             *marks += u32::from(value["event"] == "generation");
-            assert!(value["partial"].is_null(), "{place}: torn: {line:?}");
-            return value["message"].as_str().map(str::to_owned);
+            let begun = begun.entry(value["worker"].to_string()).or_default();
+            begun.push_str(value["message"].as_str().unwrap_or_default());
+            // A writer that got no time in the middle of a line for a second: its next object goes on with it.
+            let whole = value["partial"].is_null() && value["message"].is_string();
+            return whole.then(|| std::mem::take(begun));
         }
         let line = if self.logs.contains("timestamps") {
             let (time, rest) = line.split_once(' ').unwrap_or_else(|| panic!("{place}: torn: {line:?}"));

@@ -54,8 +54,17 @@ impl NotifySocket {
     /// The next message, without waiting; `None` if there is none. Descriptors that come with it are closed at once
     /// (which is also the answer that `sd_notify_barrier(3)` waits for).
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+        self.receive_with(buffer, MsgFlags::empty())
+    }
+
+    /// As [`NotifySocket::receive`], but the message stays, until that takes it.
+    pub fn look(&mut self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+        self.receive_with(buffer, MsgFlags::MSG_PEEK)
+    }
+
+    fn receive_with(&mut self, buffer: &mut [u8], more: MsgFlags) -> io::Result<Option<Datagram>> {
         let mut parts = [IoSliceMut::new(buffer)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC | more;
         let raw = self.fd.as_raw_fd();
         let message = match recvmsg::<()>(raw, &mut parts, Some(&mut self.control), flags) {
             Ok(message) => message,
@@ -102,7 +111,9 @@ mod tests {
         assert_eq!(socket.receive(&mut buffer).expect("none"), None);
         let client = UnixDatagram::unbound().expect("a socket");
         client.send_to(b"READY=1", &path).expect("send");
+        let seen = socket.look(&mut buffer).expect("read").expect("one");
         let got = socket.receive(&mut buffer).expect("read").expect("one");
+        assert_eq!(seen, got);
         assert_eq!(&buffer[..got.length], b"READY=1");
         let sender = got.sender.expect("credentials");
         assert_eq!(sender.pid, std::process::id() as i32);
