@@ -5,6 +5,8 @@
 /// is an error's.
 macro_rules! call {
     ($number:expr $(, $argument:expr)* $(,)?) => {{
+        // A panic would be the end of svd, too, whose memory it would use.
+        const { assert!(<[&str]>::len(&[$(stringify!($argument)),*]) <= 5) };
         let mut arguments = [0_usize; 5];
         let given = [$($argument as usize),*];
         arguments[..given.len()].copy_from_slice(&given);

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::super::{Child, Ids, Prepared, Source, Spawner, Wire, c_path, c_string, exec_failure};
 use super::*;
-use crate::sys::process::ExitStatus;
+use crate::sys::process::{ExitStatus, ProcStat};
 
 const USER: u32 = 65534;
 const LIMIT: Duration = Duration::from_secs(20);
@@ -50,11 +50,10 @@ impl Drop for Lease {
     }
 }
 
-/// Until the child is in its exec, as whom it is to become.
+/// Until the child is in its exec, as whom it is to become: nothing else on its way lets it sleep.
 fn wait_for_exec(child: &Child) {
     let begun = Instant::now();
-    let exec = format!("{} ", libc::SYS_execve);
-    while !std::fs::read_to_string(format!("/proc/{}/syscall", child.pid())).is_ok_and(|text| text.starts_with(&exec)) {
+    while ProcStat::read(child.pid()).is_none_or(|stat| stat.state != 'S') {
         assert!(begun.elapsed() < LIMIT, "it does not come to its exec");
         std::thread::sleep(Duration::from_millis(1));
     }
