@@ -61,7 +61,9 @@ impl ClientError {
             ClientError::Unreachable { .. } => {
                 Some("svd is not running, or its run directory is elsewhere: give --socket or AIRDOCK_SOCKET.")
             }
-            ClientError::Denied { .. } => Some("Use sudo, or set mode or group of [control] in svd.toml."),
+            ClientError::Denied { .. } => {
+                Some("Use sudo, or let others in: [[access]] rules, mode or group of [control] in svd.toml.")
+            }
             ClientError::Lost => Some("What was begun may have been done; `svctl status` says how things stand."),
             ClientError::Nonsense { .. } => {
                 Some("Is --socket the path of svd's own socket, and is svd not newer or older than svctl?")

@@ -37,7 +37,7 @@ pub struct Daemon {
 /// `[control]`: the UNIX socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Control {
-    /// Permission bits of the socket; default 0600 for a plain user, 0666 for root (access rules decide who may what).
+    /// Permission bits of the socket; default 0600; 0666 for root with access rules, which decide who may what.
     pub mode: Option<u32>,
     pub group: Option<Box<str>>,
     /// Connections that one user may hold at once; root has some kept free beyond them.

@@ -450,11 +450,15 @@ async fn listen(
     Ok(())
 }
 
+/// Of the control socket. Where others have rights, all may connect, and the access rules decide; else nobody need. A plain
+/// user's svd is that user's alone.
+pub fn control_mode(daemon: &Daemon) -> u32 {
+    let others = nix::unistd::geteuid().is_root() && !daemon.access.is_empty();
+    daemon.control.mode.unwrap_or(if others { 0o666 } else { 0o600 })
+}
+
 fn control_socket(paths: &Paths, daemon: &Daemon) -> Result<std::os::fd::OwnedFd, String> {
-    let root = nix::unistd::geteuid().is_root();
     let group = daemon.control.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
-    // Where everybody may connect, the access rules decide; a plain user's svd is that user's alone.
-    let mode = daemon.control.mode.unwrap_or(if root { 0o666 } else { 0o600 });
-    let options = UnixOptions { mode, owner: None, group, backlog: 1024 };
+    let options = UnixOptions { mode: control_mode(daemon), owner: None, group, backlog: 1024 };
     socket::listen_unix(&paths.socket(), options).map_err(|e| e.to_string())
 }

@@ -282,7 +282,7 @@ impl Host {
         // What was bound: the file may name others by now, or one that another program holds.
         for path in unit.sockets.drain(..).filter_map(|s| super::sockets::path_of(&s)) {
             // Best effort: one that stays is found stale at the next start.
-            let _ = std::fs::remove_file(path);
+            let _ = crate::sys::socket::remove_unix(&path);
         }
     }
 

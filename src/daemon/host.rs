@@ -145,6 +145,8 @@ pub struct Host {
     /// Delays of readiness and watchdogs.
     pub alarms: BTreeSet<(Time, WorkerId, Alarm)>,
     pub statsd: super::statsd::Statsd,
+    /// Notifications of processes that are not of the service, and main processes that are not.
+    pub foreign_notifications: u64,
     pub checks: BTreeMap<u64, super::checks::Running>,
     pub last_check: u64,
     /// Private ports given out lately.
@@ -256,6 +258,7 @@ impl Host {
             inbox: VecDeque::new(),
             alarms: BTreeSet::new(),
             statsd: super::statsd::Statsd::default(),
+            foreign_notifications: 0,
             checks: BTreeMap::new(),
             last_check: 0,
             ports: VecDeque::new(),

@@ -104,10 +104,10 @@ impl Host {
 
     fn notified(&mut self, id: WorkerId, sender: Option<i32>, datagram: &[u8]) {
         // Anybody who can reach the socket may send; only the service's own processes count.
-        let (Some(process), Some(sender)) = (self.workers.get(&id), sender) else { return };
-        if !process.is_own(sender) {
-            tracing::debug!("a notification of process {sender} is ignored: not of this service");
-            return;
+        let Some(process) = self.workers.get(&id) else { return };
+        if !sender.is_some_and(|sender| process.is_own(sender)) {
+            self.foreign_notifications += 1;
+            return tracing::debug!("a notification of process {sender:?} is ignored: not of this service");
         }
         for said in parse(datagram) {
             self.said(id, said);

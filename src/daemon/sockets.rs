@@ -11,7 +11,6 @@ use nix::sys::socket::{Backlog, UnixAddr, getsockname};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -185,9 +184,8 @@ fn lengthen(fd: &OwnedFd, backlog: u32, listen: &Listen) -> Result<(), String> {
 }
 
 fn give_path(path: &Path, mode: u32, owner: Owner) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("cannot change {}: {}", path.display(), crate::sys::io_text(&e));
-    std::os::unix::fs::chown(path, owner.uid, owner.gid).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
+    let options = UnixOptions { mode, owner: owner.uid, group: owner.gid, backlog: 0 };
+    socket::change_unix(path, options).map_err(|e| format!("cannot change {}: {}", path.display(), e.desc()))
 }
 
 /// Where a UNIX socket is bound; `None` for others.

@@ -281,6 +281,12 @@ impl Host {
                 load(&c.progress_dropped),
             ),
             metric("streams_cut_total", "Streams ended because the client did not read.", true, load(&c.streams_cut)),
+            metric(
+                "notify_foreign_total",
+                "Notifications of strangers, or that name one as MAINPID; not heeded.",
+                true,
+                self.foreign_notifications as f64,
+            ),
             metric("statsd_datagrams_total", "Datagrams with counts, foreign ones included.", true, n.datagrams as f64),
             metric("statsd_foreign_total", "Datagrams without the prefix of a generation.", true, n.foreign as f64),
             metric("statsd_malformed_total", "Lines of generations that could not be read.", true, n.malformed as f64),

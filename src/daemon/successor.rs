@@ -67,11 +67,12 @@ impl Host {
         if process.worker.pid() == Some(pid) && !process.started_ended {
             return self.replace_main(id, Main::Started);
         }
-        let Ok(pidfd) = PidFd::open(pid) else { return };
         // In this order: had the number changed hands in between, the process that was opened would have ended.
-        if !process.worker.contains(pid) || pidfd.has_ended() {
+        let opened = PidFd::open(pid).ok().filter(|pidfd| process.worker.contains(pid) && !pidfd.has_ended());
+        let Some(pidfd) = opened else {
+            self.foreign_notifications += 1;
             return tracing::debug!("MAINPID={pid} is ignored: not of this service");
-        }
+        };
         if let Err(e) = self.poll.add(&pidfd, Interest::Read, token::of_main(id)) {
             let service = process.generation.service;
             return self.warn(Some(service), &format!("its main process {pid} cannot be watched: {}", e.desc()));

@@ -1,5 +1,6 @@
 //! A new configuration, applied to what differs (SIGHUP, `svctl update`). With any error nothing changes (I8).
 
+use super::boot::control_mode;
 use super::host::{Host, Message};
 use super::state::Key;
 use super::unit::Unit;
@@ -8,9 +9,10 @@ use crate::api::access::Access;
 use crate::api::server::Directory;
 use crate::api::types::{ApiError, Change as Shown, ChangeAction, ErrorCode, UpdateResult};
 use crate::config::diff::{self, Change, Needs};
-use crate::config::spec::{Config, Service};
+use crate::config::spec::{Config, Daemon, Service};
 use crate::config::{self, Diagnostics};
 use crate::core::{self, Awaited, Event, OpId, Phase, Policy, ServiceId, Setup};
+use crate::sys::socket::UnixOptions;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -113,6 +115,7 @@ impl Host {
         for one in changes {
             match one {
                 Change::Daemon { .. } => {
+                    self.open_to_others(&new.daemon);
                     self.daemon = new.daemon.clone();
                     self.state.mark(Key::Head);
                 }
@@ -163,6 +166,21 @@ impl Host {
             core::Change::Reload if runs => Awaited::Replaced { before: self.machine.committed_number(id) },
             core::Change::Restart if runs => Awaited::Running,
             _ => Awaited::Nothing,
+        }
+    }
+
+    /// With the first access rule others may connect, and no more when the last one goes; with a mode of the file's own, at svd's
+    /// next start.
+    fn open_to_others(&mut self, new: &Daemon) {
+        let mode = control_mode(new);
+        if new.control != self.daemon.control || mode == control_mode(&self.daemon) {
+            return;
+        }
+        let options = UnixOptions { mode, owner: None, group: None, backlog: 0 };
+        let path = self.around.paths.socket();
+        if let Err(e) = crate::sys::socket::change_unix(&path, options) {
+            let path = path.display();
+            self.warn(None, &format!("cannot let those connect to {path} who have rights now: {}", e.desc()));
         }
     }
 

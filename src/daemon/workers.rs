@@ -181,8 +181,9 @@ impl Host {
         let failed = |e: std::io::Error| {
             format!("cannot make the notify socket {}: {}", path.display(), crate::sys::io_text(&e))
         };
-        // Its path cannot be guessed at by listing, and only the service's own processes are heard.
-        let socket = socket::NotifySocket::bind(&path, 0o666).map_err(|e| e.to_string())?;
+        // Of all whom the file lets send, only the service's own processes are heard.
+        let owner = made.plan.run_as.ids.as_ref().map(|ids| ids.uid);
+        let socket = socket::NotifySocket::bind(&path, owner).map_err(|e| e.to_string())?;
         self.poll.add(&socket, Interest::Read, token::of_notify(id)).map_err(|e| failed(e.into()))?;
         Ok(Some((path, socket)))
     }

@@ -8,11 +8,13 @@ mod support;
 
 mod directories;
 mod planted;
+mod sockets;
+mod strangers;
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-pub use support::plain::NOBODY;
+use support::plain::{NOBODY, SLEEP};
 use support::svd::Svd;
 
 /// Writes as a naive daemon does: to whatever has that name.

@@ -1,20 +1,17 @@
 //! Listening sockets. They are blocking, as `socket(2)` makes them: O_NONBLOCK belongs to the open socket that all
 //! generations share, so a program that wants it sets it (gunicorn, the JDK), and one that calls `accept` plainly works.
 
-use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, setsockopt, socket, sockopt,
 };
-use nix::unistd::{Gid, Uid, fchownat};
 
 use super::ListenError;
+use super::place::Place;
 
 /// Binds and listens, with `SO_REUSEADDR`. An IPv6 address takes IPv4 as well unless `v6only`.
 pub fn listen_tcp(address: SocketAddr, backlog: i32, v6only: bool) -> Result<OwnedFd, ListenError> {
@@ -78,13 +75,10 @@ pub struct UnixOptions {
 /// then listens. It is bound under its own name (not renamed into place), so that `getsockname` tells servers the
 /// truth, and of two binders one fails.
 pub fn listen_unix(path: &Path, options: UnixOptions) -> Result<OwnedFd, ListenError> {
-    let failed = |reason: String| ListenError { address: format!("unix:{}", path.display()), reason };
-    clear_stale(path).map_err(failed)?;
-    let fd = bind_private(path, SockType::Stream).map_err(|e| failed(unix_reason(path, e)))?;
-    give_permissions(path, options).and_then(|()| start_listening(&fd, options.backlog)).map_err(|errno| {
-        // Ours, and of no use: nobody can connect to it.
-        let _ = std::fs::remove_file(path);
-        failed(format!("cannot set its permissions: {}", errno.desc()))
+    let fd = bind_unix(path, SockType::Stream, options)?;
+    start_listening(&fd, options.backlog).map_err(|errno| {
+        let _ = remove_unix(path);
+        ListenError { address: format!("unix:{}", path.display()), reason: errno.desc().into() }
     })?;
     Ok(fd)
 }
@@ -100,8 +94,26 @@ fn unix_reason(path: &Path, errno: Errno) -> String {
     }
 }
 
+/// Binds a socket of any kind: as [`listen_unix`], but that it does not listen.
+pub(super) fn bind_unix(path: &Path, kind: SockType, options: UnixOptions) -> Result<OwnedFd, ListenError> {
+    let failed = |reason: String| ListenError { address: format!("unix:{}", path.display()), reason };
+    let place = Place::of(path).map_err(|e| failed(unix_reason(path, e)))?;
+    place.clear_stale().map_err(failed)?;
+    let fd = bind_private(path, kind).map_err(|e| failed(unix_reason(path, e)))?;
+    place.give(options, true).map_err(|errno| {
+        // Ours, and of no use: nobody can connect to it.
+        let _ = place.remove();
+        let why = match errno {
+            Errno::ENOENT | Errno::ENOTSOCK | Errno::ESTALE => "somebody puts other files in its place",
+            other => other.desc(),
+        };
+        failed(format!("cannot set its permissions: {why}"))
+    })?;
+    Ok(fd)
+}
+
 /// Binds a socket whose file nobody may use yet.
-pub(super) fn bind_private(path: &Path, kind: SockType) -> Result<OwnedFd, Errno> {
+fn bind_private(path: &Path, kind: SockType) -> Result<OwnedFd, Errno> {
     let address = UnixAddr::new(path)?;
     let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
     // The mode of the socket itself becomes that of its file (less the umask).
@@ -111,63 +123,20 @@ pub(super) fn bind_private(path: &Path, kind: SockType) -> Result<OwnedFd, Errno
     Ok(fd)
 }
 
-/// Owner first, mode last; through a descriptor, so that nobody can put another file in its place meanwhile.
-pub(super) fn give_permissions(path: &Path, options: UnixOptions) -> Result<(), Errno> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
-    let is_socket = file.metadata().is_ok_and(|m| m.file_type().is_socket());
-    if !is_socket {
-        return Err(Errno::ENOTSOCK);
-    }
-    if options.owner.is_some() || options.group.is_some() {
-        fchownat(
-            file.as_fd(),
-            "",
-            options.owner.map(Uid::from_raw),
-            options.group.map(Gid::from_raw),
-            AtFlags::AT_EMPTY_PATH,
-        )?;
-    }
-    let name = std::ffi::CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: a NUL-terminated string.
-    let result = unsafe { libc::chmod(name.as_ptr(), options.mode & 0o7777) };
-    super::super::check(result.into()).map(drop)
+/// Gives the file of a bound socket another owner and mode.
+///
+/// # Errors
+/// Of the file system; `ENOTSOCK`, `ESTALE`: something else has its name.
+pub fn change_unix(path: &Path, options: UnixOptions) -> Result<(), Errno> {
+    Place::of(path)?.give(options, false)
 }
 
-/// Removes a socket file that nobody answers; says why it may not be removed.
-pub(super) fn clear_stale(path: &Path) -> Result<(), String> {
-    match std::fs::symlink_metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(crate::sys::io_text(&e)),
-        Ok(meta) if !meta.file_type().is_socket() => {
-            return Err("a file that is no socket is in its place; move it away or choose another path".into());
-        }
-        Ok(_) => {}
-    }
-    for kind in [SockType::Stream, SockType::Datagram, SockType::SeqPacket] {
-        match try_connect(path, kind) {
-            Err(Errno::ECONNREFUSED | Errno::EPROTOTYPE | Errno::ENOENT) => {}
-            Ok(()) | Err(Errno::EAGAIN | Errno::EINPROGRESS) => {
-                return Err("another process answers there; stop that, or choose another path".into());
-            }
-            Err(errno) => return Err(errno.desc().into()),
-        }
-    }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("cannot remove the stale socket file: {}", crate::sys::io_text(&e)))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn try_connect(path: &Path, kind: SockType) -> Result<(), Errno> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, kind, flags, None)?;
-    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)
+/// Removes a socket's file, and nothing else that has its name.
+///
+/// # Errors
+/// Of the file system; `ENOTSOCK`: something else has its name.
+pub fn remove_unix(path: &Path) -> Result<(), Errno> {
+    Place::of(path)?.remove()
 }
 
 /// A TCP port on 127.0.0.1 that is free at this moment. Somebody else may take it before it is used.

@@ -4,6 +4,7 @@ mod datagrams;
 mod listen;
 mod manager;
 mod notify;
+mod place;
 pub mod rights;
 mod shared;
 mod who;
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::sys::socket::{getsockopt, sockopt};
 
 pub use datagrams::{DATAGRAM_MAX, Datagrams};
-pub use listen::{UnixOptions, free_port, listen_tcp, listen_unix};
+pub use listen::{UnixOptions, change_unix, free_port, listen_tcp, listen_unix, remove_unix};
 pub use manager::{has_manager, notify_manager};
 pub use notify::{Datagram, NotifySocket};
 pub use shared::{Gate, SharedWords};

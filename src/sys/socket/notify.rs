@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockType, recvmsg, setsockopt, sockopt};
 
-use super::listen::{UnixOptions, bind_private, clear_stale, give_permissions};
+use super::listen::{UnixOptions, bind_unix};
 use super::{ListenError, Peer};
 
 /// As many descriptors as the kernel lets one message carry (`SCM_MAX_FD`).
@@ -32,18 +32,17 @@ pub struct Datagram {
 }
 
 impl NotifySocket {
-    /// Binds; a stale file is replaced, a living one refused, as for [`super::listen_unix`].
-    pub fn bind(path: &Path, mode: u32) -> Result<NotifySocket, ListenError> {
-        let failed = |reason: String| ListenError { address: format!("unix:{}", path.display()), reason };
-        clear_stale(path).map_err(failed)?;
-        let bound = bind_private(path, SockType::Datagram).and_then(|fd| {
-            // Before anybody may send.
-            setsockopt(&fd, sockopt::PassCred, &true)?;
-            let options = UnixOptions { mode, owner: None, group: None, backlog: 0 };
-            give_permissions(path, options)?;
-            Ok(NotifySocket::from_fd(fd))
-        });
-        bound.map_err(|errno| failed(errno.desc().to_string()))
+    /// Binds; a stale file is replaced, a living one refused, as for [`super::listen_unix`]. Only `owner` (and root) may send;
+    /// `None`: our own user.
+    pub fn bind(path: &Path, owner: Option<u32>) -> Result<NotifySocket, ListenError> {
+        let options = UnixOptions { mode: 0o600, owner, group: None, backlog: 0 };
+        let fd = bind_unix(path, SockType::Datagram, options)?;
+        // What is sent before has no sender, and is not heard.
+        setsockopt(&fd, sockopt::PassCred, &true).map_err(|errno| ListenError {
+            address: format!("unix:{}", path.display()),
+            reason: errno.desc().into(),
+        })?;
+        Ok(NotifySocket::from_fd(fd))
     }
 
     /// One that was kept across an exec or by another process.
@@ -106,7 +105,7 @@ mod tests {
     fn messages_senders_and_descriptors() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("notify");
-        let mut socket = NotifySocket::bind(&path, 0o666).expect("bind");
+        let mut socket = NotifySocket::bind(&path, None).expect("bind");
         let mut buffer = [0; 64];
         assert_eq!(socket.receive(&mut buffer).expect("none"), None);
         let client = UnixDatagram::unbound().expect("a socket");
@@ -138,6 +137,6 @@ mod tests {
         let mut end = [0; 1];
         let count = io::Read::read(&mut std::fs::File::from(reader), &mut end);
         assert_eq!(count.expect("read"), 0);
-        assert!(NotifySocket::bind(&path, 0o666).is_err(), "it is alive");
+        assert!(NotifySocket::bind(&path, None).is_err(), "it is alive");
     }
 }
