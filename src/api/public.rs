@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use super::accept::{self, Door};
 use super::connections::{Place, Rooms};
@@ -23,18 +24,22 @@ use super::types::{ApiError, ErrorCode};
 /// All there is; `docs/openapi.yaml` has the same.
 pub const PATHS: [&str; 3] = ["/health", "/health/{name}", "/metrics"];
 
+/// Requests that the daemon has at once: with one of each connection, workers would wait behind all of them.
+const AT_ONCE: usize = 4;
+
 /// Everybody is one user here, who has all places: the oldest idle connection gives way.
 const ANYBODY: u32 = u32::MAX;
 
 /// Serves until the future is dropped, on the current thread ([`tokio::task::LocalSet`] needed). The daemon is asked
 /// for nothing but [`Request::PublicHealth`] and [`Request::Metrics`].
 pub async fn serve(listener: TcpListener, context: ServerContext) {
-    accept::receive(Public { listener, context }).await;
+    accept::receive(Public { listener, context, turns: Semaphore::new(AT_ONCE) }).await;
 }
 
 struct Public {
     listener: TcpListener,
     context: ServerContext,
+    turns: Semaphore,
 }
 
 impl Door for Public {
@@ -60,27 +65,35 @@ impl Door for Public {
     }
 
     async fn serve(&self, stream: TcpStream, (): (), place: Rc<Place>) {
-        let handle = |request| handle(&self.context, request, Rc::clone(&place));
+        let handle = |request| self.handle(request, Rc::clone(&place));
         http::serve_connection(stream, &self.context.limits, &self.context.counters, handle).await;
     }
 }
 
-async fn handle(context: &ServerContext, request: HttpRequest<Incoming>, place: Rc<Place>) -> Response<Blocks> {
-    let work = place.work();
-    Counters::add(&context.counters.requests);
-    let mut response = match read(&request) {
-        Ok(request) => ask(context, request, Peer::nobody(), None).await.unwrap_or_else(|error| respond_error(&error)),
-        Err(error) => {
-            let mut response = respond_error(&error);
-            if error.code == ErrorCode::MethodNotAllowed {
-                let value = HeaderValue::from_static("GET, HEAD");
-                response.headers_mut().insert(ALLOW, value);
+impl Public {
+    async fn handle(&self, request: HttpRequest<Incoming>, place: Rc<Place>) -> Response<Blocks> {
+        let work = place.work();
+        Counters::add(&self.context.counters.requests);
+        let mut response = match read(&request) {
+            Ok(request) => self.ask(request).await.unwrap_or_else(|error| respond_error(&error)),
+            Err(error) => {
+                let mut response = respond_error(&error);
+                if error.code == ErrorCode::MethodNotAllowed {
+                    let value = HeaderValue::from_static("GET, HEAD");
+                    response.headers_mut().insert(ALLOW, value);
+                }
+                response
             }
-            response
-        }
-    };
-    response.body_mut().hold(work);
-    response
+        };
+        response.body_mut().hold(work);
+        response
+    }
+
+    async fn ask(&self, request: Request) -> Result<Response<Blocks>, ApiError> {
+        // Nobody closes it; a turn ends with the answer.
+        let _turn = self.turns.acquire().await;
+        ask(&self.context, request, Peer::nobody(), None).await
+    }
 }
 
 fn read<B>(request: &HttpRequest<B>) -> Result<Request, ApiError> {

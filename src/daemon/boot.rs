@@ -39,6 +39,8 @@ use tokio::task::LocalSet;
 
 /// Calls that wait for the loop.
 const CALLS: usize = 256;
+/// Connections that wait to be taken, on both of svd's own sockets.
+const BACKLOG: i32 = 1024;
 /// Turns for the server's tasks before svd ends; an answer takes a few.
 const LAST_TURNS: u32 = 64;
 /// For the last output to reach its files when svd ends.
@@ -437,13 +439,15 @@ async fn listen(
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
     tokio::task::spawn_local(server::serve(listener, context.clone()));
     if let Some(address) = daemon.http {
-        let failed = |e: std::io::Error| {
-            format!("cannot listen on {address} ([http] listen in svd.toml): {}", crate::sys::io_text(&e))
+        let failed = |why: String| format!("cannot listen on {address} ([http] listen in svd.toml): {why}");
+        let io_failed = |e: std::io::Error| failed(crate::sys::io_text(&e));
+        let socket = match kept.descriptors.remove(keeping::HTTP) {
+            Some(socket) => socket,
+            None => socket::listen_tcp(address, BACKLOG, false).map_err(|e| failed(e.reason))?,
         };
-        let listener = match kept.descriptors.remove(keeping::HTTP).map(std::net::TcpListener::from) {
-            Some(listener) => tokio::net::TcpListener::from_std(listener).map_err(failed)?,
-            None => tokio::net::TcpListener::bind(address).await.map_err(failed)?,
-        };
+        let listener = std::net::TcpListener::from(socket);
+        listener.set_nonblocking(true).map_err(io_failed)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(io_failed)?;
         keep(keeping::HTTP, listener.as_fd());
         tokio::task::spawn_local(public::serve(listener, context.clone()));
     }
@@ -459,6 +463,6 @@ pub fn control_mode(daemon: &Daemon) -> u32 {
 
 fn control_socket(paths: &Paths, daemon: &Daemon) -> Result<std::os::fd::OwnedFd, String> {
     let group = daemon.control.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
-    let options = UnixOptions { mode: control_mode(daemon), owner: None, group, backlog: 1024 };
+    let options = UnixOptions { mode: control_mode(daemon), owner: None, group, backlog: BACKLOG };
     socket::listen_unix(&paths.socket(), options).map_err(|e| e.to_string())
 }
