@@ -79,7 +79,7 @@ impl Host {
         let mut buffer = [0_u8; DATAGRAM_MAX];
         for _ in 0..AT_ONCE {
             let Some(process) = self.workers.get_mut(&id) else { return false };
-            let Some(socket) = &mut process.notify else { return false };
+            let Some(socket) = &process.notify else { return false };
             // What says that it is ready is taken when it is written down: had svd died before, the next one finds it there.
             let stays = alone && !process.ready;
             match if stays { socket.look(&mut buffer) } else { socket.receive(&mut buffer) } {
@@ -88,7 +88,7 @@ impl Host {
                     if stays {
                         self.deliver();
                         self.write_state();
-                        let socket = self.workers.get_mut(&id).and_then(|process| process.notify.as_mut());
+                        let socket = self.workers.get(&id).and_then(|process| process.notify.as_ref());
                         let _ = socket.map(|socket| socket.receive(&mut buffer));
                     }
                 }

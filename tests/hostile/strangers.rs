@@ -168,3 +168,26 @@ fn forged_notifications_are_dropped_and_counted() {
     assert_eq!(svd.main_pid("other"), other);
     assert_eq!(svd.status("other")["restarts"], 0);
 }
+
+/// A service passes as many descriptors as fit into a message, and more than svd has room for.
+#[test]
+fn descriptors_that_come_along_are_closed_whatever_their_number() {
+    if needs_root() {
+        return;
+    }
+    const LIMIT: usize = 128;
+    let mut svd = Svd::new();
+    let program = format!(
+        "{SAYS}import array\nsent = 0\nwhile sent < 30:\n    \
+        try:\n        s.sendmsg([b'STATUS=x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [0] * 253))], 0, os.environ['NOTIFY_SOCKET'])\n        sent += 1\n    \
+        except OSError: time.sleep(0.01)\nsay('READY=1')\ntime.sleep(1000)\n"
+    );
+    svd.service("web", &python(&program, "user = 'nobody'\n[ready]\nnotify = true\n"));
+    let plain = svd.command();
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={LIMIT}:{LIMIT}")).arg(plain.get_program()).args(plain.get_args());
+    svd.start_with(command);
+    svd.wait_state("web", "running");
+    let open = fs::read_dir(format!("/proc/{}/fd", svd.pid())).expect("svd runs").count();
+    assert!(open < LIMIT - 20, "{open} descriptors are open, of {LIMIT}");
+}

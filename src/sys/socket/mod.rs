@@ -1,5 +1,6 @@
 //! Sockets that outlive the processes that use them, and small things that are shared with those.
 
+mod control;
 mod datagrams;
 mod listen;
 mod manager;

@@ -1,23 +1,20 @@
 //! The datagram socket of `sd_notify(3)`: each message with the kernel's word on who sent it.
 
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockType, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, SockType, setsockopt, sockopt};
 
+use super::control::{self, Message};
 use super::listen::{UnixOptions, bind_unix};
 use super::{ListenError, Peer};
-
-/// As many descriptors as the kernel lets one message carry (`SCM_MAX_FD`).
-const MAX_DESCRIPTORS: usize = 253;
 
 /// A bound datagram socket that anybody with write permission on its file may send to.
 #[derive(Debug)]
 pub struct NotifySocket {
     fd: OwnedFd,
-    control: Vec<u8>,
 }
 
 /// One message, without its text (which is in the caller's buffer).
@@ -47,46 +44,26 @@ impl NotifySocket {
 
     /// One that was kept across an exec or by another process.
     pub fn from_fd(fd: OwnedFd) -> NotifySocket {
-        NotifySocket { fd, control: nix::cmsg_space!(libc::ucred, [RawFd; MAX_DESCRIPTORS]) }
+        NotifySocket { fd }
     }
 
     /// The next message, without waiting; `None` if there is none. Descriptors that come with it are closed at once
     /// (which is also the answer that `sd_notify_barrier(3)` waits for).
-    pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         self.receive_with(buffer, MsgFlags::empty())
     }
 
     /// As [`NotifySocket::receive`], but the message stays, until that takes it.
-    pub fn look(&mut self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+    pub fn look(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         self.receive_with(buffer, MsgFlags::MSG_PEEK)
     }
 
-    fn receive_with(&mut self, buffer: &mut [u8], more: MsgFlags) -> io::Result<Option<Datagram>> {
-        let mut parts = [IoSliceMut::new(buffer)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC | more;
-        let raw = self.fd.as_raw_fd();
-        let message = match recvmsg::<()>(raw, &mut parts, Some(&mut self.control), flags) {
-            Ok(message) => message,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        };
-        let mut sender = None;
-        // An error here means truncated control data: the kernel has installed no descriptor that is not listed.
-        for control in message.cmsgs().into_iter().flatten() {
-            match control {
-                ControlMessageOwned::ScmCredentials(found) => {
-                    sender = Some(Peer { pid: found.pid(), uid: found.uid(), gid: found.gid() });
-                }
-                ControlMessageOwned::ScmRights(fds) => {
-                    for fd in fds {
-                        // SAFETY: the kernel has just made this descriptor for us; dropped, it is closed.
-                        drop(unsafe { OwnedFd::from_raw_fd(fd) });
-                    }
-                }
-                _ => {}
-            }
+    fn receive_with(&self, buffer: &mut [u8], more: MsgFlags) -> io::Result<Option<Datagram>> {
+        match control::receive(&self.fd, buffer, more) {
+            Ok(Message { length, truncated, sender, .. }) => Ok(Some(Datagram { length, truncated, sender })),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(errno) => Err(errno.into()),
         }
-        Ok(Some(Datagram { length: message.bytes, truncated: message.flags.contains(MsgFlags::MSG_TRUNC), sender }))
     }
 }
 
@@ -99,13 +76,14 @@ impl AsFd for NotifySocket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixDatagram;
 
     #[test]
     fn messages_senders_and_descriptors() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("notify");
-        let mut socket = NotifySocket::bind(&path, None).expect("bind");
+        let socket = NotifySocket::bind(&path, None).expect("bind");
         let mut buffer = [0; 64];
         assert_eq!(socket.receive(&mut buffer).expect("none"), None);
         let client = UnixDatagram::unbound().expect("a socket");

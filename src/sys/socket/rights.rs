@@ -1,12 +1,12 @@
 //! Messages with a descriptor, over a pair of `SOCK_SEQPACKET` sockets (`unix(7)`, `SCM_RIGHTS`). Nothing here waits.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+
+use super::control;
 
 /// Two ends that keep the borders of messages; both are close-on-exec.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
@@ -41,29 +41,10 @@ pub struct Packet {
 
 /// The next message; `EAGAIN` if there is none now.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Packet, Errno> {
-    let raw = socket.as_fd().as_raw_fd();
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let mut parts = [IoSliceMut::new(buffer)];
-    let mut control = nix::cmsg_space!([RawFd; 1]);
-    let message = loop {
-        match recvmsg::<()>(raw, &mut parts, Some(&mut control), flags) {
-            Ok(message) => break message,
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    };
-    let mut descriptor = None;
-    // An error here means truncated control data: the kernel has installed no descriptor that is not listed.
-    for control in message.cmsgs().into_iter().flatten() {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            for fd in fds {
-                // SAFETY: the kernel has just made this descriptor for us; a second one would be closed.
-                descriptor = Some(unsafe { OwnedFd::from_raw_fd(fd) });
-            }
-        }
-    }
-    let descriptor_lost = message.flags.contains(MsgFlags::MSG_CTRUNC);
-    Ok(Packet { length: message.bytes, descriptor, descriptor_lost })
+    let mut message = control::receive(socket, buffer, MsgFlags::empty())?;
+    // Nobody sends more than one.
+    let descriptor = message.descriptors.pop();
+    Ok(Packet { length: message.length, descriptor, descriptor_lost: message.control_truncated })
 }
 
 #[cfg(test)]
