@@ -71,8 +71,8 @@ fn held<'a>(
     id: GenerationId,
     plan: &Plan,
 ) -> Option<&'a Vec<Arc<OwnedFd>>> {
-    let mut others = generations.range(GenerationId { service: id.service, number: 0 }..=id).map(|(_, other)| other);
-    let same = |other: &&Box<Generation>| !other.sockets.is_empty() && other.plan.spec.sockets == plan.spec.sockets;
+    let mut others = generations.range(GenerationId { service: id.service, number: 0 }..=id).map(|(_, other)| &**other);
+    let same = |other: &&Generation| !other.sockets.is_empty() && other.plan.spec.sockets == plan.spec.sockets;
     others.find(same).map(|other| &other.sockets)
 }
 
