@@ -169,7 +169,7 @@ fn in_the_background(svd: &mut Svd, plain_user: bool) {
     wait_until("by another", PATIENCE, || svd.state("back") == "running" && svd.main_pid("back") != main);
     // A stop reaches it, too.
     svd.ok(&["stop", "back"]);
-    assert_eq!(lines(svd, "back", "told 15"), 2, "{}", svd.output("back"));
+    wait_until("both have said that they were told", PATIENCE, || lines(svd, "back", "told 15") == 2);
 }
 
 #[test]
