@@ -6,6 +6,7 @@ use super::unit::{Generation, Plan, RunAs};
 use crate::config::spec::{Kind, Listen, Service, Stderr, Template};
 use crate::kinds::environment::{self, HandedOver, Login};
 use crate::kinds::{self, Context, FIRST_SOCKET, gunicorn};
+use crate::sys::files;
 use crate::sys::spawn::{Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
 use crate::sys::user::{self, Account};
 use std::ffi::CString;
@@ -39,7 +40,7 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Arc<Login>, old: &
             Some(path) => (path, true),
             None => (&*text, false),
         };
-        match std::fs::read_to_string(path) {
+        match files::read_for(Path::new(path), run_as.ids.as_ref()) {
             Ok(text) => variables.extend(environment::parse_file(&text).map_err(|e| format!("{path}: {e}"))?),
             Err(e) if optional && e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => {

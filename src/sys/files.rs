@@ -5,10 +5,13 @@
 //! for its holder. So nothing is followed, nothing is waited for, and what was opened is looked at before it is used. That the
 //! directory itself is the one that was meant is [`super::trust`]'s part.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use super::spawn::Ids;
+use super::trust::{self, Rule};
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,47 @@ pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
     }
     // A new file is ours, whatever else may be there by now.
     options(Access::ReadWrite).create_new(true).mode(mode).open(path)
+}
+
+/// The text of a file that is handed to a user (`None`: svd's own): what root could read and he could not, only where nobody
+/// else decides what the path leads to. Else he would put a link there, and be given any file.
+///
+/// # Errors
+/// Of the file system. `PermissionDenied`, with a sentence's part.
+pub fn read_for(path: &Path, reader: Option<&Ids>) -> io::Result<String> {
+    // Links are followed: root's are fine.
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let meta = file.metadata()?;
+    let refused = |why: &str| Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    if !meta.is_file() {
+        return refused(NO_FILE);
+    }
+    if let Some(reader) = reader.filter(|reader| !may_read(&meta, reader)) {
+        let roots = meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
+        let trusted = if roots { trust::path(path, Rule::Strict) } else { trust::parents(path, Rule::Strict) };
+        if let Err(why) = trusted {
+            let uid = reader.uid;
+            let advice = "let that user read the file, or move it to a directory of root's";
+            return refused(&format!(
+                "user {uid} may not read it, and others decide what is read there: {why}; {advice}"
+            ));
+        }
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// By owner, group and mode (`path_resolution(7)`).
+fn may_read(meta: &Metadata, ids: &Ids) -> bool {
+    let bit = if meta.uid() == ids.uid {
+        0o400
+    } else if meta.gid() == ids.gid || ids.groups.contains(&meta.gid()) {
+        0o040
+    } else {
+        0o004
+    };
+    meta.mode() & bit != 0
 }
 
 fn options(access: Access) -> OpenOptions {

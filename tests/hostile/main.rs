@@ -7,6 +7,7 @@
 mod support;
 
 mod directories;
+mod environment;
 mod http;
 mod planted;
 mod sockets;
