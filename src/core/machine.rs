@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// To who asks for something of a service that is forgotten by now.
+const GONE: &str = "there is no such service any more";
+
 /// All services of a host. See the module's contract.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -137,11 +140,13 @@ impl Machine {
         remove: Vec<(ServiceId, Option<OpId>)>,
     ) {
         for (id, op) in remove {
-            if let Some(service) = self.services.get_mut(&id) {
-                service.removed = true;
-                self.stop(id, op);
-                self.touched.insert(id);
-            }
+            let Some(service) = self.services.get_mut(&id) else {
+                self.done(op, Ok(()), None);
+                continue;
+            };
+            service.removed = true;
+            self.stop(id, op);
+            self.touched.insert(id);
         }
         for (id, policy, change, op) in change {
             self.change(id, policy, change, op);
@@ -161,7 +166,7 @@ impl Machine {
 
     fn change(&mut self, id: ServiceId, policy: Rc<Policy>, change: Change, op: Option<OpId>) {
         let Some(service) = self.services.get_mut(&id) else {
-            return;
+            return self.done(op, Err(GONE.to_owned()), None);
         };
         let old = std::mem::replace(&mut service.policy, Rc::clone(&policy));
         self.repolicied.insert(id);
@@ -194,7 +199,7 @@ impl Machine {
 
     fn handle_command(&mut self, op: Option<OpId>, id: ServiceId, command: Command) {
         if !self.services.contains_key(&id) {
-            return self.done(op, Err("there is no such service any more".to_owned()), None);
+            return self.done(op, Err(GONE.to_owned()), None);
         }
         if self.shutting_down && command != Command::Stop {
             return self.done(op, Err("svd is shutting down".to_owned()), None);

@@ -95,6 +95,7 @@ impl Fate {
             Fate::Runs if spawning => Some(Event::Spawned { worker: id, result: Ok(()) }),
             Fate::Runs => None,
             Fate::NeverRan if spawning => Some(Event::Unspawned { worker: id }),
+            Fate::NeverRan if worker.has_ended() => Some(Event::Empty { worker: id }),
             Fate::NeverRan => Some(Event::Exited { worker: id, exit: Exit::Unknown, leftovers: false, reason: None }),
             // How its main process has ended was told before.
             Fate::Ended { leftovers, .. } if worker.has_ended() => (!leftovers).then_some(Event::Empty { worker: id }),

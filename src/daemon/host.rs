@@ -363,6 +363,9 @@ impl Host {
                     self.note_given(&event);
                     all_ends &= matches!(event, Event::Exited { .. } | Event::Empty { .. });
                     asked |= matches!(event, Event::Command { .. } | Event::Configure { .. } | Event::Shutdown);
+                    if let Event::Exited { worker, .. } = event {
+                        self.told(worker);
+                    }
                     actions.append(&mut self.machine.handle(now, event));
                 }
                 // What was decided is known to the next svd before anything of it is done (I5).

@@ -99,6 +99,7 @@ impl Host {
     }
 
     fn end_main(&mut self, id: WorkerId, leftovers: bool) {
+        self.record_until_told(id);
         let Some(process) = self.workers.get_mut(&id) else { return };
         let Main::Named(pidfd) = std::mem::replace(&mut process.main, Main::Ended) else { return };
         let _ = self.poll.delete(&pidfd);
@@ -117,6 +118,9 @@ impl Host {
         if leftovers {
             // A server that goes into the background says who goes on, and the first process ends at once.
             self.drain_notify(id);
+        }
+        if self.workers.get(&id).is_some_and(|p| matches!(p.main, Main::Started)) {
+            self.record_until_told(id);
         }
         let Some(process) = self.workers.get_mut(&id) else { return };
         process.started_ended = true;

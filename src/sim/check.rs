@@ -161,43 +161,57 @@ impl World {
         assert!(serving.is_none(), "I1: sockets are closed while {serving:?} serves");
     }
 
-    /// I2: the committed generation is told to stop only when it was replaced, or nothing of the service should run.
-    pub(super) fn check_signal(&self, worker: WorkerId) {
-        let Some(process) = self.processes.get(&worker) else {
-            return;
-        };
-        let id = process.generation;
-        assert!(process.main, "I4: a signal to a main process that is gone");
-        if self.committed.get(&id.service) == Some(&id.number) {
-            let service = self.machine.service(id.service).expect("it has processes");
-            let generation = service.generations.iter().find(|g| g.id == id);
-            let scaled_down = generation.is_some_and(|g| g.slots.len() <= process.slot as usize);
-            // By what happened to it, not by what the machine thinks of it.
-            let unfit = process.unfit || !process.ready;
-            // Once more, after a death of svd.
-            if process.told {
-                return;
+    /// What was decided just now, from the `first` of these actions on; those before it are not done yet either.
+    pub(super) fn check_decided(&mut self, actions: &[Action], first: usize) {
+        for (at, action) in actions.iter().enumerate().skip(first) {
+            match action {
+                Action::Commit { generation } => self.check_commit(*generation),
+                Action::Signal { worker, .. } => self.check_signal(*worker, &actions[..at]),
+                Action::CloseSockets { service } => {
+                    let up = self.machine.service(*service).is_some_and(|s| s.phase == Phase::Active);
+                    let asked = self.reopening.remove(service);
+                    assert!(!up || asked, "I1: sockets of what is restarted are closed");
+                }
+                _ => {}
             }
-            let stopping = service.phase != Phase::Active || !service.policy.overlap;
-            assert!(stopping || scaled_down || unfit, "I2: the generation that serves is told to stop");
         }
     }
 
+    /// I2: the generation that serves is told to stop only when it was replaced, or nothing of the service should run.
+    fn check_signal(&self, worker: WorkerId, before: &[Action]) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        let id = process.generation;
+        let decided = before.iter().rev().find_map(|action| match action {
+            Action::Commit { generation } if generation.service == id.service => Some(generation.number),
+            _ => None,
+        });
+        let serves = decided.or(self.committed.get(&id.service).copied()) == Some(id.number);
+        // Once more, after a death of svd, is not worse.
+        if !serves || process.told {
+            return;
+        }
+        let service = self.machine.service(id.service).expect("it has processes");
+        let generation = service.generations.iter().find(|g| g.id == id);
+        let scaled_down = generation.is_some_and(|g| g.slots.len() <= process.slot as usize);
+        // By what happened to it, not by what the machine thinks of it.
+        let unfit = process.unfit || !process.heard;
+        let stopping = service.phase != Phase::Active || !service.policy.overlap;
+        assert!(stopping || scaled_down || unfit, "I2: the generation that serves is told to stop");
+    }
+
     /// I2: what is committed was ready when that was decided.
-    pub(super) fn check_decided(&self, actions: &[Action]) {
-        let commits =
-            actions.iter().filter_map(|a| if let Action::Commit { generation } = a { Some(generation) } else { None });
-        for id in commits {
-            let service = self.machine.service(id.service).expect("it is committed");
-            let generation = service.generations.iter().find(|g| g.id == *id).expect("it is committed");
-            for slot in &generation.slots {
-                let ready = match slot.state {
-                    SlotState::Filled(worker) => self.processes.get(&worker).is_some_and(|p| p.ready),
-                    SlotState::Done => true,
-                    _ => false,
-                };
-                assert!(ready, "I2: {id:?} is committed before all of it is ready");
-            }
+    fn check_commit(&self, id: GenerationId) {
+        let service = self.machine.service(id.service).expect("it is committed");
+        let generation = service.generations.iter().find(|g| g.id == id).expect("it is committed");
+        for slot in &generation.slots {
+            let ready = match slot.state {
+                SlotState::Filled(worker) => {
+                    self.processes.get(&worker).is_some_and(|p| p.ready) || self.ends.contains_key(&worker)
+                }
+                SlotState::Done => true,
+                _ => false,
+            };
+            assert!(ready, "I2: {id:?} is committed before all of it is ready");
         }
     }
 

@@ -84,6 +84,8 @@ pub enum Choice {
     Deadline,
     /// A little time passes.
     Pause,
+    /// The next events come together with one more each: they are decided about before anything of it is done.
+    Together(u8),
     /// The state file cannot be written any more (`ENOSPC`, `EIO`), or can again.
     Disk(bool),
     /// svd is killed so many doings later: each event that is handled and each action is one.
@@ -243,6 +245,9 @@ impl World {
         for (worker, nth) in self.numbered() {
             let process = &self.processes[&worker];
             if !process.main {
+                if process.deaf && !process.killed {
+                    continue;
+                }
                 return Some(Choice::Empty(nth));
             }
             if process.doomed.is_some() {

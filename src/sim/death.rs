@@ -101,6 +101,9 @@ impl World {
         self.lost.clear();
         self.unheard.clear();
         self.resuming = false;
+        self.inbox.clear();
+        self.together = 0;
+        self.gone_meanwhile.clear();
         self.records.clone_from(&self.disk_records);
         self.records_changed = false;
         let unrecorded = |id: &&WorkerId| !self.disk_records.contains_key(*id);
@@ -238,6 +241,7 @@ impl World {
         self.ended.clear();
         self.ends.clear();
         self.committed.clear();
+        self.reopening.extend(self.machine.services().map(|s| s.id));
         let machine = &self.machine;
         self.policies.retain(|id, _| machine.service(*id).is_some());
         self.open.retain(|id| machine.service(*id).is_some());

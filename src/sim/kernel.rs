@@ -20,6 +20,8 @@ pub(super) struct Process {
     pub told: bool,
     pub killed: bool,
     pub ready: bool,
+    /// … and svd has heard so.
+    pub heard: bool,
     /// The machine was told that it should not go on.
     pub unfit: bool,
     /// Never ready by itself.
@@ -143,37 +145,33 @@ impl World {
                 Some(fault) => self.feed_fault(event, fault),
                 None => self.feed(event),
             }
-            if self.dead.is_none() {
-                self.forget_process(worker, identity);
-            }
         }
         true
     }
 
-    /// Its end is written down: it is reaped.
-    fn forget_process(&mut self, worker: WorkerId, identity: Identity) {
-        self.statuses.remove(&identity);
-        if !self.processes.contains_key(&worker) && self.records.remove(&worker).is_some() {
+    /// Its end is decided about: it is reaped, and its record written as what is left of it. Not before, as whatever is written
+    /// meanwhile would leave the next svd without a way to find out how it ended.
+    pub(super) fn forget_process(&mut self, worker: WorkerId) {
+        let Some(identity) = self.records.get(&worker) else { return };
+        self.statuses.remove(identity);
+        if !self.processes.contains_key(&worker) {
+            self.records.remove(&worker);
             self.records_changed = true;
-            self.write();
         }
     }
 
     pub(super) fn empty(&mut self, nth: Nth) -> bool {
         let Some(worker) = self.worker(nth).filter(|w| !self.processes[w].main) else { return false };
-        let identity = self.processes[&worker].identity;
         self.gone(worker);
         if self.dead.is_none() {
             self.feed(Event::Empty { worker });
-        }
-        if self.dead.is_none() {
-            self.forget_process(worker, identity);
         }
         true
     }
 
     /// Nothing of it is left.
     pub(super) fn gone(&mut self, worker: WorkerId) {
+        self.note_meanwhile(worker);
         if let Some(process) = self.processes.remove(&worker) {
             for identity in process.children.iter().chain(process.main.then_some(&process.identity)) {
                 self.table.remove(&identity.pid);
@@ -181,8 +179,16 @@ impl World {
         }
     }
 
+    /// What is decided about earlier events does not know it yet; what is done for them finds nobody.
+    fn note_meanwhile(&mut self, worker: WorkerId) {
+        if self.dead.is_none() && (self.together > 0 || !self.inbox.is_empty()) {
+            self.gone_meanwhile.insert(worker);
+        }
+    }
+
     /// Its main process ends.
     pub(super) fn end(&mut self, worker: WorkerId, exit: Exit) {
+        self.note_meanwhile(worker);
         let Some(process) = self.processes.get(&worker) else { return };
         self.table.remove(&process.identity.pid);
         let Process { generation, slot, started, .. } = *process;

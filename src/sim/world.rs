@@ -43,6 +43,8 @@ pub struct World {
     /// Services whose listening sockets are open, and those that lost them.
     pub(super) open: BTreeSet<ServiceId>,
     pub(super) lost_sockets: BTreeSet<ServiceId>,
+    /// Services whose file names other sockets.
+    pub(super) reopening: BTreeSet<ServiceId>,
     /// The highest number that a generation ever had.
     pub(super) highest: BTreeMap<ServiceId, u64>,
     /// When and how soon after its start the last worker of a slot ended, and whether by itself and well.
@@ -67,6 +69,11 @@ pub struct World {
     pub(super) stale: bool,
     /// Whether svd may die in this world: else nothing is written.
     pub mortal: bool,
+    /// What svd has heard, and so many more events that it hears before it deals with them.
+    pub(super) inbox: Vec<Event>,
+    pub(super) together: u8,
+    /// Workers that have ended, of which something ended, since the first of them.
+    pub(super) gone_meanwhile: BTreeSet<WorkerId>,
     /// Doings until svd dies.
     pub(super) fuse: Option<u8>,
     /// … and the guardian with it.
@@ -106,6 +113,7 @@ impl World {
             committed: BTreeMap::new(),
             open: BTreeSet::new(),
             lost_sockets: BTreeSet::new(),
+            reopening: BTreeSet::new(),
             highest: BTreeMap::new(),
             ended: BTreeMap::new(),
             ends: BTreeMap::new(),
@@ -122,6 +130,9 @@ impl World {
             full: false,
             stale: false,
             mortal: true,
+            inbox: Vec::new(),
+            together: 0,
+            gone_meanwhile: BTreeSet::new(),
             fuse: None,
             fuse_of_both: false,
             unguarded: false,
@@ -183,10 +194,6 @@ impl World {
 
     pub fn pending_ops(&self) -> usize {
         self.pending_ops.len()
-    }
-
-    pub fn processes(&self) -> usize {
-        self.processes.len()
     }
 
     pub fn exited(&self) -> bool {
@@ -266,6 +273,7 @@ impl World {
                 self.fuse = Some(*at);
                 self.fuse_of_both = matches!(choice, Choice::DeathOfBoth(_));
             }
+            Choice::Together(events) => self.together = *events,
             Choice::DeathOfGuardian => {
                 self.unguarded = true;
                 self.replace_guardian();
@@ -283,10 +291,6 @@ impl World {
     fn command(&mut self, service: ServiceId, command: Command) -> bool {
         if self.machine.service(service).is_none() {
             return false;
-        }
-        if matches!(command, Command::Scale(_)) {
-            // Slots that are cut off and asked for again start afresh.
-            self.ended.retain(|(generation, _), _| generation.service != service);
         }
         let op = self.op();
         self.feed(Event::Command { op, service, command });
@@ -337,24 +341,62 @@ impl World {
 
     pub(super) fn feed_fault(&mut self, event: Event, fault: Fault) {
         let held = self.before(&event);
+        let alone = self.inbox.is_empty() && self.together == 0;
         self.feed(event);
-        self.check_told(fault, held.as_ref().map(|(_, held)| held));
+        if alone {
+            self.check_told(fault, held.as_ref().map(|(_, held)| held));
+        }
     }
 
     pub(super) fn feed(&mut self, event: Event) {
         if self.burn() {
             return;
         }
-        let ends = self.before(&event);
-        let actions = self.machine.handle(self.now, event);
-        self.write();
-        if let Some((worker, held)) = &ends {
-            self.check_end(*worker, held);
+        self.inbox.push(event);
+        match self.together.checked_sub(1) {
+            Some(left) => self.together = left,
+            None => self.deliver(),
         }
+    }
+
+    /// As the daemon does it: what came together is decided about together, then written, then done.
+    pub(super) fn deliver(&mut self) {
+        let mut all = Vec::new();
         self.said.clear();
-        self.check_decided(&actions);
-        self.obey(actions);
+        for event in std::mem::take(&mut self.inbox) {
+            let ends = self.before(&event);
+            let ended = match event {
+                Event::Exited { worker, .. } | Event::Empty { worker } => Some(worker),
+                _ => None,
+            };
+            if let Event::Command { service, command: Command::Scale(_), .. } = event {
+                // Slots that are cut off and asked for again start afresh.
+                self.ended.retain(|(generation, _), _| generation.service != service);
+            }
+            if let Event::Configure { change, .. } = &event {
+                let reopening = change.iter().filter(|(_, _, change, _)| *change == Change::Restart);
+                self.reopening.extend(reopening.map(|(service, ..)| *service));
+            }
+            if let Event::Ready { worker } = event
+                && let Some(process) = self.processes.get_mut(&worker)
+            {
+                process.heard = true;
+            }
+            let mut actions = self.machine.handle(self.now, event);
+            if let Some((worker, held)) = &ends {
+                self.check_end(*worker, held);
+            }
+            if let Some(worker) = ended {
+                self.forget_process(worker);
+            }
+            let first = all.len();
+            all.append(&mut actions);
+            self.check_decided(&all, first);
+        }
+        self.write();
+        self.obey(all);
         if self.dead.is_none() {
+            self.gone_meanwhile.clear();
             self.check();
         }
     }
@@ -373,7 +415,7 @@ impl World {
     fn execute(&mut self, action: Action) {
         match action {
             Action::Signal { worker, .. } | Action::SignalTree { worker, .. } | Action::KillTree { worker }
-                if self.lost.contains(&worker) => {}
+                if self.lost.contains(&worker) || self.gone_meanwhile.contains(&worker) => {}
             Action::Prepare { generation, .. } => self.prepare(generation),
             Action::Spawn { worker, generation, slot, committed } => {
                 self.check_spawn(worker, generation, slot, committed);
@@ -381,9 +423,8 @@ impl World {
                 self.spawn(worker, generation, slot);
             }
             Action::Signal { worker, .. } => {
-                self.check_signal(worker);
                 let process = self.processes.get_mut(&worker);
-                process.expect("I4: a signal to a worker that is gone").told = true;
+                process.filter(|p| p.main).expect("I4: a signal to a worker that is gone").told = true;
             }
             Action::SignalTree { worker, .. } => {
                 let process = self.processes.get_mut(&worker);
@@ -434,6 +475,7 @@ impl World {
             told: false,
             killed: false,
             ready: false,
+            heard: false,
             unfit: false,
             mute: false,
             deaf: false,

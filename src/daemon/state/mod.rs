@@ -83,7 +83,8 @@ pub struct State {
     /// A write failed, and is tried again then. Meanwhile everything goes aside.
     retry: Option<Instant>,
     aside: Option<Aside>,
-    /// Workers that ended while no svd was there, until the state machine has been told: as they were found.
+    /// Workers whose main process has ended, as they were before, until the state machine has been told: an svd that comes
+    /// before that must find out once more how they ended.
     untold: BTreeMap<WorkerId, ProcessRecord>,
 }
 
@@ -237,6 +238,21 @@ impl Host {
         self.write_state();
     }
 
+    /// The worker's main process has ended, and an event that tells how is on its way.
+    pub fn record_until_told(&mut self, id: WorkerId) {
+        if let Some(process) = self.workers.get(&id).filter(|_| !self.machine.is_shutting_down()) {
+            self.state.untold.entry(id).or_insert_with(|| ProcessRecord::of(process));
+        }
+    }
+
+    /// The event has arrived; what the state machine knows by it is written next.
+    pub fn told(&mut self, id: WorkerId) {
+        if self.state.untold.remove(&id).is_some() {
+            self.state.mark_end(Key::Process(id), self.machine.is_shutting_down());
+        }
+    }
+
+    /// All that a svd that has returned had to tell was told.
     pub fn forget_untold(&mut self) {
         for id in std::mem::take(&mut self.state.untold).into_keys() {
             self.state.mark(Key::Process(id));
