@@ -149,6 +149,22 @@ fn every_source_file_is_part_of_the_program() {
     assert_none("no `mod` names these files:", &found);
 }
 
+/// Every deliberate bug of `tests/mutants` still has its place in the source; that the tests catch it takes longer to see.
+#[test]
+fn mutants_apply() {
+    let list: toml::Table =
+        fs::read_to_string(root().join("tests/mutants/list.toml")).unwrap().parse().expect("tests/mutants/list.toml");
+    let mutants = list["mutant"].as_array().expect("mutants");
+    assert!(mutants.len() > 12);
+    let stale = |mutant: &&toml::Value| {
+        let text = |key: &str| mutant[key].as_str().unwrap_or_else(|| panic!("{key}: {mutant}"));
+        let source = fs::read_to_string(root().join(text("file"))).unwrap_or_default();
+        source.matches(text("from")).count() != 1 || text("from") == text("to")
+    };
+    let found: Vec<String> = mutants.iter().filter(stale).map(|m| m["name"].to_string()).collect();
+    assert_none("`from` is not in the file exactly once, of the mutants:", &found);
+}
+
 #[test]
 fn every_verb_is_documented() {
     let page = fs::read_to_string(root().join("docs/svctl.md")).unwrap();

@@ -2,6 +2,8 @@
 
 use super::{Choice, History, Kind, World};
 use std::cell::RefCell;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 const HISTORIES: u64 = 100_000;
 
@@ -31,11 +33,44 @@ fn random_histories() {
     }
     let first = number("AIRDOCK_FIRST").unwrap_or(0);
     let last = first + number("AIRDOCK_HISTORIES").unwrap_or(HISTORIES);
+    let (begun, choices) = (std::time::Instant::now(), AtomicU64::new(0));
     on_all(|n, threads| {
         for seed in (first + n..last).step_by(threads as usize) {
-            History::random(seed);
+            choices.fetch_add(History::random(seed).steps.len() as u64, Relaxed);
         }
     });
+    println!("{} histories of {} choices in {:.1?}", last - first, choices.into_inner(), begun.elapsed());
+}
+
+/// A bug that needs a stop and a death at the right moment, among forty choices.
+#[test]
+fn what_fails_shrinks_to_what_matters() {
+    let mut lengths = Vec::new();
+    for seed in (0..).filter(|seed| seed % 4 < 2) {
+        let (history, failed) = History { forgetful: true, ..History::of_seed(seed) }.pick();
+        if !failed {
+            continue;
+        }
+        let before = history.failure().expect("what has failed fails when it is replayed");
+        let shrunk = history.clone().shrink();
+        let after = shrunk.failure().expect("what is left fails as well");
+        println!(
+            "{} of {} choices:\n{}\n{}\n",
+            shrunk.steps.len(),
+            history.steps.len(),
+            after.trace.join("\n"),
+            after.what
+        );
+        assert_eq!(before.what.split(':').next(), after.what.split(':').next(), "the same rule is broken");
+        let deaths = shrunk.steps.iter().filter(|c| matches!(c, Choice::Return(_))).count();
+        assert!(deaths >= 1, "{shrunk:?}");
+        lengths.push(shrunk.steps.len());
+        if lengths.len() == 5 {
+            break;
+        }
+    }
+    // Prepared, spawned, stopped, killed, returned, and what has to be there before.
+    assert!(lengths.iter().all(|length| *length <= 10), "{lengths:?}");
 }
 
 /// What was chosen so far.
@@ -77,7 +112,7 @@ impl Search {
 
 /// All histories of a world, from its start or from when it runs. Every thread takes its share of the first choices.
 fn search(kind: Kind, runs: bool, depth: usize, deaths: usize) -> u64 {
-    let total = std::sync::atomic::AtomicU64::new(0);
+    let total = AtomicU64::new(0);
     on_all(|n, threads| {
         let search = Search { path: RefCell::default(), count: RefCell::default() };
         let failed = super::history::quietly(|| {
@@ -91,9 +126,10 @@ fn search(kind: Kind, runs: bool, depth: usize, deaths: usize) -> u64 {
         });
         if failed.is_some() {
             let steps = search.path.take();
-            History { kind, seed: 1, mortal: true, ends: false, steps }.fail("a search of all short histories");
+            History { kind, seed: 1, mortal: true, ends: false, forgetful: false, steps }
+                .fail("a search of all short histories");
         }
-        total.fetch_add(search.count.take(), std::sync::atomic::Ordering::Relaxed);
+        total.fetch_add(search.count.take(), Relaxed);
     });
     total.into_inner()
 }

@@ -1,6 +1,6 @@
 //! One history: a world and a list of choices. Picked by a seed, replayed, and shrunk to what matters.
 
-use super::choice::Choice;
+use super::choice::{Birth, Choice};
 use super::world::World;
 use crate::config::spec::Policy as RestartPolicy;
 use crate::core::{Policy, State};
@@ -33,6 +33,8 @@ pub struct History {
     pub mortal: bool,
     /// Afterwards all goes well, and everything must settle.
     pub ends: bool,
+    /// A deliberate bug: svd that returns does not send stop signals once more.
+    pub forgetful: bool,
     pub steps: Vec<Choice>,
 }
 
@@ -82,23 +84,29 @@ impl History {
     /// # Panics
     /// A rule is broken.
     pub fn random(seed: u64) -> History {
-        let history = RefCell::new(History::of_seed(seed));
-        let failed = quietly(|| pick_all(&history));
-        let history = history.into_inner();
-        if failed.is_some() {
+        let (history, failed) = History::of_seed(seed).pick();
+        if failed {
             history.fail(&format!("history {seed}: replay it with AIRDOCK_SEED={seed}"));
         }
         history
     }
 
-    fn of_seed(seed: u64) -> History {
+    /// Picks its choices, as far as nothing fails. True: something has.
+    pub(super) fn pick(self) -> (History, bool) {
+        let history = RefCell::new(self);
+        let failed = quietly(|| pick_all(&history)).is_some();
+        (history.into_inner(), failed)
+    }
+
+    pub(super) fn of_seed(seed: u64) -> History {
         let kind = [Kind::One, Kind::Two, Kind::Three][(seed % 3) as usize];
-        History { kind, seed, mortal: seed % 4 < 2, ends: true, steps: Vec::with_capacity(STEPS) }
+        History { kind, seed, mortal: seed % 4 < 2, ends: true, forgetful: false, steps: Vec::with_capacity(STEPS) }
     }
 
     fn world(&self) -> World {
         let mut world = self.kind.world(self.seed);
         world.mortal = self.mortal;
+        world.forgetful = self.forgetful;
         world.thorough = self.seed.is_multiple_of(32);
         world
     }
@@ -133,24 +141,57 @@ impl History {
         if same(&ends) {
             self = ends;
         }
+        loop {
+            let before = self.steps.clone();
+            self.leave_out(&same);
+            self.simplify(&same);
+            if self.steps == before {
+                return self;
+            }
+        }
+    }
+
+    fn leave_out(&mut self, same: &impl Fn(&History) -> bool) {
         let mut chunk = self.steps.len().div_ceil(2);
         while chunk > 0 {
             let mut at = 0;
-            let mut shorter = false;
             while at < self.steps.len() {
                 let mut less = self.clone();
                 less.steps.drain(at..(at + chunk).min(self.steps.len()));
-                if same(&less) {
-                    (self, shorter) = (less, true);
+                if same(&less) || (chunk == 1 && less.die_sooner(same)) {
+                    *self = less;
                 } else {
                     at += chunk;
                 }
             }
-            if !shorter || chunk > 1 {
-                chunk /= 2;
-            }
+            chunk /= 2;
         }
-        self
+    }
+
+    /// Where something was left out, svd has less to do until it dies. True: so it fails.
+    fn die_sooner(&mut self, same: &impl Fn(&History) -> bool) -> bool {
+        (0..self.steps.len()).any(|at| {
+            let old = self.steps[at].clone();
+            let found = sooner(&old).into_iter().any(|choice| {
+                self.steps[at] = choice;
+                same(self)
+            });
+            if !found {
+                self.steps[at] = old;
+            }
+            found
+        })
+    }
+
+    fn simplify(&mut self, same: &impl Fn(&History) -> bool) {
+        for at in 0..self.steps.len() {
+            let old = self.steps[at].clone();
+            let simpler = simpler(&old).into_iter().find(|choice| {
+                self.steps[at] = choice.clone();
+                same(self)
+            });
+            self.steps[at] = simpler.unwrap_or(old);
+        }
     }
 
     /// Prints what happens in it.
@@ -174,6 +215,30 @@ impl History {
             trace.join("\n")
         );
     }
+}
+
+fn sooner(choice: &Choice) -> Vec<Choice> {
+    match *choice {
+        Choice::Death(at) => (0..at).map(Choice::Death).collect(),
+        Choice::DeathOfBoth(at) => (0..at).map(Choice::DeathOfBoth).collect(),
+        Choice::Return(Some(at)) => (0..at).map(|at| Choice::Return(Some(at))).collect(),
+        Choice::Together(events) => (1..events).map(Choice::Together).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The simplest first.
+fn simpler(choice: &Choice) -> Vec<Choice> {
+    let mut all = match *choice {
+        Choice::DeathOfBoth(at) => vec![Choice::Death(at)],
+        Choice::Return(Some(_)) => vec![Choice::Return(None)],
+        Choice::Spawned(birth) if birth != Birth::Good => vec![Choice::Spawned(Birth::Good)],
+        Choice::Prepared(nth, Err(_)) => vec![Choice::Prepared(nth, Ok(()))],
+        Choice::Exit(nth, exit, true) => vec![Choice::Exit(nth, exit, false)],
+        _ => Vec::new(),
+    };
+    all.extend(sooner(choice));
+    all
 }
 
 /// One choice, with what must hold afterwards.

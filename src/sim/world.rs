@@ -86,6 +86,8 @@ pub struct World {
     /// Ready since svd died.
     pub(super) unheard: BTreeSet<WorkerId>,
     pub(super) resuming: bool,
+    /// [`super::History::forgetful`]
+    pub(super) forgetful: bool,
     /// Records are read as text, as svd does it.
     pub thorough: bool,
     /// What people were told since the last event.
@@ -140,6 +142,7 @@ impl World {
             lost: BTreeSet::new(),
             unheard: BTreeSet::new(),
             resuming: false,
+            forgetful: false,
             thorough: false,
             said: Vec::new(),
             trace: None,
@@ -408,7 +411,9 @@ impl World {
                 return;
             }
             self.say(|| format!("                → {action:?}"));
-            self.execute(action);
+            if !(self.resuming && self.forgetful && matches!(action, Action::Signal { .. })) {
+                self.execute(action);
+            }
         }
     }
 
