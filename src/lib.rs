@@ -14,7 +14,7 @@
 //! | [`api`] | request and reply types, routes, access rules, server, client, public health and metrics | `config` |
 //! | [`cli`] | arguments, one file per verb, rendering | `api::client`, `config` (check), `sys` (the demo starts svd) |
 //! | `fuzz` | what must hold for any input, for `fuzz/` and a test (test and feature builds only) | all of the above |
-//! | `sim` | simulated kernel, faults, invariant checks (test and feature builds only) | `core` |
+//! | `sim` | simulated kernel, faults, invariant checks (test and feature builds only) | `core`, `sys` types |
 //!
 //! Arrows go down only. `sys` never sees `core`; `cli` talks to svd through `api::client` alone.
 

@@ -21,6 +21,7 @@
 //! | svd dies before an event, between its record and any of its actions, and on its return | [`Choice::Death`], [`Choice::Return`] |
 //! | the guardian dies, also while the state file cannot be written | [`Choice::DeathOfGuardian`] |
 //! | both die; how workers end until svd returns is unknown, sockets that nobody holds are gone | [`Choice::DeathOfBoth`] |
+//! | what happened together is decided about together, and done later | [`Choice::Together`] |
 //! | workers crash, fork, become ready while no svd is there | the same choices before [`Choice::Return`] |
 //! | time passes beyond deadlines | [`Choice::Pause`] |
 //!
