@@ -157,11 +157,11 @@ fn mutants_apply() {
     let mutants = list["mutant"].as_array().expect("mutants");
     assert!(mutants.len() > 12);
     let stale = |mutant: &&toml::Value| {
-        let text = |key: &str| mutant[key].as_str().unwrap_or_else(|| panic!("{key}: {mutant}"));
+        let text = |key: &str| mutant[key].as_str().unwrap_or_else(|| panic!("{key}: {mutant:?}"));
         let source = fs::read_to_string(root().join(text("file"))).unwrap_or_default();
         source.matches(text("from")).count() != 1 || text("from") == text("to")
     };
-    let found: Vec<String> = mutants.iter().filter(stale).map(|m| m["name"].to_string()).collect();
+    let found: Vec<String> = mutants.iter().filter(stale).map(|m| format!("{:?}", m["name"])).collect();
     assert_none("`from` is not in the file exactly once, of the mutants:", &found);
 }
 

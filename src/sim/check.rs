@@ -83,6 +83,8 @@ impl World {
         };
         if let Some(end) = end
             && end.unasked
+            // Nor was anybody about to tell it.
+            && !known.leaving()
             && !matches!(event, Event::Empty { .. })
         {
             let well = end.exit == Exit::Code(0) && held.wanted;
