@@ -231,7 +231,7 @@ impl World {
         if let Some(process) = self.processes.get_mut(&worker.id).filter(|_| booting)
             && !self.unheard.contains(&worker.id)
         {
-            process.ready = false;
+            (process.ready, process.heard) = (false, false);
         }
     }
 
