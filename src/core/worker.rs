@@ -311,8 +311,9 @@ impl Machine {
     }
 
     pub(super) fn handle_unspawned(&mut self, id: WorkerId) {
-        if self.workers.get(&id).is_none_or(|worker| worker.state != WorkerState::Spawning) {
-            return;
+        if self.workers.get(&id).is_some_and(|worker| worker.state != WorkerState::Spawning) {
+            // It was told to stop meanwhile, as its generation was taken back.
+            return self.gone(id);
         }
         let Some(worker) = self.workers.remove(&id) else { return };
         self.timers.clear(Timer::Worker(id));

@@ -1,6 +1,7 @@
 //! Random histories by seed, all short histories, and that both end well.
 
-use super::{Choice, History, Kind, World};
+use super::{Birth, Choice, History, Kind, Nth, World};
+use crate::core::{Command, Exit, ServiceId};
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -71,6 +72,30 @@ fn what_fails_shrinks_to_what_matters() {
     }
     // Prepared, spawned, stopped, killed, returned, and what has to be there before.
     assert!(lengths.iter().all(|length| *length <= 10), "{lengths:?}");
+}
+
+/// Histories that failed once.
+#[test]
+fn what_failed_once_does_not_fail_again() {
+    let (batch, nth) = (ServiceId(1), |n| Nth(ServiceId(1), n));
+    // Of two workers that were being spawned when svd died one has ended, so that the generation is taken back before it is
+    // told that the other one was never forked.
+    let unspawned = vec![
+        Choice::Prepared(nth(0), Ok(())),
+        Choice::Spawned(Birth::Good),
+        Choice::Ready(nth(0)),
+        Choice::Spawned(Birth::Good),
+        Choice::Exit(nth(1), Exit::Code(0), false),
+        Choice::Command(batch, Command::Reload { release: None, force: true }),
+        Choice::Death(4),
+        Choice::Prepared(nth(0), Ok(())),
+        Choice::Spawned(Birth::Good),
+        Choice::Exit(nth(1), Exit::Signal(15), false),
+    ];
+    for (kind, steps) in [(Kind::Two, unspawned)] {
+        let history = History { kind, seed: 1, mortal: true, ends: true, forgetful: false, steps };
+        assert!(history.failure().is_none(), "{:#?}", history.failure());
+    }
 }
 
 /// What was chosen so far.
