@@ -300,3 +300,114 @@ impl Machine {
         self.generation(id).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Event, Setup};
+    use super::*;
+    use crate::sim::World;
+
+    const WEB: ServiceId = ServiceId(1);
+
+    /// What a machine says of this when it goes on where the other was.
+    fn again(machine: &Machine, awaited: Awaited) -> (Machine, Option<Result<(), String>>) {
+        let saved = machine.services().filter_map(|s| Some(machine.record(s.id)?.saved())).collect();
+        let mut restored = Machine::restore(1, 0, Time(10), saved);
+        restored.await_again(OpId(7), WEB, awaited);
+        let answer = answered(&restored.resume());
+        (restored, answer)
+    }
+
+    fn answered(actions: &[Action]) -> Option<Result<(), String>> {
+        actions.iter().find_map(|action| match action {
+            Action::Done { op: OpId(7), result } => Some(result.clone().map_err(|failure| failure.reason)),
+            _ => None,
+        })
+    }
+
+    fn tell(machine: &mut Machine, event: Event) -> Vec<Action> {
+        machine.handle(Time(11), event)
+    }
+
+    fn command(machine: &mut Machine, command: Command) {
+        tell(machine, Event::Command { op: None, service: WEB, command });
+    }
+
+    /// The candidate, if there is one, runs from now on.
+    fn boot(machine: &mut Machine) -> Vec<Action> {
+        let generation = machine.service(WEB).and_then(|s| s.candidate()).expect("a candidate").id;
+        let mut said = tell(machine, Event::Prepared { generation, result: Ok(()) });
+        let workers =
+            |m: &Machine| m.service(WEB).and_then(|s| s.generation(generation.number)).expect("it").workers.clone();
+        for worker in workers(machine) {
+            said.append(&mut tell(machine, Event::Spawned { worker, result: Ok(()) }));
+            said.append(&mut tell(machine, Event::Ready { worker }));
+        }
+        said
+    }
+
+    fn running() -> Machine {
+        let mut machine = Machine::new(1, 0);
+        let policy = Rc::new(World::policy(true, 1));
+        let setup = Setup { service: WEB, name: "web".into(), policy, start: true, last_generation: 0, op: None };
+        tell(&mut machine, Event::Configure { add: vec![setup], change: vec![], remove: vec![] });
+        boot(&mut machine);
+        assert_eq!(machine.committed_number(WEB), Some(1));
+        machine
+    }
+
+    #[test]
+    fn who_waits_for_a_start_or_a_stop_is_answered_after_a_death() {
+        let mut machine = running();
+        assert_eq!(again(&machine, Awaited::Running).1, Some(Ok(())));
+        assert_eq!(again(&machine, Awaited::Stopped).1, Some(Err("it was started again meanwhile".into())));
+        command(&mut machine, Command::Stop);
+        assert_eq!(again(&machine, Awaited::Running).1, Some(Err("it was stopped meanwhile".into())));
+        let (mut restored, answer) = again(&machine, Awaited::Stopped);
+        assert_eq!(answer, None, "it still runs");
+        let worker = *restored.workers().keys().next().expect("its worker");
+        let exit = super::super::Exit::Code(0);
+        let end = tell(&mut restored, Event::Exited { worker, exit, leftovers: false, reason: None });
+        assert_eq!(answered(&end), Some(Ok(())));
+        assert_eq!(again(&restored, Awaited::Stopped).1, Some(Ok(())));
+        // A restart stops first.
+        command(&mut machine, Command::Restart);
+        assert_eq!(again(&machine, Awaited::Running).1, None);
+        let (_, answer) = again(&Machine::new(1, 0), Awaited::Running);
+        assert!(answer.is_some_and(|a| a.is_err()), "it is not there any more");
+    }
+
+    #[test]
+    fn who_waits_for_a_reload_is_answered_after_a_death() {
+        let mut machine = running();
+        let awaited = machine.awaited(WEB, &Command::Reload { release: None, force: false });
+        assert_eq!(awaited, Awaited::Replaced { before: Some(1) });
+        // Decided, and taken back before the death.
+        assert_eq!(again(&machine, awaited).1, Some(Err("the new generation was taken back".into())));
+        command(&mut machine, Command::Reload { release: None, force: false });
+        let (mut restored, answer) = again(&machine, awaited);
+        assert_eq!(answer, None, "it boots");
+        assert_eq!(answered(&boot(&mut restored)), Some(Ok(())));
+        assert_eq!(again(&restored, awaited).1, Some(Ok(())), "it was committed before the death");
+        let (mut restored, _) = again(&machine, awaited);
+        let generation = restored.service(WEB).and_then(|s| s.candidate()).expect("a candidate").id;
+        let failed = tell(&mut restored, Event::Prepared { generation, result: Err("no such release".into()) });
+        let why = answered(&failed).and_then(Result::err).expect("it was taken back");
+        assert!(why.contains("no such release") && why.contains("generation 1 goes on"), "{why}");
+    }
+
+    #[test]
+    fn a_spawn_that_a_death_prevented_is_nobodys_failure() {
+        let mut machine = running();
+        command(&mut machine, Command::Reload { release: None, force: false });
+        let generation = machine.service(WEB).and_then(|s| s.candidate()).expect("a candidate").id;
+        tell(&mut machine, Event::Prepared { generation, result: Ok(()) });
+        let worker = machine.workers().values().find(|w| w.generation == generation).expect("a worker").clone();
+        let event = Fate::NeverRan.event(&worker).expect("an event");
+        let spawned = tell(&mut machine, event);
+        let again = |a: &Action| matches!(a, Action::Spawn { generation: of, worker: new, .. } if *of == generation && *new != worker.id);
+        assert!(spawned.iter().any(again), "{spawned:?}");
+        assert_eq!(machine.service(WEB).map(|s| s.restarts), Some(0));
+        assert!(machine.worker(worker.id).is_none());
+    }
+}
