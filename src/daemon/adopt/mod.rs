@@ -298,3 +298,6 @@ pub fn check(input: &[u8]) {
     }
     let _ = machine.handle(crate::core::Time(3), Event::Shutdown);
 }
+
+#[cfg(test)]
+mod formats;
