@@ -270,6 +270,8 @@ fn no_line_is_lost_doubled_or_torn_by_a_death_in_the_middle_of_a_rotation() {
     ROTATING.iter().for_each(|service| service.configure(&svd));
     svd.start();
     ROTATING.iter().for_each(|service| svd.wait_state(service.name, "running"));
+    let written = |service: &Writers| svd.path("log").join(service.name).join("output.log").exists();
+    wait_until("all of them are heard", PATIENCE, || ROTATING.iter().all(written));
     let (deaths, mut half) = (count(12, 200), 0);
     for n in 0..deaths {
         let dir = svd.path("log").join(ROTATING[n % ROTATING.len()].name);
