@@ -207,8 +207,10 @@ impl World {
         let generation = service.generations.iter().find(|g| g.id == id).expect("it is committed");
         for slot in &generation.slots {
             let ready = match slot.state {
+                // One that has ended, which is not told yet, was ready when it was last heard of.
                 SlotState::Filled(worker) => {
-                    self.processes.get(&worker).is_some_and(|p| p.ready) || self.ends.contains_key(&worker)
+                    let ended = self.ends.contains_key(&worker) || self.lost.contains(&worker);
+                    ended || self.processes.get(&worker).is_some_and(|p| p.ready)
                 }
                 SlotState::Done => true,
                 _ => false,
