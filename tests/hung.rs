@@ -4,23 +4,66 @@
 
 mod support;
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
-use support::plain::{SLEEP, script};
+use support::plain::{SLEEP, needs_root, script};
 use support::svd::quoted;
 use support::{PATIENCE, Svd, wait_until};
 
 /// More than svd has threads for work on files.
 const HUNG: usize = 20;
 
-/// Opening a pipe that nobody writes to hangs as a file of a dead server does.
+/// A directory on a server that does not answer: a file system in user space, whose program says nothing. Beneath it is a
+/// file `env`, to be seen when the server is given up.
+struct DeadServer {
+    at: PathBuf,
+    _server: File,
+}
+
+impl DeadServer {
+    fn mount(svd: &Svd) -> Option<DeadServer> {
+        if needs_root() {
+            return None;
+        }
+        let at = svd.path("server");
+        fs::create_dir(&at).expect("a directory");
+        fs::write(at.join("env"), "A=1\n").expect("a file");
+        let server = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        let mounted = server.ok().filter(|server| {
+            nix::fcntl::fcntl(server, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("fcntl");
+            let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+            let mut mount = Command::new("mount");
+            mount.args(["-i", "-t", "fuse", "-o", &options, "airdock-test"]).arg(&at);
+            mount.status().is_ok_and(|status| status.success())
+        });
+        let Some(server) = mounted else {
+            eprintln!("SKIPPED: no file system in user space can be mounted here");
+            return None;
+        };
+        nix::fcntl::fcntl(&server, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).expect("fcntl");
+        Some(DeadServer { at, _server: server })
+    }
+
+    fn file(&self) -> String {
+        quoted(&self.at.join("env"))
+    }
+}
+
+impl Drop for DeadServer {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-i", "-l"]).arg(&self.at).status();
+    }
+}
+
 #[test]
 fn what_hangs_for_some_services_keeps_no_other_from_starting() {
     let mut svd = Svd::new();
-    let pipe = svd.path("env.pipe");
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
-    let hung = script(SLEEP, &format!("environment_files = [{}]", quoted(&pipe)));
+    let Some(server) = DeadServer::mount(&svd) else { return };
+    let again = "[restart]\nlimit = { failures = 1, within = '1m', then = '200ms' }";
+    let hung = script(SLEEP, &format!("environment_files = [{}]\n{again}", server.file()));
     for n in 0..HUNG {
         svd.service(&format!("a-hung-{n}"), &hung);
     }
@@ -37,21 +80,22 @@ fn what_hangs_for_some_services_keeps_no_other_from_starting() {
     assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
     assert_eq!(svd.state("a-hung-0"), "starting");
     assert_eq!(svd.state(&format!("a-hung-{}", HUNG - 1)), "starting");
-    // Whoever hangs goes on when the server is back.
+    // Whoever hangs is told, and tries again, when the server is given up.
+    drop(server);
     wait_until("all services run", PATIENCE, || {
-        drop(OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe));
         let list = svd.json(&["status"]);
         list["services"].as_array().is_some_and(|rows| rows.iter().all(|row| row["state"] == "running"))
     });
+    svd.stop();
 }
 
 #[test]
 fn svd_ends_while_files_hang() {
     let mut svd = Svd::new();
-    let pipe = svd.path("env.pipe");
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
-    svd.service("hung", &script(SLEEP, &format!("environment_files = [{}]", quoted(&pipe))));
+    let Some(server) = DeadServer::mount(&svd) else { return };
+    svd.service("hung", &script(SLEEP, &format!("environment_files = [{}]", server.file())));
     svd.start();
+    assert_eq!(svd.state("hung"), "starting");
     let begun = Instant::now();
     assert!(svd.stop().success());
     assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());

@@ -1,10 +1,10 @@
 //! What survives svd's death, and how a machine goes on from it.
 
-use super::event::{Action, Awaited, Command, Event, Exit, GenerationId, OpId, ServiceId, WorkerId};
+use super::event::{Action, Awaited, Command, Event, Exit, GenerationId, OpId, ServiceId, Setup, Source, WorkerId};
 use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
 use super::machine::Machine;
 use super::policy::{Policies, SavedPolicies};
-use super::service::{Goal, Phase, Service};
+use super::service::{Goal, MOST_SLOTS, Phase, Service};
 use super::time::Time;
 use super::timers::Timer;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,29 @@ impl Saved {
 
     pub fn workers(&self) -> &[Worker] {
         &self.workers
+    }
+
+    /// A service of which only this is known: one generation serves, by ready workers in these slots.
+    pub fn running(setup: Setup, number: u64, filled: &[(u32, WorkerId)], now: Time) -> Saved {
+        let id = GenerationId { service: setup.service, number };
+        let policy = Rc::clone(&setup.policy);
+        let own = policy.instances;
+        let slots = filled.iter().map(|(slot, _)| slot + 1).max().unwrap_or(0).max(own).min(MOST_SLOTS);
+        let mut generation = Generation::new(id, Source::Fresh { release: None }, policy, slots, now);
+        (generation.role, generation.prepared) = (Role::Committed, true);
+        let mut workers = Vec::with_capacity(filled.len());
+        for (slot, worker) in filled.iter().filter(|(slot, _)| *slot < slots) {
+            generation.slots[*slot as usize].state = SlotState::Filled(*worker);
+            generation.workers.push(*worker);
+            let (state, fault, exit) = (WorkerState::Ready, None, None);
+            workers.push(Worker { id: *worker, generation: id, slot: *slot, started: now, state, fault, exit });
+        }
+        generation.workers.sort_unstable();
+        let mut service = Service::new(setup, now);
+        (service.wanted, service.phase, service.generations) = (true, Phase::Active, vec![generation]);
+        service.last_generation = service.last_generation.max(number);
+        service.scale = (slots != own).then_some(slots);
+        Saved { service, workers }
     }
 
     /// `None`: they are in the record itself, as in format 1, and each for itself.

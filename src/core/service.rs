@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// As many as can be asked for; a damaged record may say more.
-const MOST_SLOTS: u32 = 10_000;
+pub(super) const MOST_SLOTS: u32 = 10_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {

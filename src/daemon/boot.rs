@@ -22,6 +22,7 @@ use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
 use crate::config::spec::{Config, Daemon};
 use crate::config::{self, diff};
 use crate::core::Event;
+use crate::kinds::environment::Login;
 use crate::sys::cgroup::{Group, Tree};
 use crate::sys::kernel::Features;
 use crate::sys::lock::{Lock, LockError};
@@ -175,6 +176,13 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         Some(found) => (Some(found), None),
         None => adopt::look(&paths.state_file()).map_or_else(|why| (None, Some(why)), |found| (found, None)),
     };
+    let (store, trouble) = Store::open(&paths);
+    let own = Account::own().map_err(|e| e.to_string())?;
+    let own = Arc::new(login_of(&own));
+    let found = match (&unusable, &config) {
+        (Some(_), Ok(config)) => rebuild(config, &paths, &store, &own, &mut kept),
+        _ => found,
+    };
     let daemon = match (&found, &config) {
         (Some(found), _) => found.daemon(),
         (None, Ok(config)) => config.daemon.clone(),
@@ -182,7 +190,6 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     };
     crate::sys::process::set_child_subreaper().map_err(|e| format!("cannot become a sub-reaper: {}", e.desc()))?;
     write_launcher(&paths)?;
-    let (store, trouble) = Store::open(&paths);
     let mut limitations: Vec<Box<str>> = features.lacking().into_iter().map(Into::into).collect();
     let containment = contain(&paths, found.as_ref(), &mut limitations)?;
     let (log_events, logs_in) = mpsc::unbounded_channel();
@@ -225,13 +232,12 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         limits: Limits::default(),
     };
     listen(&paths, &daemon, &context, &mut kept, keeper).await?;
-    let own = Account::own().map_err(|e| e.to_string())?;
     let start = Start {
         poll,
         signals,
         containment,
         around,
-        own: Arc::new(login_of(&own)),
+        own,
         logs: log_thread.handle(),
         store,
         daemon: Daemon::default(),
@@ -249,10 +255,28 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     }
     host.keeper.watch(&host.poll).map_err(|e| format!("cannot watch the guardian: {}", e.desc()))?;
     (host.deaths, host.fallback) = (kept.deaths, kept.fallback.take());
+    let rebuilt = unusable.is_some();
+    let unusable = unusable.map(|why| match &found {
+        Some(found) => {
+            let count = config::counted(found.services().count(), "service");
+            format!(
+                "{why} {count} could be taken over by what is seen of them; what else runs is ended and started anew."
+            )
+        }
+        None => format!("{why} What runs is ended and started anew."),
+    });
     for why in trouble.into_iter().chain(unusable) {
         host.warn(None, &why);
     }
     match (found, config) {
+        (Some(found), Ok(config)) if rebuilt => {
+            let services = found.services().map(|spec| ((*spec.name).into(), Arc::clone(spec))).collect();
+            let known = Config { daemon: config.daemon.clone(), services, ..Config::default() };
+            host.take_over(found, kept);
+            // What does not run, or could not be taken over.
+            let changes = diff::difference(&known, &config);
+            host.apply(config, &changes, None);
+        }
         (Some(found), config) => {
             host.take_over(found, kept);
             if let Err(why) = config {
@@ -342,6 +366,12 @@ impl Host {
         self.state.mark(Key::Head);
         self.tell(Event::Shutdown);
     }
+}
+
+/// What runs of services whose records are lost.
+fn rebuild(config: &Config, paths: &Paths, store: &Store, own: &Arc<Login>, kept: &mut Kept) -> Option<Found> {
+    let tree = Tree::create(&paths.id()).ok()?;
+    adopt::rebuild::rebuild(config, store, &tree, own, kept)
 }
 
 /// # Errors

@@ -7,7 +7,7 @@ use crate::config::spec::{Listen, Service};
 use crate::core::{GenerationId, ServiceId};
 use crate::sys::socket::{self, UnixOptions};
 use crate::sys::user;
-use nix::sys::socket::{Backlog, UnixAddr, getsockname};
+use nix::sys::socket::{Backlog, SockaddrStorage, UnixAddr, getsockname};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -192,6 +192,16 @@ fn give_path(path: &Path, mode: u32, owner: Owner) -> Result<(), String> {
 pub fn path_of(socket: &OwnedFd) -> Option<PathBuf> {
     let address = getsockname::<UnixAddr>(socket.as_raw_fd()).ok()?;
     address.path().map(PathBuf::from)
+}
+
+/// Is it bound to this address?
+pub fn listens_at(socket: &OwnedFd, listen: &Listen) -> bool {
+    match listen {
+        Listen::Tcp(address) => {
+            getsockname::<SockaddrStorage>(socket.as_raw_fd()).is_ok_and(|own| own.to_string() == address.to_string())
+        }
+        Listen::Unix { path, .. } => path_of(socket).as_ref() == Some(path),
+    }
 }
 
 /// `0.0.0.0:8000` or `unix:/run/airship.sock`.

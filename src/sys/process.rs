@@ -345,6 +345,11 @@ impl Identity {
     }
 }
 
+/// Of an open file: its device and inode.
+pub fn inode(fd: &impl AsFd) -> Option<(u64, u64)> {
+    nix::sys::stat::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
 /// The start time of a process in clock ticks since boot.
 pub fn start_time(pid: i32) -> Option<u64> {
     ProcStat::read(pid).map(|stat| stat.start_time)

@@ -20,6 +20,7 @@ mod starved;
 mod storm;
 mod stubs;
 mod stuck;
+mod unreadable;
 mod upgrades;
 mod world;
 

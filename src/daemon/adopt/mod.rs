@@ -1,5 +1,6 @@
 //! Taking over what an svd that was killed has left: from the state file, what the guardian has kept, and what still runs.
 
+pub mod rebuild;
 mod retake;
 mod units;
 mod workers;
@@ -56,7 +57,7 @@ pub struct Found {
 pub fn look(path: &Path) -> Result<Option<Found>, String> {
     let unusable = |why: &str| {
         let aside = path.with_extension("unreadable");
-        let what = format!("{} cannot be used: {why}; what runs is ended and started anew", path.display());
+        let what = format!("{} cannot be used: {why}", path.display());
         match std::fs::rename(path, &aside) {
             Ok(()) => format!("{what}. The file is kept as {}.", aside.display()),
             Err(e) => format!("{what}. It cannot be moved away either: {}.", crate::sys::io_text(&e)),

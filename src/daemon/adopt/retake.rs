@@ -15,28 +15,48 @@ use std::sync::Arc;
 /// Looks into these processes, which should be the service's own. Needs the rights of ptrace(2) over them, and
 /// `pidfd_getfd(2)`, Linux 5.6.
 pub fn sockets(cookies: &[u64], pids: impl Iterator<Item = i32>) -> Option<Vec<Arc<OwnedFd>>> {
-    let mut found: Vec<Option<OwnedFd>> = cookies.iter().map(|_| None).collect();
+    let which = |fd: &OwnedFd| {
+        let cookie = socket::cookie(fd).ok()?;
+        cookies.iter().position(|c| *c == cookie)
+    };
+    let found = fill(cookies.iter().map(|_| None).collect(), pids, which)?;
+    Some(found.into_iter().map(Arc::new).collect())
+}
+
+/// Adds what is missing of some listening sockets, and these processes have; `None` unless all of them are found. `which`: the
+/// place of a socket.
+pub(super) fn fill(
+    mut found: Vec<Option<OwnedFd>>,
+    pids: impl Iterator<Item = i32>,
+    which: impl Fn(&OwnedFd) -> Option<usize>,
+) -> Option<Vec<OwnedFd>> {
     for pid in pids {
-        look(pid, cookies, &mut found);
         if found.iter().all(Option::is_some) {
             break;
         }
+        look(pid, &which, &mut found);
     }
-    found.into_iter().map(|fd| fd.map(Arc::new)).collect()
+    found.into_iter().collect()
 }
 
-/// What one process has of them. That it is the right process does not matter: the sockets are told apart by their cookies.
-fn look(pid: i32, cookies: &[u64], found: &mut [Option<OwnedFd>]) {
+/// What one process has of them. That it is the right process does not matter: the sockets are told apart by what they are.
+fn look(pid: i32, which: impl Fn(&OwnedFd) -> Option<usize>, found: &mut [Option<OwnedFd>]) {
     let Ok(process) = PidFd::open(pid) else { return };
     for number in process::sockets_of(pid) {
         let Ok(fd) = process.take_copy(number) else { continue };
-        let Ok(cookie) = socket::cookie(&fd) else { continue };
-        let at = cookies.iter().position(|c| *c == cookie).filter(|_| socket::is_listening(&fd));
+        let at = which(&fd).filter(|_| socket::is_listening(&fd));
         if let Some(at) = at.and_then(|at| found.get_mut(at)) {
             at.get_or_insert(fd);
         }
     }
 }
+
+/// What a master of gunicorn counts in.
+pub(super) fn counters_of(master: i32) -> Option<OwnedFd> {
+    inherited(master, "AIRDOCK_COUNTERS", COUNTERS)
+}
+
+const COUNTERS: &str = "/memfd:airdock-counters";
 
 impl Host {
     /// What a gunicorn generation and svd shared. Gate and counters are those of the running master, where they are to be had;
@@ -45,7 +65,7 @@ impl Host {
         let mut made = self.share(id).map_err(|why| self.warn(Some(id.service), &why)).ok()?;
         record.restore(&mut made);
         let gate = master.and_then(|pid| inherited(pid, "AIRDOCK_GATE", "anon_inode:[eventfd]"));
-        let counted = master.and_then(|pid| inherited(pid, "AIRDOCK_COUNTERS", "/memfd:airdock-counters"));
+        let counted = master.and_then(counters_of);
         match gate.and_then(|gate| Some((gate.try_clone().ok()?, gate))) {
             Some((copy, gate)) => {
                 made.inherited[0].1 = Arc::new(copy);

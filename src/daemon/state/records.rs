@@ -113,6 +113,13 @@ impl PlanRecord<'_> {
         }
     }
 
+    /// To be read with the same configuration. `None` cannot happen: all of it can be written.
+    pub fn owned(&self) -> Option<PlanRecord<'static>> {
+        let text = serde_json::to_string(self).ok()?;
+        let owned: PlanRecord<'static> = serde_json::from_str(&text).ok()?;
+        Some(PlanRecord { spec: None, ..owned })
+    }
+
     /// `spec`: the unit's.
     pub fn plan(self, spec: &Arc<Service>) -> Plan {
         Plan {
@@ -153,6 +160,9 @@ impl GenerationRecord {
     }
 }
 
+/// Gunicorn's own default, in seconds.
+const GUNICORN_TIMEOUT: f64 = 30.0;
+
 #[derive(Serialize, Deserialize)]
 pub struct GunicornRecord {
     pub committed: bool,
@@ -174,6 +184,19 @@ impl GunicornRecord {
             booted: gunicorn.booted.clone(),
             ready: gunicorn.ready.clone(),
             target: gunicorn.target,
+        }
+    }
+
+    /// Of a master that serves, of which nothing else is known.
+    pub fn serving() -> GunicornRecord {
+        GunicornRecord {
+            committed: true,
+            token: Box::default(),
+            workers: 0,
+            timeout: GUNICORN_TIMEOUT,
+            booted: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            target: None,
         }
     }
 
