@@ -103,13 +103,9 @@ pub fn try_out(path: &Path) -> Result<(), String> {
 }
 
 impl Found {
-    fn of(entries: &Entries) -> Result<Found, String> {
-        fn value<T: DeserializeOwned>(key: &str, text: &serde_json::value::RawValue) -> Result<T, String> {
-            serde_json::from_str(text.get()).map_err(|e| format!("{key}: {e}"))
-        }
-        let head = entries.get("head").ok_or("it has no head")?;
-        let mut found = Found {
-            head: value("head", head)?,
+    fn empty(head: Head) -> Found {
+        Found {
+            head,
             saved: BTreeMap::new(),
             specs: BTreeMap::new(),
             units: BTreeMap::new(),
@@ -117,7 +113,15 @@ impl Found {
             generations: BTreeMap::new(),
             processes: BTreeMap::new(),
             orders: BTreeMap::new(),
-        };
+        }
+    }
+
+    fn of(entries: &Entries) -> Result<Found, String> {
+        fn value<T: DeserializeOwned>(key: &str, text: &serde_json::value::RawValue) -> Result<T, String> {
+            serde_json::from_str(text.get()).map_err(|e| format!("{key}: {e}"))
+        }
+        let head = entries.get("head").ok_or("it has no head")?;
+        let mut found = Found::empty(value("head", head)?);
         let mut policies: BTreeMap<ServiceId, SavedPolicies> = BTreeMap::new();
         for (key, text) in entries {
             match Key::parse(key) {

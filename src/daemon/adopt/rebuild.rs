@@ -53,29 +53,28 @@ fn first_of(group: &Group) -> Option<Identity> {
 /// Services of the configuration of which exactly one generation runs.
 pub fn rebuild(config: &Config, store: &Store, tree: &Arc<Tree>, own: &Arc<Login>, kept: &mut Kept) -> Option<Found> {
     let mut running: BTreeMap<Box<str>, BTreeMap<u64, Vec<Running>>> = BTreeMap::new();
+    let mut uncertain: BTreeSet<Box<str>> = BTreeSet::new();
     for group in tree.groups().ok()? {
         let Some((name, generation, slot, id)) = parse(group.name()) else { continue };
-        let (name, Some(process)) = (Box::from(name), first_of(&group)) else { continue };
+        let name = Box::from(name);
+        let Some(process) = first_of(&group) else {
+            if group.is_populated().unwrap_or(true) {
+                uncertain.insert(name);
+            }
+            continue;
+        };
         running.entry(name).or_default().entry(generation).or_default().push(Running { slot, id, group, process });
     }
-    let mut found = Found {
-        head: Head {
-            boot: process::boot_id().ok()?.into(),
-            since: SystemTime::now(),
-            last_service: 0,
-            shutting_down: false,
-            daemon: config.daemon.clone(),
-            secret: Secret::new(),
-            upgrade: None,
-        },
-        saved: BTreeMap::new(),
-        specs: BTreeMap::new(),
-        units: BTreeMap::new(),
-        plans: BTreeMap::new(),
-        generations: BTreeMap::new(),
-        processes: BTreeMap::new(),
-        orders: BTreeMap::new(),
-    };
+    let mut found = Found::empty(Head {
+        boot: process::boot_id().ok()?.into(),
+        since: SystemTime::now(),
+        last_service: 0,
+        shutting_down: false,
+        daemon: config.daemon.clone(),
+        secret: Secret::new(),
+        upgrade: None,
+    });
+    running.retain(|name, _| !uncertain.contains(name));
     for (name, mut generations) in running {
         let Some(spec) = config.services.get(&name) else { continue };
         if let (Some((number, workers)), true) = (generations.pop_first(), generations.is_empty()) {
