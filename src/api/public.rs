@@ -98,7 +98,7 @@ impl Public {
 
 fn read<B>(request: &HttpRequest<B>) -> Result<Request, ApiError> {
     let path = request.uri().path();
-    let asked = match path.strip_suffix('/').unwrap_or(path) {
+    let asked = match path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path) {
         "/health" => Request::PublicHealth { name: None },
         "/metrics" => Request::Metrics,
         path => match path.strip_prefix("/health/") {

@@ -95,7 +95,7 @@ fn expand(
             return Err(ApiError::new(
                 ErrorCode::Forbidden,
                 format!(
-                    "{who} may not {verb} all services that fit {pattern:?}; nothing was done.",
+                    "{who} may not use `{verb}` on all services that fit {pattern:?}; nothing was done.",
                     who = peer.label(),
                     verb = verb.as_str()
                 ),
@@ -127,7 +127,7 @@ pub fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a Name>) -> ApiErro
 pub(super) fn forbidden(peer: &Peer, verb: Verb, name: &str) -> ApiError {
     let who = peer.label();
     let verb = verb.as_str();
-    let what = if name == "*" { verb.to_string() } else { format!("{verb} {name}") };
+    let what = if name == "*" { format!("use `{verb}`") } else { format!("use `{verb}` on {name}") };
     let user = if peer.user.is_empty() { peer.uid.to_string() } else { who.clone() };
     ApiError::new(ErrorCode::Forbidden, format!("{who} may not {what}: no access rule grants it.")).hint(format!(
         "Ask root, or for this in svd.toml: [[access]] users = [{user:?}] verbs = [{verb:?}] services = [{name:?}]"

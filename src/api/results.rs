@@ -98,6 +98,8 @@ pub enum ChangeAction {
     Remove,
     /// The process stays; a log limit or a timeout is another.
     Adjust,
+    /// More or fewer processes; the others stay.
+    Scale,
     /// A new generation.
     Reload,
     /// Stop and start.
@@ -110,6 +112,7 @@ impl ChangeAction {
             ChangeAction::Add => "add",
             ChangeAction::Remove => "remove",
             ChangeAction::Adjust => "adjust",
+            ChangeAction::Scale => "scale",
             ChangeAction::Reload => "reload",
             ChangeAction::Restart => "restart",
         }

@@ -38,6 +38,7 @@ pub fn running(name: &str) -> ServiceStatus {
             since: SINCE.into(),
             since_seconds: 300,
             workers: vec![worker(0, 812)],
+            gunicorn_workers: None,
             traffic: None,
         }],
         restarts: 0,

@@ -242,6 +242,9 @@ pub struct GenerationStatus {
     pub since: Box<str>,
     pub since_seconds: u64,
     pub workers: Vec<WorkerStatus>,
+    /// Gunicorn's own workers that are ready, below the one process that svd has started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gunicorn_workers: Option<u64>,
     /// Where requests of this generation are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,

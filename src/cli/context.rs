@@ -1,7 +1,7 @@
 //! What every verb needs: the client, the streams, and how errors are said.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -21,6 +21,11 @@ pub struct Context {
 impl Context {
     pub fn new(socket: PathBuf, json: bool) -> Context {
         Context { socket, json, terminal: io::stdout().is_terminal() }
+    }
+
+    /// svd's control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     pub fn client(&self) -> Result<Client, CliError> {

@@ -172,6 +172,9 @@ fn push_generation(out: &mut String, generation: &GenerationStatus) {
     if let Some(release) = &generation.release {
         let _ = write!(out, ", release {}", line(release));
     }
+    if let Some(workers) = generation.gunicorn_workers {
+        let _ = write!(out, ", gunicorn workers {workers}");
+    }
     let _ = writeln!(out, ", for {}", age(generation.since_seconds));
     for worker in &generation.workers {
         push_worker(out, worker);

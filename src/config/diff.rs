@@ -84,6 +84,14 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
     }
 }
 
+/// What follows from the difference between two versions of a service, if there is any.
+pub fn needs(old: &Service, new: &Service) -> Option<Needs> {
+    if old == new {
+        return None;
+    }
+    compare(rows::service(old), rows::service(new)).iter().map(|key| key.needs).max()
+}
+
 /// Lets `new` have the very services of `old` where they mean the same, so that an update does not keep both alive.
 pub fn keep_unchanged(old: &Config, new: &mut Config) {
     for (name, service) in &mut new.services {

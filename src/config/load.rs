@@ -41,7 +41,11 @@ pub fn load(dir: &Path) -> Result<Config, Diagnostics> {
         path.strip_prefix(".").unwrap_or(&path).display().to_string()
     };
     if let Err(error) = fs::metadata(dir) {
-        return Err(Diagnostics(vec![unreadable(&dir.display().to_string(), &error)]));
+        let mut diagnostic = unreadable(&dir.display().to_string(), &error);
+        if error.kind() == io::ErrorKind::NotFound {
+            diagnostic.help = Some("name the directory that holds svd.toml and conf.d".to_owned());
+        }
+        return Err(Diagnostics(vec![diagnostic]));
     }
     let daemon = "svd.toml";
     if dir.join(daemon).symlink_metadata().is_ok() {
@@ -127,7 +131,8 @@ fn unreadable(path: &str, error: &io::Error) -> Diagnostic {
     let mut diagnostic = Diagnostic::of_file(path, format!("cannot be read: {error}"));
     diagnostic.help = match error.kind() {
         io::ErrorKind::PermissionDenied => Some("svd's user, and whoever checks, must be able to read it".to_owned()),
-        io::ErrorKind::NotFound => Some("name the directory that holds svd.toml and conf.d".to_owned()),
+        // Its name was listed: what it leads to is not there.
+        io::ErrorKind::NotFound => Some("it is a link that leads nowhere: mend or remove it".to_owned()),
         _ => None,
     };
     diagnostic

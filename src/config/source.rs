@@ -130,6 +130,14 @@ impl<'t> File<'t> {
             let problem = Problem::new(span, format!("{shown:?} is given twice"));
             return (problem.help("keep one of them"), true);
         }
+        if message.starts_with("unexpected leading zero") {
+            let number = self.text.get(span.start as usize..).unwrap_or_default();
+            let number = &number[..number.bytes().take_while(u8::is_ascii_alphanumeric).count()];
+            let whole = Span { end: span.start + number.len() as u32, ..span };
+            let problem =
+                Problem::new(whole, format!("{number} must be in quotes: TOML has no numbers that begin with 0"));
+            return (problem.help(format!("write {number:?}")), true);
+        }
         (Problem::new(span, format!("not valid TOML: {message}")), false)
     }
 

@@ -276,7 +276,9 @@ fn unreadable_files_are_errors_like_others() {
             "conf.d/wrong.toml: unknown key \"x\"",
         ]
     );
-    assert!(load(&dir.path().join("nothing")).unwrap_err().to_string().contains("cannot be read"));
+    let dangling = errors.0.iter().find(|e| e.file.contains("dangling")).expect("an error");
+    assert_eq!(dangling.help.as_deref(), Some("it is a link that leads nowhere: mend or remove it"));
+    assert!(load(&dir.path().join("nothing")).unwrap_err().to_string().contains("name the directory"));
 }
 
 #[test]

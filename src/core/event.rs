@@ -39,7 +39,10 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Exit::Code(code) => write!(f, "exited with code {code}"),
-            Exit::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Exit::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
+                Ok(known) => write!(f, "was killed by signal {signal} ({known})"),
+                Err(_) => write!(f, "was killed by signal {signal}"),
+            },
             Exit::Unknown => write!(f, "ended (its exit status is not known)"),
         }
     }

@@ -44,7 +44,7 @@ pub struct Slot {
     pub restarts: u64,
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub last_exit: Option<Exit>,
-    /// Why it is in backoff or failed.
+    /// Why it is in backoff or failed, or why the worker before is not there any more, until this one is ready.
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]

@@ -220,7 +220,8 @@ impl Service {
             Phase::Exited => self.ended_badly.as_deref().map(Into::into),
             Phase::Active => self.committed().or_else(|| self.candidate()).and_then(|g| {
                 g.slots.iter().find_map(|s| match s.state {
-                    SlotState::Backoff(_) | SlotState::Failed(_) => s.reason.clone(),
+                    // One that is filled has it until the worker is ready: why the one before is not there any more.
+                    SlotState::Backoff(_) | SlotState::Failed(_) | SlotState::Filled(_) => s.reason.clone(),
                     _ => None,
                 })
             }),

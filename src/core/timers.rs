@@ -37,6 +37,11 @@ impl Timers {
         self.queue.first().map(|(at, _)| *at)
     }
 
+    /// What is due, in order.
+    pub fn due(&self, now: Time) -> impl Iterator<Item = Timer> {
+        self.queue.iter().take_while(move |(at, _)| *at <= now).map(|(_, timer)| *timer)
+    }
+
     /// Takes one timer that is due.
     pub fn pop(&mut self, now: Time) -> Option<Timer> {
         let (at, timer) = *self.queue.first()?;

@@ -5,6 +5,7 @@ use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
 use super::machine::Machine;
 use super::restart::Verdict;
 use super::service::{Phase, Stage};
+use super::time::Time;
 use super::timers::Timer;
 use crate::config::spec::Policy as RestartPolicy;
 use std::time::Duration;
@@ -80,6 +81,20 @@ impl Machine {
     fn timeout_of(&self, id: WorkerId) -> Duration {
         let generation = self.workers.get(&id).and_then(|w| self.generation(w.generation));
         generation.map_or(Duration::ZERO, |g| g.policy.ready_timeout)
+    }
+
+    /// Workers whose time to become ready is over at `now`, before an [`super::Event::Tick`] says so, and why they end then.
+    pub fn late(&self, now: Time) -> Vec<(WorkerId, String)> {
+        let due = self.timers.due(now).filter_map(|timer| match timer {
+            Timer::Worker(id) => self.workers.get(&id),
+            _ => None,
+        });
+        let booting = due.filter(|w| matches!(w.state, WorkerState::Booting { .. }));
+        booting.map(|w| (w.id, self.not_ready(w.id))).collect()
+    }
+
+    fn not_ready(&self, id: WorkerId) -> String {
+        format!("was not ready within {}", humantime::format_duration(self.timeout_of(id)))
     }
 
     /// How long it has to end when it is told to.
@@ -187,11 +202,11 @@ impl Machine {
         };
         match worker.state {
             WorkerState::Booting { .. } => {
-                let timeout = self.timeout_of(id);
-                self.find_fault(id, format!("was not ready within {}", humantime::format_duration(timeout)));
+                let reason = self.not_ready(id);
+                self.find_fault(id, reason);
             }
             WorkerState::Stopping { .. } | WorkerState::Sweeping { .. } => {
-                let text = format!("worker {} did not leave within its grace time and is killed", id.0);
+                let text = format!("worker {} did not leave within its grace time and is killed", worker.slot);
                 self.kill(id, KILL_AGAIN.0, text);
             }
             WorkerState::Killed { pause } => {
@@ -423,18 +438,23 @@ impl Machine {
         let id = worker.generation;
         if delay.is_zero() {
             self.note(id.service, None, Level::Warning, format!("worker {} {reason}; it is replaced", worker.slot));
+            if !self.was_ready(worker) {
+                self.tell_of_failure(id, &format!("{reason}; it is tried again"));
+            }
             return self.spawn(id, worker.slot);
         }
         let shown = humantime::format_duration(Duration::from_millis(delay.as_millis() as u64)).to_string();
         let text = format!("worker {} {reason}; next attempt in {shown}", worker.slot);
         self.note(id.service, None, Level::Warning, text);
         self.timers.set(Timer::Slot(id, worker.slot), self.now + delay);
-        // Whoever waits for the start is told now; the attempts go on.
-        let Some(service) = self.services.get_mut(&id.service) else {
-            return;
-        };
+        self.tell_of_failure(id, &format!("{reason}; next attempt in {shown}"));
+    }
+
+    /// Whoever waits for the start is told now; the attempts go on.
+    fn tell_of_failure(&mut self, id: GenerationId, reason: &str) {
+        let Some(service) = self.services.get_mut(&id.service) else { return };
         for (op, _) in std::mem::take(&mut service.waiting) {
-            self.done(Some(op), Err(format!("{reason}; next attempt in {shown}")), Some(id.number));
+            self.done(Some(op), Err(reason.to_owned()), Some(id.number));
         }
     }
 

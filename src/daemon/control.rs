@@ -2,6 +2,7 @@
 
 use super::host::Host;
 use super::orders::Part;
+use super::reload::Reload;
 use super::state::Key;
 use crate::api::request::Name;
 use crate::api::types::{
@@ -57,7 +58,7 @@ impl Host {
             Request::Stop { services } => self.each(services, reply, "stopped", |_, _| Command::Stop),
             Request::Restart { services } => self.each(services, reply, "restarted", |_, _| Command::Restart),
             Request::Reload { services, release, force } => {
-                self.each(services, reply, "reloaded", |_, _| Command::Reload { release: release.clone(), force })
+                self.reload(Reload { services, release, force, reply });
             }
             Request::Enable { services } => self.enable(&services, true, reply),
             Request::Disable { services } => self.enable(&services, false, reply),
@@ -73,7 +74,7 @@ impl Host {
             Request::Version => reply.ok(&self.version()),
             Request::Shutdown => {
                 self.shut_down();
-                reply.ok(&ActionResult::default());
+                self.ending.push(reply);
             }
             Request::PublicHealth { name } => self.answer_health(name, reply),
             Request::Metrics => self.answer_metrics(reply),
@@ -102,6 +103,17 @@ impl Host {
         command: impl Fn(&Host, ServiceId) -> Command,
     ) {
         let call = self.begin_call(reply);
+        self.each_of(call, services, done, command);
+    }
+
+    /// The same for a call that has begun.
+    pub fn each_of(
+        &mut self,
+        call: u64,
+        services: Vec<Name>,
+        done: &'static str,
+        command: impl Fn(&Host, ServiceId) -> Command,
+    ) {
         for name in services {
             let Some(service) = self.machine.named(&name).map(|s| s.id) else {
                 self.add_result(call, ServiceResult::failed(&name, unknown(&name)));
@@ -182,6 +194,7 @@ impl Host {
                 result.generation = committed.map(|g| g.number);
                 result.release = committed.and_then(|g| self.generations.get(&g)?.plan.places.id.clone());
                 self.tell_outlived(call, service, &result);
+                self.tell_ordered(call, service, &done);
                 self.add_result(call, result);
                 self.finish_call(call);
             }
@@ -319,7 +332,12 @@ impl Host {
             let sent = self.signal_service(name, signal, worker);
             result.services.push(match sent {
                 Ok(0) => {
-                    let why = format!("{name} has no such process running.");
+                    let why = match worker {
+                        Some(worker) => {
+                            format!("{name}: worker {worker} does not run, or there is none of that number.")
+                        }
+                        None => format!("{name}: it is not running."),
+                    };
                     ServiceResult::failed(name, ApiError::new(ErrorCode::NotRunning, why))
                 }
                 Ok(_) => ServiceResult::done(name, true, "signalled"),

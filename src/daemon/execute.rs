@@ -5,6 +5,7 @@ use super::launch;
 use super::pool::Lane;
 use super::state::Key;
 use super::unit::{Generation, Gunicorn, Plan};
+use crate::api::types::ActionResult;
 use crate::core::{Action, Event, GenerationId, Role, ServiceId, Source};
 use crate::kinds::counters;
 use crate::sys::socket;
@@ -77,7 +78,12 @@ impl Host {
             Action::Forget { service } => self.forget(service),
             Action::Note { service, op, level, text } => self.handle_note(service, op, level, &text),
             Action::Done { op, result } => self.handle_done(op, result),
-            Action::Exit => self.finished = true,
+            Action::Exit => {
+                self.finished = true;
+                for reply in std::mem::take(&mut self.ending) {
+                    reply.ok(&ActionResult::default());
+                }
+            }
         }
     }
 
@@ -269,6 +275,7 @@ impl Host {
             self.state.mark(Key::Unit(id.service));
             self.state.mark(Key::Generation(id));
         }
+        self.scale_as_asked(id);
         self.begin_health(id);
         self.save_soon();
     }

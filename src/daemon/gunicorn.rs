@@ -162,6 +162,16 @@ impl Host {
         self.scale_on(id);
     }
 
+    /// A generation that began before a `svctl scale`, and was committed after it.
+    pub fn scale_as_asked(&mut self, id: GenerationId) {
+        let Some(count) = self.units.get(&id.service).and_then(|unit| unit.scaled) else { return };
+        let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
+        if gunicorn.workers != count {
+            gunicorn.target = Some(count);
+            self.scale_on(id);
+        }
+    }
+
     /// Nobody gets what the master was asked for any more.
     pub fn scaling_ended(&mut self, id: GenerationId) {
         self.scaled(id, Err(failure("its master has ended meanwhile; the next one starts with that number")));

@@ -69,6 +69,11 @@ pub enum Message {
         op: OpId,
         lines: Vec<Box<str>>,
     },
+    /// What a reload would start was looked at before anything is stopped.
+    ReloadLookedAt {
+        asked: Box<super::reload::Reload>,
+        unfit: Vec<(crate::api::request::Name, String)>,
+    },
     Check(super::checks::Check),
     /// The program of a check was looked for.
     CheckFound {
@@ -164,6 +169,8 @@ pub struct Host {
     pub reap: bool,
     pub last_policy: Option<Rc<crate::core::Policy>>,
     pub finished: bool,
+    /// Those who have told svd to end, and are answered when everything is stopped.
+    pub ending: Vec<Reply>,
     /// Of this machine (`random(4)`).
     pub boot: Box<str>,
     /// A program is being tried, or executed next.
@@ -270,6 +277,7 @@ impl Host {
             reap: false,
             last_policy: None,
             finished: false,
+            ending: Vec::new(),
             boot: crate::sys::process::boot_id().unwrap_or_default().into(),
             upgrading: false,
             successor: None,
@@ -427,6 +435,7 @@ impl Host {
             self.handle_alarm(worker, alarm);
         }
         if self.machine.next_timeout().is_some_and(|at| at <= now) {
+            self.tell_who_is_late(now);
             self.tell(Event::Tick);
         }
         if self.save_at.is_some_and(|at| at <= Instant::now()) {
@@ -443,6 +452,7 @@ impl Host {
                     self.handle_planned(generation, plan.map(Rc::new));
                 }
             }
+            Message::ReloadLookedAt { asked, unfit } => self.reload_the_fit(*asked, unfit),
             Message::Bound { generation, sockets } => {
                 if self.plans.remove(&generation).is_some() {
                     self.handle_bound(generation, sockets);

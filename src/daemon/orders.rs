@@ -91,9 +91,13 @@ impl Order {
 
     /// For people.
     fn title(&self, how: &str) -> String {
-        let who = if self.user.is_empty() { format!("user {}", self.uid) } else { self.user.to_string() };
-        format!("{}, ordered by {who} before svd was {how}", self.verb.as_str())
+        format!("{}, ordered by {} before svd was {how}", self.verb.as_str(), who(&self.user, self.uid))
     }
+}
+
+/// `user`: empty where the user database has no name.
+fn who(user: &str, uid: u32) -> String {
+    if user.is_empty() { format!("user {uid}") } else { user.to_owned() }
 }
 
 impl Part {
@@ -250,10 +254,18 @@ impl Host {
             Verb::Drain => self.drain(&order.services, &*order.detail != "undrain", reply),
             Verb::Shutdown => {
                 self.tell(Event::Shutdown);
-                reply.ok(&());
+                self.ending.push(reply);
             }
             _ => reply.ok(&()),
         }
+    }
+
+    /// What somebody has ordered of a service is done.
+    pub fn tell_ordered(&mut self, call: u64, service: ServiceId, done: &str) {
+        let Some(pending) = self.calls.get(&call).filter(|pending| pending.outlived.is_none()) else { return };
+        let Some(record) = pending.reply.record() else { return };
+        let text = format!("{done}, ordered by {}", who(&record.user, record.uid));
+        self.info(Some(service), &text);
     }
 
     /// A part of an order that outlived svd has ended.

@@ -39,7 +39,8 @@ impl Host {
         let dir = self.around.paths.log.join(&**name);
         let start = match (request.from, request.since, request.lines) {
             (Some(LogPosition { file, offset }), ..) => Start::At { sequence: file, offset },
-            (None, Some(since), _) => Start::Since(since),
+            (None, Some(since), None) => Start::Since(since),
+            (None, Some(since), Some(lines)) => Start::LinesSince(lines, since),
             (None, None, lines) => Start::Lines(lines.unwrap_or(LINES)),
         };
         let log = Log { pool: self.pool.clone(), lane: Lane::Log(service) };

@@ -3,13 +3,15 @@
 use super::host::{Alarm, Host};
 use super::probe::{self, Target};
 use super::token;
-use super::unit::{Need, Task};
+use super::unit::{Need, Probing, Process, Task};
 use crate::config::spec::{Kind, ReadyBy, Service};
-use crate::core::{Event, GenerationId, WorkerId};
+use crate::core::{Event, GenerationId, Time, WorkerId};
 use crate::kinds::{Context, gunicorn};
 use crate::sys::fifo;
 use crate::sys::poll::Interest;
+use std::cell::RefCell;
 use std::io::{ErrorKind, Read};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,15 +144,60 @@ impl Host {
             Err(reason) => return self.tell(Event::Unfit { worker: id, reason }),
         };
         let messages = self.messages.clone();
+        let need = Need::Probe(n);
+        let last = Rc::<RefCell<Option<String>>>::default();
+        let told = Rc::clone(&last);
         let task = tokio::task::spawn_local(async move {
-            while probe::run(&target, &messages).await.is_err() {
+            while let Err(why) = probe::run(&target, &messages).await {
+                *told.borrow_mut() = Some(why);
                 tokio::time::sleep(PAUSE).await;
             }
-            let _ = messages.send(super::host::Message::Passed { worker: id, need: Need::Probe(n) }).await;
+            let _ = messages.send(super::host::Message::Passed { worker: id, need }).await;
         });
         if let Some(process) = self.workers.get_mut(&id) {
-            process.probes.push(Task(task));
+            process.probes.push(Probing { need, last, _task: Task(task) });
         }
+    }
+
+    /// Whose time to become ready is over: the core is told why it is not, which the core cannot know.
+    pub fn tell_who_is_late(&mut self, now: Time) {
+        for (worker, reason) in self.machine.late(now) {
+            // It may have become ready at the last moment, and the core not heard of that yet.
+            let Some(process) = self.workers.get(&worker).filter(|p| !p.ready) else { continue };
+            let missing: Vec<String> = process.needs.iter().filter_map(|need| self.missing(process, *need)).collect();
+            if !missing.is_empty() {
+                let reason = format!("{reason}: {}", missing.join("; "));
+                self.tell(Event::Unfit { worker, reason });
+            }
+        }
+    }
+
+    /// One thing that a worker's readiness waits for, as it stands.
+    fn missing(&self, process: &Process, need: Need) -> Option<String> {
+        let made = self.generations.get(&process.generation)?;
+        Some(match need {
+            Need::Gunicorn => {
+                let gunicorn = made.gunicorn.as_deref()?;
+                match gunicorn.workers {
+                    0 => "gunicorn has not begun to start its workers".to_owned(),
+                    all => format!("{} of {all} gunicorn workers are ready", gunicorn.ready.len()),
+                }
+            }
+            Need::Notify => "READY=1 has not come".to_owned(),
+            Need::Descriptor => "nothing has come on its readiness descriptor".to_owned(),
+            Need::Probe(_) => {
+                let probing = process.probes.iter().find(|p| p.need == need)?;
+                probing.last.borrow().clone().unwrap_or_else(|| "its probe has had no answer yet".to_owned())
+            }
+            Need::Log => {
+                let text = made.plan.spec.ready.by.iter().find_map(|by| match by {
+                    ReadyBy::Log(text) => Some(text),
+                    _ => None,
+                })?;
+                format!("no line of its output contains {text:?}")
+            }
+            Need::Delay => return None,
+        })
     }
 
     /// What a probe of `[ready]` or `[health]` asks, for a worker of this generation.

@@ -47,9 +47,11 @@ impl Host {
         let unit = self.units.get(&service.id)?;
         let shown = service.committed().or_else(|| service.candidate());
         let release = shown.and_then(|g| self.generations.get(&g.id)?.plan.places.id.clone());
+        let state = self.state(service);
+        let complaint = || unit.health.as_ref().filter(|_| state == ServiceState::Running)?.complaint();
         Some(StatusRow {
             name: (&*service.name).into(),
-            state: self.state(service),
+            state,
             release,
             generation: shown.map(|g| g.id.number),
             pid: shown.and_then(|g| self.first_pid(g)),
@@ -57,7 +59,7 @@ impl Host {
             restarts: service.restarts,
             enabled: unit.enabled,
             draining: unit.drained,
-            reason: self.machine.reason(service.id).map(Into::into),
+            reason: self.machine.reason(service.id).map(Into::into).or_else(complaint),
         })
     }
 
@@ -90,6 +92,7 @@ impl Host {
             message: health.message.clone(),
         });
         let since = self.ago(service.since);
+        let behind = || self.is_behind(service).then(|| super::update::behind(name).into());
         Some(ServiceStatus {
             name: row.name,
             kind: kinds::kind_word(&unit.spec.kind).into(),
@@ -104,7 +107,7 @@ impl Host {
             workers: workers.unwrap_or_default(),
             generations,
             restarts: row.restarts,
-            reason: row.reason,
+            reason: row.reason.or_else(behind),
             next_attempt_seconds: self.next_attempt(service),
             last_output: Vec::new(),
             health,
@@ -149,6 +152,7 @@ impl Host {
             },
             since: rfc3339(since.0),
             since_seconds: since.1,
+            gunicorn_workers: made.and_then(|g| Some(g.gunicorn.as_ref()?.ready.len() as u64)),
             workers: slots.map(|(index, slot)| self.worker_status(generation, index, slot)).collect(),
             traffic: made.and_then(|g| self.traffic(g)),
         }

@@ -11,7 +11,7 @@ use crate::sys::socket::{Gate, NotifySocket, SharedWords};
 use crate::sys::spawn::Ids;
 use crate::sys::worker::Worker;
 use serde::{Deserialize, Serialize};
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -51,6 +51,14 @@ pub struct Health {
 impl Default for Health {
     fn default() -> Health {
         Health { state: HealthState::Unknown, last: None, failures: 0, message: None, task: None }
+    }
+}
+
+impl Health {
+    /// What is wrong, for the table of services.
+    pub fn complaint(&self) -> Option<Box<str>> {
+        let message = self.message.as_deref().filter(|_| self.state == HealthState::Unhealthy)?;
+        Some(format!("unhealthy: {message}").into())
     }
 }
 
@@ -151,7 +159,7 @@ pub struct Process {
     pub notify: Option<Box<NotifySocket>>,
     pub ready_fd: Option<File>,
     pub watch: Option<WatchId>,
-    pub probes: Vec<Task>,
+    pub probes: Vec<Probing>,
     /// By `STATUS=`.
     pub status: Option<Box<str>>,
     pub main: Main,
@@ -194,6 +202,14 @@ pub enum Need {
     Probe(usize),
     Log,
     Delay,
+}
+
+/// A probe that is repeated until it succeeds.
+pub struct Probing {
+    pub need: Need,
+    /// What came of it last.
+    pub last: Rc<RefCell<Option<String>>>,
+    pub _task: Task,
 }
 
 /// A task that ends when it is dropped.

@@ -17,6 +17,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Changes that an event names.
+const APPLIED_SHOWN: usize = 20;
 /// Updates that wait.
 const UPDATES: usize = 64;
 
@@ -84,7 +86,7 @@ impl Host {
             }
         };
         let changes = diff::difference(&self.configuration(), &new);
-        let shown: Vec<Shown> = changes.iter().filter_map(show).collect();
+        let shown: Vec<Shown> = changes.iter().filter_map(|change| show(change, &new)).collect();
         let mut result = UpdateResult {
             changed: !changes.is_empty(),
             dry_run,
@@ -98,15 +100,33 @@ impl Host {
         if new.daemon.control != self.daemon.control {
             result.notes.push("[control] mode and group take effect when svd is started anew.".into());
         }
+        result.notes.extend(self.behind(&result.changes));
         if dry_run || changes.is_empty() {
             return reply.ok(&result);
         }
+        self.info(None, &applied(&result.changes));
         let call = self.begin_call(reply);
         if let Some(pending) = self.calls.get_mut(&call) {
             pending.update = Some(result);
         }
         self.apply(new, &changes, Some(call));
         self.finish_call(call);
+    }
+
+    /// Of services that `changes` do not touch: those whose processes do not have the configuration that is in force.
+    fn behind(&self, changes: &[Shown]) -> Vec<Box<str>> {
+        let touched = |name: &str| changes.iter().any(|change| &*change.service == name);
+        let services = self.machine.services().filter(|service| !touched(&service.name));
+        let note = |name: &str| format!("{name} {}", behind(name)).into();
+        services.filter(|service| self.is_behind(service)).map(|service| note(&service.name)).collect()
+    }
+
+    /// A reload into the changed configuration has failed, and what ran before goes on as it was.
+    pub fn is_behind(&self, service: &core::Service) -> bool {
+        let settled = service.state(self.machine.workers()) != core::State::Reloading;
+        let committed = service.committed().filter(|_| settled).and_then(|g| self.generations.get(&g.id));
+        let (Some(unit), Some(made)) = (self.units.get(&service.id), committed) else { return false };
+        diff::needs(&made.plan.spec, &unit.spec).is_some_and(|needs| needs >= Needs::Reload)
     }
 
     /// Applies a configuration that is valid as a whole.
@@ -246,6 +266,10 @@ impl Host {
             let change = super::sockets::Change { old: Arc::clone(&unit.spec), new: Arc::clone(spec) };
             let logs = unit.spec.logs != spec.logs;
             let health = unit.spec.health != spec.health;
+            if workers_of(&unit.spec) != workers_of(spec) {
+                // The file's word is the later one now.
+                unit.scaled = None;
+            }
             unit.spec = Arc::clone(spec);
             unit.enabled = self.store.enabled(&spec.name, spec.autostart);
             if logs && spec.logs.capture {
@@ -273,11 +297,22 @@ impl Host {
 fn to_core(spec: &Service, needs: Needs) -> core::Change {
     match needs {
         Needs::Nothing | Needs::Live => core::Change::Live,
-        // The core gives a plain command more or fewer slots; gunicorn's number is its master's argument.
-        Needs::Scale if matches!(spec.kind, crate::config::spec::Kind::Command { .. }) => core::Change::Live,
+        Needs::Scale if scales(spec) => core::Change::Live,
         Needs::Scale | Needs::Reload => core::Change::Reload,
         Needs::Restart => core::Change::Restart,
     }
+}
+
+fn workers_of(spec: &Service) -> Option<crate::config::spec::Workers> {
+    match &spec.kind {
+        crate::config::spec::Kind::Gunicorn { workers, .. } => Some(*workers),
+        _ => None,
+    }
+}
+
+/// The core gives a plain command more or fewer slots; gunicorn's number is its master's argument.
+fn scales(spec: &Service) -> bool {
+    matches!(spec.kind, crate::config::spec::Kind::Command { .. })
 }
 
 pub fn directory(machine: &core::Machine, daemon: &crate::config::spec::Daemon) -> Directory {
@@ -292,13 +327,34 @@ pub fn directory(machine: &core::Machine, daemon: &crate::config::spec::Daemon) 
     }
 }
 
-fn show(change: &Change) -> Option<Shown> {
+/// What is to be said of a service that [`Host::is_behind`].
+pub fn behind(name: &str) -> String {
+    format!("runs with the configuration that it had before: its reload failed; `svctl reload {name}` tries it again")
+}
+
+/// For the events: who sends SIGHUP is answered nowhere else.
+fn applied(changes: &[Shown]) -> String {
+    let one = |change: &Shown| format!("{} {}", change.action.as_str(), change.service);
+    let shown: Vec<String> = changes.iter().take(APPLIED_SHOWN).map(one).collect();
+    let more = match changes.len() - shown.len() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    match shown.is_empty() {
+        true => "the changed configuration is applied".to_owned(),
+        false => format!("the changed configuration is applied: {}{more}", shown.join(", ")),
+    }
+}
+
+fn show(change: &Change, new: &Config) -> Option<Shown> {
+    let live = |service: &str| new.services.get(service).is_some_and(|spec| scales(spec));
     let (service, action, keys) = match change {
         Change::Added { service } => (service.clone(), ChangeAction::Add, Vec::new()),
         Change::Removed { service } => (service.clone(), ChangeAction::Remove, Vec::new()),
         Change::Changed { service, keys, needs } => {
             let action = match needs {
                 Needs::Nothing | Needs::Live => ChangeAction::Adjust,
+                Needs::Scale if live(service) => ChangeAction::Scale,
                 Needs::Scale | Needs::Reload => ChangeAction::Reload,
                 Needs::Restart => ChangeAction::Restart,
             };

@@ -331,6 +331,7 @@ impl Host {
     /// Nothing of a worker is left: closes what was open for it.
     fn release(&mut self, id: WorkerId) {
         let Some(process) = self.workers.remove(&id) else { return };
+        self.watch_no_longer(&process);
         self.state.mark_end(Key::Process(id), self.machine.is_shutting_down());
         self.alarms.retain(|(_, worker, _)| *worker != id);
         for (n, pipe) in process.pipes.iter().enumerate().filter_map(|(n, pipe)| Some((n, (*pipe)?))) {
@@ -349,6 +350,20 @@ impl Host {
         }
         let Some(name) = self.units.get(&process.generation.service).map(|u| Arc::clone(&u.name)) else { return };
         self.remove_files(&name, process.slot, id);
+    }
+
+    /// Closing a descriptor is not enough where the guardian holds a copy, as during a shutdown: what is ready for ever then
+    /// (a process that has ended) would keep the loop busy.
+    fn watch_no_longer(&self, process: &Process) {
+        if !self.machine.is_shutting_down() {
+            return;
+        }
+        let notify = process.notify.as_ref().map(AsFd::as_fd);
+        let ready = process.ready_fd.as_ref().map(AsFd::as_fd);
+        for fd in [process.worker.process(), notify, ready].into_iter().flatten() {
+            // What was never added, or has left already, is no fault.
+            let _ = self.poll.delete(fd);
+        }
     }
 
     /// Pipes and notify socket, as far as there are any. What is in a pipe is read through the log thread's descriptor.
@@ -466,8 +481,17 @@ struct Pipes {
 
 /// The worker holds both ends itself, so that it gets no SIGPIPE while svd is away.
 fn make_pipe(path: &Path, owner: Option<(u32, u32)>) -> Result<(Source, OwnedFd), String> {
-    let failed =
-        |e: std::io::Error| format!("cannot make the log pipe {}: {}", path.display(), crate::sys::io_text(&e));
+    let failed = |e: std::io::Error| {
+        match (owner, e.raw_os_error()) {
+        // It cannot be given away.
+        (Some(_), Some(libc::EPERM)) => {
+            "svd may not start processes as another user, for it does not run as root: leave `user` and `group` out, or start \
+             svd as root"
+                .to_owned()
+        }
+        _ => format!("cannot make the log pipe {}: {}", path.display(), crate::sys::io_text(&e)),
+    }
+    };
     let (source, reader) = match fifo::create(path, owner) {
         Ok(()) => {
             let reader = fifo::open_reader(path).map_err(failed)?;

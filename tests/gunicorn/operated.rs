@@ -1,6 +1,7 @@
 //! Scaling, draining, counting, and deaths.
 
 use super::support::env::check_metrics;
+use super::support::svd::both;
 use super::support::{Env, Load, PATIENCE, Release, alone, http_get, wait_for, wait_until};
 use super::{GUNICORN, Site, kill_hard, listening_inode, workers_of};
 use airdock::sys::process::ProcStat;
@@ -24,6 +25,31 @@ fn scale_changes_the_number_of_workers_without_a_restart() {
     assert_eq!(workers_of(site.svd.main_pid("web")).len(), 2);
     load.more(30);
     load.stop().assert_no_failure();
+}
+
+#[test]
+fn a_scale_meets_a_reload_and_the_file() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let _alone = alone();
+    let site = Site::start(&env, "sync", "");
+    let count = || workers_of(site.svd.main_pid("web")).len();
+    site.app.ship(&Release::new("slow").with("import_seconds", 2));
+    let reload = site.svd.svctl_beside(&["reload", "web"]);
+    site.svd.wait_state("web", "reloading");
+    site.svd.ok(&["scale", "web", "5"]);
+    assert_eq!((count(), site.answers().as_str()), (5, "r0"), "the old generation, as it serves");
+    let said = reload.finish();
+    assert!(said.status.success(), "{}", both(&said));
+    site.comes_up("slow");
+    wait_until("the new generation has as many", PATIENCE, || count() == 5);
+    let shown = || both(&site.svd.svctl(&["status", "web"]));
+    wait_until("all of them are ready, and shown", PATIENCE, || shown().contains("gunicorn workers 5"));
+    // Whoever changes the file says it later.
+    site.app.ship(&Release::new("quick"));
+    let file = std::fs::read_to_string(site.svd.path("etc/conf.d/web.toml")).expect("its file");
+    site.svd.service("web", &file.replace("workers = 3", "workers = 4"));
+    site.svd.ok(&["update"]);
+    assert_eq!(count(), 4);
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub enum Start {
     Lines(u64),
     /// At the first whole line that came at that time or later; up to a second of older ones may come with it.
     Since(SystemTime),
+    /// Of these two the later one.
+    LinesSince(u64, SystemTime),
     /// So many bytes into the file of that number, or as many beyond its end into those that follow; at the oldest byte
     /// there is when that file is gone.
     At { sequence: u64, offset: u64 },
@@ -194,6 +196,9 @@ impl LogReader {
             Start::End => at_end(entries)?,
             Start::Lines(count) => last_lines(entries, count)?,
             Start::Since(time) => reader.since(entries, time)?,
+            Start::LinesSince(count, time) => {
+                later(reader.since(scan(&reader.names)?, time)?, last_lines(entries, count)?)
+            }
         };
         Ok(reader)
     }
@@ -327,6 +332,16 @@ impl LogReader {
         let mut part = Part::new(entry);
         part.skip_begun_line(offset)?;
         Ok(Some(part))
+    }
+}
+
+/// The part that begins later; the second where that cannot be told.
+fn later(one: Option<Part>, other: Option<Part>) -> Option<Part> {
+    let (one, other) = (one?, other?);
+    let place = |part: &Part| Some((part.sequence?, part.offset()));
+    match (place(&one), place(&other)) {
+        (Some(a), Some(b)) if a > b => Some(one),
+        _ => Some(other),
     }
 }
 

@@ -113,6 +113,14 @@ fn since_a_time_by_the_index() {
     }
     assert_eq!(since(SystemTime::UNIX_EPOCH), String::from_utf8(lines(0..4)).unwrap());
     assert_eq!(since(end), "");
+    let last = |count, t| {
+        let reader = LogReader::open(&rig.dir(), Stream::Joined, Start::LinesSince(count, t)).unwrap();
+        String::from_utf8(read_all(reader.to_the_end_only())).unwrap()
+    };
+    assert_eq!(last(2, SystemTime::UNIX_EPOCH), "line 2\nline 3\n");
+    assert_eq!(last(2, times[3]), "line 3\n", "the later one of both");
+    assert_eq!(last(9, times[1]), "line 1\nline 2\nline 3\n");
+    assert_eq!(last(9, end), "");
     // Without the index the whole files of that time come.
     for e in std::fs::read_dir(rig.dir()).unwrap() {
         let e = e.unwrap();

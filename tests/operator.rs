@@ -1,0 +1,209 @@
+//! What somebody meets who operates services by hand: what is said when things go wrong, and what is shown of it later.
+
+#![allow(clippy::disallowed_methods, reason = "forbidden in the core alone")]
+
+mod support;
+
+use airdock::sys::process::ProcStat;
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+use support::plain::{SLEEP, lines, python, script};
+use support::svd::{both, quoted};
+use support::{PATIENCE, Svd, wait_until};
+
+/// User and system time of a process until now.
+fn cpu(pid: i32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("svd runs");
+    let after_name = text.rsplit_once(')').expect("a name in brackets").1;
+    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Leaves only when the file is there.
+fn held(svd: &Svd) -> String {
+    script(
+        &format!(
+            "trap 'while ! test -e {}; do sleep 0.05; done; exit 0' TERM; while :; do sleep 0.05; done",
+            quoted(&svd.path("go"))
+        ),
+        "",
+    )
+}
+
+#[test]
+fn svd_sleeps_while_it_waits_for_the_last_service_and_svctl_waits_for_svd() {
+    let mut svd = Svd::new();
+    svd.service("quick", &script(SLEEP, ""));
+    svd.service("slow", &held(&svd));
+    svd.start();
+    svd.wait_state("quick", "running");
+    svd.wait_state("slow", "running");
+    let pid = svd.pid();
+    svd.belongings.note(pid);
+    let shutdown = svd.svctl_beside(&["shutdown"]);
+    svd.wait_state("quick", "stopped");
+    let (before, began) = (cpu(pid), Instant::now());
+    std::thread::sleep(Duration::from_secs(2));
+    let used = cpu(pid) - before;
+    assert!(used < began.elapsed() / 4, "svd used {used:?} of {:?} for nothing", began.elapsed());
+    assert_eq!(svd.state("slow"), "stopping");
+    std::fs::write(svd.path("go"), "").expect("letting it go");
+    let output = shutdown.finish();
+    assert!(output.status.success(), "{}", both(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("svd has stopped"));
+    // Told when it was so: another svd can be started at once.
+    assert!(!svd.socket().exists());
+    assert!(ProcStat::read(pid).is_none_or(|stat| stat.state == 'Z') || svd.wait_end().success());
+}
+
+#[test]
+fn who_is_not_ready_is_told_with_the_reason() {
+    let mut svd = Svd::new();
+    let ready = |more: &str| format!("[ready]\ntimeout = '600ms'\n{more}\n");
+    let cases = [
+        ("tcp", "tcp = '127.0.0.1:1'", "cannot connect to 127.0.0.1:1: Connection refused"),
+        ("command", "command = ['sh', '-c', 'exit 7']", "sh -c exit 7 exited with 7"),
+        ("log", "log = 'ready to serve'", "no line of its output contains \"ready to serve\""),
+        ("notify", "notify = true", "READY=1 has not come"),
+        ("descriptor", "descriptor = true", "nothing has come on its readiness descriptor"),
+    ];
+    for (name, more, _) in &cases {
+        svd.service(name, &script(SLEEP, &format!("autostart = false\n{}", ready(more))));
+    }
+    svd.start();
+    for (name, _, why) in &cases {
+        let said = svd.fails(&["start", name]);
+        let expected = format!("was not ready within 600ms: {why}");
+        assert!(said.contains(&expected), "{name}: {said}");
+        let shown = both(&svd.svctl(&["status", name]));
+        assert!(shown.contains("was not ready within 600ms") && shown.contains(why), "{name}: {shown}");
+        svd.ok(&["stop", name]);
+    }
+}
+
+#[test]
+fn a_start_in_vain_is_told_also_where_the_next_attempt_comes_at_once() {
+    let mut svd = Svd::new();
+    let more = "autostart = false\n[ready]\nnotify = true\ntimeout = '500ms'\n[restart]\nsettled = '100ms'\n";
+    svd.service("mute", &script(SLEEP, more));
+    svd.start();
+    let began = Instant::now();
+    let said = svd.fails(&["start", "mute"]);
+    assert!(said.contains("was not ready within 500ms: READY=1 has not come; it is tried again"), "{said}");
+    assert!(began.elapsed() < PATIENCE);
+    assert_eq!(svd.state("mute"), "starting", "the attempts go on");
+    let shown = both(&svd.svctl(&["status"]));
+    assert!(shown.contains("was not ready within 500ms"), "the table says why it is not there: {shown}");
+    svd.ok(&["stop", "mute"]);
+}
+
+#[test]
+fn messages_count_workers_as_the_status_does() {
+    let mut svd = Svd::new();
+    let stubborn = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
+    svd.service("first", &script(SLEEP, ""));
+    svd.service("stubborn", &script(stubborn, "[stop]\ngrace = '200ms'\n"));
+    svd.start();
+    wait_until("it ignores TERM", PATIENCE, || lines(&svd, "stubborn", "deaf") == 1);
+    svd.wait_state("stubborn", "running");
+    svd.ok(&["restart", "stubborn"]);
+    wait_until("it ignores TERM again", PATIENCE, || lines(&svd, "stubborn", "deaf") == 2);
+    svd.ok(&["stop", "stubborn"]);
+    let events = svd.ok(&["events", "stubborn"]);
+    let killed: Vec<&str> = events.lines().filter(|line| line.contains("grace time")).collect();
+    assert_eq!(killed.len(), 2, "{events}");
+    assert!(killed.iter().all(|line| line.contains("worker 0 ")), "{events}");
+}
+
+#[test]
+fn a_reload_to_what_is_not_there_stops_nothing() {
+    let mut svd = Svd::new();
+    let app = svd.app("beat");
+    std::fs::create_dir_all(app.root.join("releases/1")).expect("making a release");
+    app.switch("1");
+    let root = quoted(&app.root);
+    svd.service("beat", &script(SLEEP, &format!("root = {root}\n[reload]\noverlap = false\n")));
+    svd.start();
+    svd.wait_state("beat", "running");
+    let pid = svd.main_pid("beat");
+    let said = svd.fails(&["reload", "beat", "--release", "typo"]);
+    assert!(said.contains("there is no release typo") && said.contains("nothing was stopped"), "{said}");
+    std::fs::remove_file(app.root.join("current")).expect("removing current");
+    let said = svd.fails(&["reload", "beat"]);
+    assert!(said.contains("no `current`") && said.contains("nothing was stopped"), "{said}");
+    assert_eq!(svd.main_pid("beat"), pid, "it was not touched");
+    app.switch("1");
+    svd.ok(&["reload", "beat"]);
+    assert_ne!(svd.main_pid("beat"), pid);
+}
+
+#[test]
+fn what_runs_with_an_older_configuration_is_named() {
+    let mut svd = Svd::new();
+    svd.service("web", &script(SLEEP, "[ready]\ndelay = '50ms'\n"));
+    svd.start();
+    svd.wait_state("web", "running");
+    svd.service("web", &script("exit 3", "[ready]\ndelay = '50ms'\n"));
+    svd.fails(&["update"]);
+    svd.wait_state("web", "running");
+    let again = svd.ok(&["update"]);
+    assert!(again.contains("Nothing has changed") && again.contains("`svctl reload web`"), "{again}");
+    assert!(both(&svd.svctl(&["status", "web"])).contains("the configuration that it had before"));
+    svd.service("web", &script(SLEEP, "[ready]\ndelay = '60ms'\n"));
+    svd.ok(&["update"]);
+    let fine = svd.ok(&["update"]);
+    assert!(!fine.contains("svctl reload"), "{fine}");
+    assert!(!both(&svd.svctl(&["status", "web"])).contains("before"));
+}
+
+#[test]
+fn events_tell_who_ordered_what_and_what_an_update_did() {
+    let mut svd = Svd::new();
+    svd.service("web", &script(SLEEP, "instances = 1\n"));
+    svd.start();
+    svd.wait_state("web", "running");
+    svd.ok(&["stop", "web"]);
+    svd.ok(&["start", "web"]);
+    let events = svd.ok(&["events"]);
+    assert!(events.contains("web info: stopped, ordered by "), "{events}");
+    assert!(events.contains("web info: running, ordered by "), "{events}");
+    svd.service("web", &script(SLEEP, "instances = 2\n"));
+    assert!(svd.ok(&["update", "--dry-run"]).contains("scale web (instances)"));
+    svd.signal(Signal::SIGHUP);
+    let applied = "the changed configuration is applied: scale web";
+    wait_until("the update is told", PATIENCE, || svd.ok(&["events"]).contains(applied));
+}
+
+#[test]
+fn the_table_shows_who_is_unhealthy() {
+    let mut svd = Svd::new();
+    let health = "[health]\ncommand = ['sh', '-c', 'exit 9']\ninterval = '50ms'\nfailures = 2\n";
+    svd.service("ill", &script(SLEEP, health));
+    svd.start();
+    wait_until("it is shown", PATIENCE, || svd.ok(&["status"]).contains("unhealthy: sh -c exit 9 exited with 9"));
+    assert_eq!(svd.state("ill"), "running");
+}
+
+#[test]
+fn the_last_lines_of_those_since() {
+    let mut svd = Svd::new();
+    let program = python("import time\nfor i in range(50): print('line', i)\nprint('all')\ntime.sleep(1000)", "");
+    svd.service("talk", &program);
+    svd.start();
+    wait_until("it has written all", PATIENCE, || lines(&svd, "talk", "all") == 1);
+    assert_eq!(svd.ok(&["logs", "talk", "--since", "1h", "-n", "3"]).lines().count(), 3);
+    assert!(svd.ok(&["logs", "talk", "--since", "1h"]).lines().count() > 50);
+    assert!(svd.ok(&["logs", "talk", "--since", "1h", "-n", "500"]).lines().count() > 50);
+}
+
+#[test]
+fn who_cannot_be_signalled_is_named() {
+    let mut svd = Svd::new();
+    svd.service("web", &script(SLEEP, ""));
+    svd.start();
+    svd.wait_state("web", "running");
+    let said = svd.fails(&["signal", "HUP", "web", "--worker", "3"]);
+    assert!(said.contains("worker 3 does not run"), "{said}");
+    svd.ok(&["signal", "SEGV", "web"]);
+    wait_until("its end is told", PATIENCE, || svd.ok(&["events"]).contains("was killed by signal 11 (SIGSEGV)"));
+}
