@@ -9,7 +9,7 @@ use crate::api::access::Access;
 use crate::api::peer::Peer;
 use crate::api::request::Name;
 use crate::api::resolve::resolve;
-use crate::api::routes::{self, Parsed};
+use crate::api::routes;
 use crate::config::spec::{AccessRule, Config};
 use crate::config::{Diagnostics, difference, load_texts};
 use crate::daemon;
@@ -103,8 +103,7 @@ pub fn control_request(input: &[u8]) {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let parsed = routes::find(method, uri.path()).and_then(|found| routes::parse(found, uri.query(), body, now));
     let mut request = match parsed {
-        Ok(Parsed::Request(request)) => request,
-        Ok(Parsed::Reserved(..)) => return,
+        Ok(request) => request,
         Err(error) => {
             assert!(!error.message.is_empty() && serde_json::to_string(&error).is_ok());
             routes::allowed(uri.path());

@@ -207,3 +207,49 @@ fn who_cannot_be_signalled_is_named() {
     svd.ok(&["signal", "SEGV", "web"]);
     wait_until("its end is told", PATIENCE, || svd.ok(&["events"]).contains("was killed by signal 11 (SIGSEGV)"));
 }
+
+#[test]
+fn a_command_in_a_services_environment() {
+    let mut svd = Svd::new();
+    let more = format!("directory = {}\n[environment]\nCOLOUR = 'blue'\n", quoted(&svd.path("etc")));
+    svd.service("web", &script(SLEEP, &more));
+    svd.service("off", &script(SLEEP, "autostart = false\n"));
+    svd.start();
+    svd.wait_state("web", "running");
+    let said = svd.ok(&["exec", "web", "sh", "-c", "echo $COLOUR; pwd; echo err >&2; echo ${LISTEN_FDS-none}"]);
+    assert_eq!(said, format!("blue\n{}\nerr\nnone\n", svd.path("etc").display()));
+    let code = |args: &[&str]| svd.svctl(args).status.code();
+    assert_eq!(code(&["exec", "web", "--", "sh", "-c", "exit 42"]), Some(42));
+    assert_eq!(code(&["exec", "web", "sh", "-c", "kill -9 $$"]), Some(137));
+    assert_eq!(code(&["exec", "off", "true"]), Some(3), "what does not run has no environment");
+    assert_eq!(code(&["exec", "ghost", "true"]), Some(4));
+    assert_eq!(code(&["exec", "web"]), Some(2));
+    let missing = svd.fails(&["exec", "web", "no-such-program"]);
+    assert!(missing.contains("no-such-program"), "{missing}");
+    let json = svd.svctl(&["--json", "exec", "web", "sh", "-c", "printf 'a\\303\\251'; exit 3"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("a document");
+    assert_eq!(json, serde_json::json!({ "exit_code": 3, "signal": null, "output": "aé" }));
+    let many = svd.ok(&["exec", "web", "seq", "1", "200000"]);
+    assert!(many.lines().count() == 200_000 && many.ends_with("\n200000\n"), "nothing is left out");
+    let journal = std::fs::read_to_string(svd.path("state/audit.log")).expect("the journal");
+    assert!(journal.contains("command=seq 1 200000"), "{journal}");
+}
+
+#[test]
+fn a_command_ends_with_its_client() {
+    let mut svd = Svd::new();
+    svd.service("web", &script(SLEEP, ""));
+    svd.start();
+    svd.wait_state("web", "running");
+    let mark = svd.path("pid");
+    let path = mark.display();
+    let program = format!("echo $$ >{path}.new; mv {path}.new {path}; echo begun; exec sleep 100000");
+    let mut client = svd.svctl_command(&["exec", "web", "sh", "-c", &program]);
+    let mut client = client.stdout(std::process::Stdio::null()).spawn().expect("starting svctl");
+    wait_until("it runs", PATIENCE, || mark.exists());
+    let pid = support::plain::number_in(&mark).expect("its pid");
+    assert!(support::plain::alive(pid));
+    client.kill().expect("ending svctl");
+    client.wait().expect("its end");
+    wait_until("the command ends, too", PATIENCE, || !support::plain::alive(pid));
+}

@@ -69,8 +69,6 @@ pub enum ErrorCode {
     Failed,
     /// svd did something that it should not. 500.
     Internal,
-    /// 501.
-    NotImplemented,
     /// Too many connections or requests, or svd is about to end; try again. 503.
     Unavailable,
     /// It took too long. 504.
@@ -95,7 +93,6 @@ impl ErrorCode {
             ErrorCode::BadConfiguration => "bad_configuration",
             ErrorCode::Failed => "failed",
             ErrorCode::Internal => "internal",
-            ErrorCode::NotImplemented => "not_implemented",
             ErrorCode::Unavailable => "unavailable",
             ErrorCode::Timeout => "timeout",
             ErrorCode::Other => "other",
@@ -112,7 +109,6 @@ impl ErrorCode {
             ErrorCode::TooLarge => 413,
             ErrorCode::BadConfiguration => 422,
             ErrorCode::Failed | ErrorCode::Internal | ErrorCode::Other => 500,
-            ErrorCode::NotImplemented => 501,
             ErrorCode::Unavailable => 503,
             ErrorCode::Timeout => 504,
         }

@@ -19,9 +19,9 @@ use super::connections::Place;
 use super::http::{Blocks, respond, respond_error};
 use super::peer::Peer;
 use super::reply::{Counters, Reply};
-use super::request::{Name, Request, Verb};
-use super::resolve::{forbidden, resolve};
-use super::routes::{self, Parsed};
+use super::request::{Name, Request};
+use super::resolve::resolve;
+use super::routes;
 use super::server::{Limits, ServerContext, too_many};
 use super::types::{ApiError, ErrorCode};
 
@@ -64,11 +64,7 @@ impl Handler {
         let found = routes::find(request.method().as_str(), request.uri().path())?;
         let (head, body) = request.into_parts();
         let body = read_body(body, &self.context.limits).await?;
-        let parsed = routes::parse(found, head.uri.query(), &body, SystemTime::now())?;
-        let mut request = match parsed {
-            Parsed::Request(request) => request,
-            Parsed::Reserved(verb, name) => return Err(self.reserved(verb, name, &peer)),
-        };
+        let mut request = routes::parse(found, head.uri.query(), &body, SystemTime::now())?;
         let directory = self.context.directory.get();
         let audit = self.pending(&request, &peer);
         if let Err(error) = resolve(&mut request, &directory.names, &directory.access, &peer) {
@@ -86,17 +82,6 @@ impl Handler {
             audit
         });
         ask(&self.context, request, peer, audit).await
-    }
-
-    /// A right that is there, for a function that is not.
-    fn reserved(&self, verb: Verb, name: Option<Name>, peer: &Peer) -> ApiError {
-        let name = name.unwrap_or_else(|| "*".into());
-        if !self.context.directory.get().access.allows(peer, verb, &name) {
-            Counters::add(&self.context.counters.requests_refused);
-            return forbidden(peer, verb, &name);
-        }
-        let verb = verb.as_str();
-        ApiError::new(ErrorCode::NotImplemented, format!("This version of svd cannot {verb}; the word is reserved."))
     }
 
     fn pending(&self, request: &Request, peer: &Peer) -> Option<Pending> {

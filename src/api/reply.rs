@@ -114,27 +114,7 @@ impl Reply {
     /// Sends a line about a long operation. Never waits: a client that does not keep up misses lines, and is told how
     /// many. Ignored for requests that have one short answer.
     pub fn progress(&mut self, line: &Progress) {
-        if !self.lines {
-            return;
-        }
-        if self.stream.is_none() {
-            let Some(head) = self.head.take() else { return };
-            let (blocks, receiver) = mpsc::channel(PROGRESS_QUEUE);
-            let (last, last_receiver) = oneshot::channel();
-            let begun = head.send(Answer::Stream {
-                content_type: NDJSON,
-                position: None,
-                blocks: receiver,
-                last: Some(last_receiver),
-            });
-            if begun.is_err() {
-                return;
-            }
-            self.stream = Some((blocks, last));
-        }
-        let Some((blocks, _)) = &self.stream else {
-            return;
-        };
+        let Some(blocks) = self.blocks() else { return };
         let text = if self.dropped == 0 {
             json_line("progress", line)
         } else {
@@ -150,6 +130,45 @@ impl Reply {
             }
             Err(mpsc::error::TrySendError::Closed(_)) => {}
         }
+    }
+
+    /// As [`Reply::progress`], but waits for a client that is slow: nothing is left out. For a task of its own. `false`: the
+    /// client is gone.
+    pub async fn output(&mut self, line: &Progress) -> bool {
+        match self.blocks() {
+            Some(blocks) => blocks.send(json_line("progress", line)).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Waits until the client is gone.
+    pub async fn closed(&mut self) {
+        match (&mut self.head, &self.stream) {
+            (Some(head), _) => head.closed().await,
+            (None, Some((blocks, _))) => blocks.closed().await,
+            (None, None) => {}
+        }
+    }
+
+    /// The way for lines, begun if need be; `None`: no lines are wanted, or the client is gone.
+    fn blocks(&mut self) -> Option<mpsc::Sender<Bytes>> {
+        if !self.lines {
+            return None;
+        }
+        if self.stream.is_none() {
+            let head = self.head.take()?;
+            let (blocks, receiver) = mpsc::channel(PROGRESS_QUEUE);
+            let (last, last_receiver) = oneshot::channel();
+            let begun = head.send(Answer::Stream {
+                content_type: NDJSON,
+                position: None,
+                blocks: receiver,
+                last: Some(last_receiver),
+            });
+            begun.ok()?;
+            self.stream = Some((blocks, last));
+        }
+        self.stream.as_ref().map(|(blocks, _)| blocks.clone())
     }
 
     /// The end of the operation. Always reaches a client that is still there, whatever it has missed before.

@@ -80,6 +80,12 @@ pub enum Request {
         /// Says what would be done.
         dry_run: bool,
     },
+    /// Runs a command as a service's user, in its environment; its output comes as progress. One service.
+    /// [`super::types::ExecResult`].
+    Exec {
+        services: Vec<Name>,
+        command: Vec<String>,
+    },
     /// Goes on with another program. [`super::types::UpgradeResult`].
     Upgrade {
         /// `None`: the file that svd was started from, as it is now.
@@ -202,6 +208,9 @@ impl Verb {
     }
 }
 
+/// Characters of a command that the audit journal keeps.
+const MOST_DETAIL: usize = 1000;
+
 /// Shared or mutable, as the request is.
 macro_rules! list_of {
     ($request:expr) => {
@@ -217,6 +226,7 @@ macro_rules! list_of {
             | Request::Undrain { services }
             | Request::Scale { services, .. }
             | Request::Signal { services, .. }
+            | Request::Exec { services, .. }
             | Request::Pid { services } => Some(services),
             _ => None,
         }
@@ -243,6 +253,7 @@ impl Request {
             Request::Signal { .. } => Verb::Signal,
             Request::Logs(_) => Verb::Logs,
             Request::Update { .. } => Verb::Update,
+            Request::Exec { .. } => Verb::Exec,
             Request::Upgrade { .. } => Verb::Upgrade,
             Request::Version => Verb::Version,
             Request::Shutdown => Verb::Shutdown,
@@ -296,6 +307,10 @@ impl Request {
             }
             Request::Signal { signal, .. } => format!("signal={}", show_signal(*signal)).into(),
             Request::Undrain { .. } => "undrain".into(),
+            Request::Exec { command, .. } => {
+                let whole = format!("command={}", command.join(" "));
+                whole.chars().take(MOST_DETAIL).collect::<String>().into()
+            }
             Request::Upgrade { binary: Some(path) } => format!("binary={}", path.display()).into(),
             _ => "".into(),
         }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::access::Scope;
-use super::request::{EventsRequest, LogsRequest, Name, Request, Verb, parse_since};
+use super::request::{EventsRequest, LogsRequest, Name, Request, parse_since};
 use super::types::{ApiError, ErrorCode, LogPosition};
 use crate::config::{check_name as check_service_name, parse_signal};
 
@@ -31,7 +31,6 @@ pub enum Endpoint {
     Update,
     Version,
     Shutdown,
-    /// Reserved.
     Exec,
     Upgrade,
 }
@@ -65,7 +64,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/v1/services/{names}/signal", Endpoint::Signal, "Send a signal"),
     route("GET", "/v1/services/{names}/pid", Endpoint::Pid, "Process ids of the workers"),
     route("GET", "/v1/services/{name}/logs", Endpoint::Logs, "Captured output"),
-    route("POST", "/v1/services/{name}/exec", Endpoint::Exec, "Reserved"),
+    route("POST", "/v1/services/{name}/exec", Endpoint::Exec, "Run a command in a service's environment"),
     route("GET", "/v1/events", Endpoint::Events, "What happens"),
     route("POST", "/v1/update", Endpoint::Update, "Apply the configuration"),
     route("GET", "/v1/version", Endpoint::Version, "About svd"),
@@ -79,14 +78,6 @@ pub struct Found {
     pub route: &'static Route,
     /// Decoded; empty for a route without a placeholder.
     pub names: Vec<Name>,
-}
-
-/// What an HTTP request means.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Parsed {
-    Request(Request),
-    /// A right of its own that has no function yet.
-    Reserved(Verb, Option<Name>),
 }
 
 /// The route of a request line.
@@ -186,11 +177,10 @@ fn percent_decode(text: &str) -> Result<String, ApiError> {
 ///
 /// # Errors
 /// [`ErrorCode::BadRequest`] that says where.
-pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) -> Result<Parsed, ApiError> {
+pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) -> Result<Request, ApiError> {
     let endpoint = found.route.endpoint;
     let mut query = Query::of(query)?;
     let request = match endpoint {
-        Endpoint::Exec => return Ok(Parsed::Reserved(Verb::Exec, found.names.into_iter().next())),
         Endpoint::Status | Endpoint::Events | Endpoint::Logs => {
             let request = read(endpoint, found, &mut query, now)?;
             nothing(body)?;
@@ -212,7 +202,7 @@ pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) ->
         _ => act(endpoint, found.names, body)?,
     };
     query.end()?;
-    Ok(Parsed::Request(request))
+    Ok(request)
 }
 
 fn read(endpoint: Endpoint, found: Found, query: &mut Query, now: SystemTime) -> Result<Request, ApiError> {
@@ -273,6 +263,12 @@ struct UpdateOptions {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ExecOptions {
+    command: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct UpgradeOptions {
     binary: Option<Box<str>>,
 }
@@ -305,6 +301,13 @@ fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, 
         Endpoint::Update => {
             let UpdateOptions { dry_run } = options(body)?;
             Request::Update { dry_run }
+        }
+        Endpoint::Exec => {
+            let ExecOptions { command } = options(body)?;
+            if command.first().is_none_or(String::is_empty) || command.iter().any(|word| word.contains('\0')) {
+                return Err(bad("command is a list of a program and its arguments, without NUL bytes."));
+            }
+            Request::Exec { services, command }
         }
         Endpoint::Upgrade => {
             let UpgradeOptions { binary } = options(body)?;

@@ -1,7 +1,7 @@
 use super::*;
 use std::time::Duration;
 
-fn ask(line: &str, body: &str) -> Result<Parsed, ApiError> {
+fn ask(line: &str, body: &str) -> Result<Request, ApiError> {
     let (method, target) = line.split_once(' ').unwrap();
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -13,8 +13,8 @@ fn ask(line: &str, body: &str) -> Result<Parsed, ApiError> {
 
 fn request(line: &str, body: &str) -> Request {
     match ask(line, body) {
-        Ok(Parsed::Request(request)) => request,
-        other => panic!("{line}: {other:?}"),
+        Ok(request) => request,
+        Err(error) => panic!("{line}: {error:?}"),
     }
 }
 
@@ -29,14 +29,13 @@ fn every_route_is_reached() {
         let body = match route.endpoint {
             Endpoint::Scale => r#"{"count": 2}"#,
             Endpoint::Signal => r#"{"signal": "HUP"}"#,
+            Endpoint::Exec => r#"{"command": ["true"]}"#,
             _ => "",
         };
         let found = find(route.method, &path).unwrap();
         assert_eq!(found.route.endpoint, route.endpoint, "{path}");
-        let parsed = parse(found, None, body.as_bytes(), SystemTime::now()).unwrap();
-        if let Parsed::Request(request) = &parsed
-            && route.path.contains("{names}")
-        {
+        let request = parse(found, None, body.as_bytes(), SystemTime::now()).unwrap();
+        if route.path.contains("{names}") {
             assert_eq!(request.services(), Some(&names(&["a", "b*"])), "{path}");
         }
     }
@@ -112,11 +111,13 @@ fn unknown_paths_and_methods() {
 }
 
 #[test]
-fn reserved_rights_are_known() {
-    assert_eq!(
-        ask("POST /v1/services/a/exec", "{\"command\": []}").unwrap(),
-        Parsed::Reserved(Verb::Exec, Some("a".into()))
-    );
+fn a_command_to_run_has_a_program() {
+    let request = ask("POST /v1/services/a/exec", r#"{"command": ["ls", "-l"]}"#).unwrap();
+    assert_eq!(request.detail(), "command=ls -l".into());
+    assert_eq!(request, Request::Exec { services: vec!["a".into()], command: vec!["ls".into(), "-l".into()] });
+    for body in ["", "{}", r#"{"command": []}"#, r#"{"command": [""]}"#, r#"{"command": ["a\u0000b"]}"#] {
+        assert_eq!(ask("POST /v1/services/a/exec", body).unwrap_err().code, ErrorCode::BadRequest, "{body}");
+    }
 }
 
 /// The document and the table have the same routes, and each operation names the verb that a rule must grant.

@@ -184,7 +184,7 @@ fn malformed_requests_are_answered_without_the_daemon() {
         let (status, _) = raw(&host, &head("DELETE /v1/status")).await;
         assert_eq!(status, 405);
         let (status, body) = raw(&host, &head("POST /v1/services/a/exec")).await;
-        assert_eq!((status, &body["error"]["code"]), (501, &json!("not_implemented")));
+        assert_eq!((status, &body["error"]["code"]), (400, &json!("bad_request")));
         let post = |length: usize, body: &str| {
             format!(
                 "POST /v1/update HTTP/1.1\r\nhost: svd\r\nconnection: close\r\n\

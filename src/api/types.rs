@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 pub use super::error::{ApiError, ErrorCode};
 pub use super::health::{GenerationHealth, HostHealth, MetricsSnapshot, ServiceHealth, SvdMetric};
-pub use super::results::{ActionResult, Change, ChangeAction, Progress, ServiceResult, UpdateResult, UpgradeResult};
+pub use super::results::{
+    ActionResult, Change, ChangeAction, ExecResult, Progress, ServiceResult, UpdateResult, UpgradeResult,
+};
 
 /// `2026-11-22T18:40:00Z`.
 pub fn rfc3339(time: SystemTime) -> Box<str> {

@@ -76,7 +76,7 @@ pub enum Command {
     Logs(LogsArgs),
     /// Print what happens to services
     Events(EventsArgs),
-    /// Run a command in a service's environment (reserved)
+    /// Run a command as a service's user, in its environment; its exit code is svctl's
     Exec(ExecArgs),
     /// Check a configuration without svd
     Check(CheckArgs),

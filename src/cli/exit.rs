@@ -9,24 +9,35 @@ use crate::api::types::{ApiError, ErrorCode};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Done; for `status` and `is-active`: running.
-    Ok = 0,
+    Ok,
     /// It was tried and did not work.
-    Failed = 1,
+    Failed,
     /// Wrong arguments.
-    Usage = 2,
+    Usage,
     /// LSB: the program is not running.
-    NotRunning = 3,
+    NotRunning,
     /// LSB: its state is unknown: there is no such service, or svd cannot be reached.
-    Unknown = 4,
+    Unknown,
     /// Access rules, or the socket's mode.
-    Forbidden = 5,
+    Forbidden,
     /// The connection ended before the answer; what was begun may have been done.
-    Lost = 6,
+    Lost,
+    /// Of `exec`: what its command ended with.
+    Command(u8),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+        ExitCode::from(match exit {
+            Exit::Ok => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotRunning => 3,
+            Exit::Unknown => 4,
+            Exit::Forbidden => 5,
+            Exit::Lost => 6,
+            Exit::Command(code) => code,
+        })
     }
 }
 

@@ -1,14 +1,14 @@
-//! Verbs that concern the host: update, shutdown, version; and exec, which is reserved.
+//! Verbs that concern the host: update, upgrade, shutdown, version.
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::args::{ExecArgs, UpdateArgs, UpgradeArgs};
-use super::context::{Context, need_names};
+use super::args::{UpdateArgs, UpgradeArgs};
+use super::context::Context;
 use super::exit::{CliError, Exit};
 use super::{act, render};
-use crate::api::client::{ClientError, encode};
+use crate::api::client::ClientError;
 use crate::api::types::{ApiError, ErrorCode, UpdateResult, UpgradeResult, Version};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -130,13 +130,5 @@ pub fn version(context: &Context) -> Result<Exit, CliError> {
         Ok(svd) => context.print(render::version(&svd))?,
         Err(error) => context.say(&render::error("svctl: ", &error.to_api())),
     }
-    Ok(Exit::Ok)
-}
-
-pub fn exec(context: &Context, args: &ExecArgs) -> Result<Exit, CliError> {
-    need_names(std::slice::from_ref(&args.name), "exec")?;
-    let path = format!("/v1/services/{}/exec", encode(&args.name));
-    let result = context.act(&path, Some(&json!({ "command": args.command })))?;
-    context.print_json(result.get().as_bytes())?;
     Ok(Exit::Ok)
 }

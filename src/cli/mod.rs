@@ -9,6 +9,7 @@ pub mod check;
 mod context;
 mod demo;
 mod events;
+mod exec;
 mod exit;
 mod host;
 mod logs;
@@ -65,7 +66,7 @@ fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Upgrade(args) => host::upgrade(context, &args),
         Command::Shutdown => host::shutdown(context),
         Command::Version => host::version(context),
-        Command::Exec(args) => host::exec(context, &args),
+        Command::Exec(args) => exec::exec(context, &args),
         Command::Pid(args) => pid::pid(context, &args.names),
         Command::Logs(args) => logs::logs(context, &args),
         Command::Events(args) => events::events(context, &args),

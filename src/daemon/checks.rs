@@ -6,14 +6,19 @@ use super::pool::Lane;
 use super::token;
 use crate::core::GenerationId;
 use crate::sys::process::ExitStatus;
-use crate::sys::spawn::{Prepared, c_path, c_string, resolve_program};
+use crate::sys::spawn::{Prepared, Source, Wire, c_path, c_string, resolve_program};
 use crate::sys::worker::{Worker, WorkerEvent};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Commands that run at once; further ones fail and are tried again by their probe.
 const MOST: usize = 64;
+
+/// How a command ended, or why it did not run, or not to its end.
+pub type Ended = Result<ExitStatus, String>;
 
 /// A command to run, and who wants to know how it ended.
 pub struct Check {
@@ -21,14 +26,17 @@ pub struct Check {
     pub slot: u32,
     pub argv: Vec<String>,
     pub limit: Duration,
-    pub done: oneshot::Sender<Result<(), String>>,
+    /// Of a client's command: where its output goes, and what is closed when nobody wants it any more.
+    pub output: Option<(Arc<OwnedFd>, oneshot::Receiver<()>)>,
+    pub done: oneshot::Sender<Ended>,
 }
 
 pub struct Running {
     pub worker: Worker,
     what: String,
     limit: Duration,
-    done: Option<oneshot::Sender<Result<(), String>>>,
+    of_a_client: bool,
+    done: Option<oneshot::Sender<Ended>>,
     /// Kills it when it is late; ends with it.
     _late: super::unit::Task,
 }
@@ -38,6 +46,20 @@ struct Wanted {
     prepared: Prepared,
     path: String,
     directory: PathBuf,
+}
+
+impl Running {
+    pub fn is_of_a_client(&self) -> bool {
+        self.of_a_client
+    }
+}
+
+/// Of a command that is to succeed: `what` and how it ended instead.
+pub fn verdict(what: &str, ended: Ended) -> Result<(), String> {
+    match ended? {
+        ExitStatus::Code(0) => Ok(()),
+        status => Err(format!("{what} {status}")),
+    }
 }
 
 impl Host {
@@ -70,7 +92,10 @@ impl Host {
         let there = self.generations.contains_key(&check.generation);
         let program = program.and_then(|p| if there { Ok(p) } else { Err("its generation is gone".to_owned()) });
         match program.and_then(|program| self.spawn_check(&check, prepared, &program)) {
-            Ok(worker) => self.watch_check(check.argv.join(" "), check.limit, check.done, worker),
+            Ok(worker) => {
+                let unwanted = check.output.map(|(_, unwanted)| unwanted);
+                self.watch_check(check.argv.join(" "), check.limit, unwanted, check.done, worker);
+            }
             Err(why) => {
                 let _ = check.done.send(Err(why));
             }
@@ -96,6 +121,10 @@ impl Host {
         prepared.program = c_path(program).ok_or("the program's path has a NUL byte")?;
         let argv = check.argv.iter().map(|a| c_string(a).ok_or("an argument has a NUL byte"));
         prepared.argv = argv.collect::<Result<_, _>>()?;
+        if let Some((output, _)) = &check.output {
+            let wire = |target| Wire { source: Source::Fd(Arc::clone(output)), target };
+            prepared.descriptors = vec![wire(1), wire(2)];
+        }
         let name = format!("check.{}", self.last_check + 1);
         Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())
     }
@@ -109,11 +138,11 @@ impl Host {
         prepared: Prepared,
         what: String,
         limit: Duration,
-        done: oneshot::Sender<Result<(), String>>,
+        done: oneshot::Sender<Ended>,
     ) -> Result<(), String> {
         let name = format!("check.{}", self.last_check + 1);
         let worker = Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())?;
-        self.watch_check(what, limit, done, worker);
+        self.watch_check(what, limit, None, done, worker);
         Ok(())
     }
 
@@ -121,7 +150,8 @@ impl Host {
         &mut self,
         what: String,
         limit: Duration,
-        done: oneshot::Sender<Result<(), String>>,
+        unwanted: Option<oneshot::Receiver<()>>,
+        done: oneshot::Sender<Ended>,
         mut worker: Worker,
     ) {
         self.last_check += 1;
@@ -134,11 +164,16 @@ impl Host {
             return;
         }
         let messages = self.messages.clone();
+        let of_a_client = unwanted.is_some();
         let late = tokio::task::spawn_local(async move {
-            tokio::time::sleep(limit).await;
+            match unwanted {
+                // An end without a word is the end as well.
+                Some(unwanted) => _ = tokio::time::timeout(limit, unwanted).await,
+                None => tokio::time::sleep(limit).await,
+            }
             let _ = messages.send(Message::CheckLate(number)).await;
         });
-        let running = Running { worker, what, limit, done: Some(done), _late: super::unit::Task(late) };
+        let running = Running { worker, what, limit, of_a_client, done: Some(done), _late: super::unit::Task(late) };
         self.checks.insert(number, running);
     }
 
@@ -166,12 +201,8 @@ impl Host {
             match running.worker.handle_ready() {
                 Ok(Some(WorkerEvent::Exited { status, leftovers })) => {
                     self.to_reap.extend(running.worker.take_unreaped());
-                    let result = match status {
-                        ExitStatus::Code(0) => Ok(()),
-                        status => Err(format!("{} {status}", running.what)),
-                    };
                     if let Some(done) = running.done.take() {
-                        let _ = done.send(result);
+                        let _ = done.send(Ok(status));
                     }
                     if !leftovers {
                         self.checks.remove(&number);

@@ -71,6 +71,10 @@ impl Host {
             Request::Events(request) => self.follow_events(request, reply),
             Request::Update { dry_run } => self.update(dry_run, reply),
             Request::Upgrade { binary } => self.upgrade(binary, reply),
+            Request::Exec { services, command } => match &*services {
+                [name] => self.exec(name, command, reply),
+                _ => reply.error(ApiError::new(ErrorCode::BadRequest, "exec takes one service.")),
+            },
             Request::Version => reply.ok(&self.version()),
             Request::Shutdown => {
                 self.shut_down();

@@ -7,7 +7,7 @@
 //! | [`host`] | the loop, and everything that is open |
 //! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
-//! | [`control`], [`status`], [`output`], [`update`], [`reload`], [`events`], [`orders`], [`audit`] | what people ask, and are told |
+//! | [`control`], [`status`], [`output`], [`update`], [`reload`], [`exec`], [`events`], [`orders`], [`audit`] | what people ask, and are told |
 //! | [`guardian`], [`keeping`], [`state`], [`adopt`], [`upgrade`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
 //! | [`guardian`] | svd's parent, which outlives it |
 //! | [`pool`], [`queue`] | threads for what may block, and the way to those that write |
@@ -24,6 +24,7 @@ mod boot;
 mod checks;
 mod control;
 mod events;
+mod exec;
 mod execute;
 pub mod guardian;
 mod gunicorn;

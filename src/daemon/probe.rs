@@ -1,6 +1,6 @@
 //! Probes: one HTTP request, one TCP connection, one command; each with a limit of its own.
 
-use super::checks::Check;
+use super::checks::{self, Check};
 use super::host::Message;
 use crate::config::spec::{Expect, HttpProbe, Listen, ReadyBy};
 use crate::core::GenerationId;
@@ -120,11 +120,12 @@ pub async fn run(target: &Target, messages: &mpsc::Sender<Message>) -> Result<()
         }
         Asked::Command { argv, generation, slot } => {
             let (done, result) = oneshot::channel();
-            let check = Check { generation: *generation, slot: *slot, argv: argv.clone(), limit, done };
+            let check = Check { generation: *generation, slot: *slot, argv: argv.clone(), limit, output: None, done };
             if messages.send(Message::Check(check)).await.is_err() {
                 return Err("svd is about to end".to_owned());
             }
-            result.await.unwrap_or_else(|_| Err("svd is about to end".to_owned()))
+            let ended = result.await.unwrap_or_else(|_| Err("svd is about to end".to_owned()));
+            checks::verdict(&argv.join(" "), ended)
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::adopt;
 use super::args::Args;
+use super::checks::{self, Ended};
 use super::host::{Host, Message};
 use super::paths::Paths;
 use super::pool::Lane;
@@ -67,13 +68,14 @@ impl Host {
             return self.upgrade_refused("what the new program must know cannot be written", reply);
         }
         let (done, ended) = oneshot::channel();
-        if let Err(why) = self.try_out(&successor, done) {
-            return self.upgrade_refused(&why, reply);
-        }
+        let what = match self.try_out(&successor, done) {
+            Ok(what) => what,
+            Err(why) => return self.upgrade_refused(&why, reply),
+        };
         let messages = self.messages.clone();
         tokio::task::spawn_local(async move {
             let tried = ended.await.unwrap_or_else(|_| Err("its trial was broken off".to_owned()));
-            let tried = tried.map(|()| successor);
+            let tried = checks::verdict(&what, tried).map(|()| successor);
             let _ = messages.send(Message::UpgradeTried { tried, reply: Box::new(reply) }).await;
         });
     }
@@ -105,8 +107,8 @@ impl Host {
         reply.error(ApiError::new(ErrorCode::Failed, text).hint("Nothing was changed."));
     }
 
-    /// Runs the program's own trial, as svd's user.
-    fn try_out(&mut self, successor: &Successor, done: oneshot::Sender<Result<(), String>>) -> Result<(), String> {
+    /// Runs the program's own trial, as svd's user. What it runs.
+    fn try_out(&mut self, successor: &Successor, done: oneshot::Sender<Ended>) -> Result<String, String> {
         let nul = "its path has a NUL byte";
         let mut argv = vec![successor.path.display().to_string()];
         let Paths { config, run, state, log } = &self.around.paths;
@@ -119,7 +121,9 @@ impl Host {
         let mut prepared = Prepared::new(program, arguments.ok_or(nul)?);
         prepared.environment = vec![c"PATH=/usr/bin:/bin".into()];
         prepared.limits = vec![self.around.open_files];
-        self.run_check(prepared, argv.join(" "), TRIAL, done)
+        let what = argv.join(" ");
+        self.run_check(prepared, what.clone(), TRIAL, done)?;
+        Ok(what)
     }
 
     /// Tells this image of svd from all others.
