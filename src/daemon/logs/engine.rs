@@ -71,6 +71,10 @@ pub(super) struct Engine {
     pub(super) in_flight: Option<InFlight>,
     pub(super) scratch: Vec<u8>,
     pub(super) pace: Pace,
+    /// Pipes that gave much in this round.
+    pub(super) streams: BTreeSet<PipeId>,
+    /// Pipes that are not watched: they have a turn in each round, until one of them gives little.
+    pub(super) unwatched: BTreeSet<PipeId>,
     /// Pipes with a raised capacity.
     pub(super) grown: usize,
     pub(super) to_compress: BTreeSet<(u32, Stream)>,
@@ -125,6 +129,8 @@ impl Engine {
             in_flight: options.in_flight,
             scratch: Vec::new(),
             pace: Pace::default(),
+            streams: BTreeSet::new(),
+            unwatched: BTreeSet::new(),
             grown: 0,
             to_compress: BTreeSet::new(),
             compression: None,
@@ -156,10 +162,15 @@ impl Engine {
                     self.turn(PipeId(event.data()), event.events().intersects(closed));
                 }
             }
+            for id in self.unwatched.clone() {
+                self.turn(id, false);
+            }
             self.run_timers();
             self.compress_next();
+            let pause = self.pace.pause();
+            self.choose_watched(pause.is_some());
             if self.ending.is_none()
-                && let Some(pause) = self.pace.pause()
+                && let Some(pause) = pause
             {
                 std::thread::sleep(pause);
             }
@@ -168,6 +179,9 @@ impl Engine {
     }
 
     fn timeout(&self) -> EpollTimeout {
+        if !self.unwatched.is_empty() {
+            return EpollTimeout::ZERO;
+        }
         let Some((at, _)) = self.timers.first() else {
             return EpollTimeout::NONE;
         };
@@ -481,17 +495,22 @@ impl Engine {
             return;
         };
         pipe.timer = false;
+        if pipe.lost {
+            self.watch(id);
+        }
+        let Some(pipe) = self.pipes.get_mut(&id) else {
+            return;
+        };
         let due = pipe.held_since.is_some_and(|t| t + HOLD <= now);
         self.turn_as(id, false, if due { Urgency::Overdue } else { Urgency::Normal });
     }
 
-    /// Sets the timer for what a pipe holds back, unless it is set.
+    /// Sets the timer for what a pipe holds back, or for one that cannot be watched, unless it is set.
     pub(super) fn arm(&mut self, id: PipeId, pipe: &mut Pipe) {
-        if let Some(since) = pipe.held_since
-            && !pipe.timer
-        {
+        if !pipe.timer && (pipe.lost || pipe.held_since.is_some()) {
             pipe.timer = true;
-            let at = (since + HOLD).min(Instant::now() + LOOK_AGAIN);
+            let soon = Instant::now() + LOOK_AGAIN;
+            let at = pipe.held_since.map_or(soon, |since| soon.min(since + HOLD));
             self.timers.insert((at, Timer::Held(id)));
         }
     }

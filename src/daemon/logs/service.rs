@@ -82,6 +82,8 @@ pub(super) struct Pipe {
     pub skip_line: bool,
     /// Watched for what is new only.
     pub edge: bool,
+    /// It could not be watched (again): its timer looks at it.
+    pub lost: bool,
     /// A timer for `held` is set.
     pub timer: bool,
     /// Bytes read since it was asked to leave.
