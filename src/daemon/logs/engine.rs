@@ -1,6 +1,6 @@
 //! The log thread: waits, runs commands, gives each readable pipe its turn, and keeps the timers.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
@@ -13,15 +13,12 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::compression::Compression;
-use super::handle::{Command, LogEvent, LogStatus, Notify, Options, PipeId, Shared};
+use super::handle::{LogEvent, Notify, Options, PipeId, Shared};
 use super::index::millis;
 use super::inflight::InFlight;
-use super::memory::Watch;
 use super::names::Stream;
 use super::pace::Pace;
-use super::rotate;
-use super::service::{FOLLOWERS_MAX, HOLD, LOOK_AGAIN, Pipe, Service, Urgency, WATCHES_MAX};
-use super::signal::Signal;
+use super::service::{HOLD, LOOK_AGAIN, Pipe, Service, Urgency};
 use super::sink::{Env, Sink};
 use crate::config::spec::{LogFormat, Logs, Stderr};
 use crate::sys::fifo;
@@ -58,11 +55,11 @@ pub(super) struct Engine {
     pub(super) log_dir: PathBuf,
     pub(super) notify: Notify,
     pub(super) lower_priority: Option<fn()>,
-    by_name: BTreeMap<Arc<str>, u32>,
+    pub(super) by_name: BTreeMap<Arc<str>, u32>,
     pub(super) services: Vec<Option<Service>>,
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
     /// The limits that were last configured: most services share them.
-    last_limits: Arc<Logs>,
+    pub(super) last_limits: Arc<Logs>,
     pub(super) pipes: BTreeMap<PipeId, Pipe>,
     pub(super) timers: BTreeSet<(Instant, Timer)>,
     pub(super) buffer: Pages,
@@ -80,7 +77,7 @@ pub(super) struct Engine {
     pub(super) to_compress: BTreeSet<(u32, Stream)>,
     pub(super) compression: Option<Compression>,
     /// Whether what the pipes hold is left to the next svd.
-    ending: Option<bool>,
+    pub(super) ending: Option<bool>,
 }
 
 /// What a file without `[logs]` means.
@@ -215,76 +212,21 @@ impl Engine {
         }
     }
 
-    // ---- commands ------------------------------------------------------------------------------------------------
-
-    fn commands(&mut self) {
-        let mut commands: VecDeque<Command> = self.shared.take();
-        while let Some(command) = commands.pop_front() {
-            self.command(command);
-        }
-    }
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Configure(name, logs) => self.configure(name, *logs),
-            Command::Remove(name) => self.remove(&name),
-            Command::Generation { service, begins } => {
-                let slot = self.slot(&service);
-                if let Some(s) = self.service(slot) {
-                    s.begin(begins.generation, Some(begins));
-                }
-            }
-            Command::Attach(id, origin, fd) => {
-                let slot = self.slot(&origin.service);
-                self.attach(id, slot, origin, fd);
-            }
-            Command::Detach(pipe) => self.detach(pipe),
-            Command::Reopen => self.reopen(),
-            Command::Rotate(name, reply) => {
-                let _ = reply.send(self.rotate_now(&name));
-            }
-            Command::Tail(name, generation, max, reply) => {
-                let tail = self.known(&name).map_or(Vec::new(), |s| s.tail(generation, max));
-                let _ = reply.send(tail);
-            }
-            Command::Status(name, reply) => {
-                let _ = reply.send(self.status(&name));
-            }
-            Command::Watch { id, service, generation, worker, text } => {
-                let slot = self.slot(&service);
-                if let Some(s) = self.service(slot) {
-                    if s.watches.len() >= WATCHES_MAX {
-                        s.watches.remove(0); // the oldest: of workers that are long gone
-                    }
-                    s.watches.push(Watch::new(id, generation, worker, &text));
-                }
-            }
-            Command::Unwatch(name, watch) => {
-                if let Some(s) = self.known(&name) {
-                    s.watches.retain(|w| w.id != watch);
-                }
-            }
-            Command::Subscribe(name, stream, signal) => self.subscribe(&name, stream, signal),
-            Command::Compressed(result) => self.compressed(result),
-            Command::Shutdown { leave } => self.ending = Some(leave),
-        }
-    }
-
     pub(super) fn service(&mut self, slot: u32) -> Option<&mut Service> {
         self.services.get_mut(slot as usize)?.as_mut()
     }
 
-    fn known(&mut self, name: &str) -> Option<&mut Service> {
+    pub(super) fn known(&mut self, name: &str) -> Option<&mut Service> {
         let slot = *self.by_name.get(name)?;
         self.service(slot)
     }
 
-    fn sink(&mut self, slot: u32, stream: Stream) -> Option<&mut Sink> {
+    pub(super) fn sink(&mut self, slot: u32, stream: Stream) -> Option<&mut Sink> {
         self.service(slot)?.sinks[stream.number()].as_deref_mut()
     }
 
     /// The service's place; a new one with the limits that were last configured.
-    fn slot(&mut self, name: &Arc<str>) -> u32 {
+    pub(super) fn slot(&mut self, name: &Arc<str>) -> u32 {
         if let Some(slot) = self.by_name.get(name) {
             return *slot;
         }
@@ -303,61 +245,6 @@ impl Engine {
         slot
     }
 
-    fn configure(&mut self, name: Arc<str>, logs: Logs) {
-        if *self.last_limits != logs {
-            self.last_limits = Arc::new(logs);
-        }
-        let limits = self.last_limits.clone();
-        let slot = self.slot(&name);
-        let Some(service) = self.service(slot) else {
-            return;
-        };
-        let old = std::mem::replace(&mut service.limits, limits.clone());
-        if old == limits {
-            return;
-        }
-        for stream in ALL_STREAMS {
-            // A file that is not open needs nothing: its next byte finds the new limits.
-            if self.sink(slot, stream).is_none() {
-                continue;
-            }
-            self.timers.retain(|(_, t)| *t != Timer::Age(slot, stream));
-            let keep = limits.keep;
-            self.with_env(slot, stream, |sink, env| {
-                sink.age_timer = false;
-                sink.rotated = true;
-                if let Err(e) = rotate::prune(&sink.names(env.dir), keep) {
-                    (env.notify)(LogEvent::Trouble {
-                        service: env.service.into(),
-                        text: format!(
-                            "{}: cannot remove rotated files beyond {keep} in {}: {e}; the next rotation tries again",
-                            env.service,
-                            env.dir.display()
-                        ),
-                    });
-                }
-            });
-            self.after(slot, stream);
-        }
-    }
-
-    fn remove(&mut self, name: &str) {
-        let Some(slot) = self.by_name.remove(name) else {
-            return;
-        };
-        if let Some(service) = self.service(slot) {
-            service.leaving = true;
-            for (_, signal) in service.followers.drain(..) {
-                signal.close();
-            }
-        }
-        let pipes: Vec<PipeId> = self.pipes.iter().filter(|(_, p)| p.service == slot).map(|(id, _)| *id).collect();
-        for pipe in pipes {
-            self.detach(pipe);
-        }
-        self.forget_if_done(slot);
-    }
-
     pub(super) fn forget_if_done(&mut self, slot: u32) {
         if !self.service(slot).is_some_and(|s| s.leaving && s.live == [0; 3]) {
             return;
@@ -368,60 +255,10 @@ impl Engine {
         self.timers.retain(|(_, t)| !matches!(t, Timer::Age(s, _) if *s == slot));
     }
 
-    fn reopen(&mut self) {
-        for slot in 0..self.services.len() as u32 {
-            for stream in ALL_STREAMS {
-                if let Some(sink) = self.sink(slot, stream) {
-                    sink.reopen();
-                    self.after(slot, stream);
-                }
-            }
-        }
-    }
-
-    fn rotate_now(&mut self, name: &str) -> bool {
-        let Some(slot) = self.by_name.get(name).copied() else {
-            return false;
-        };
-        let mut any = false;
-        for stream in ALL_STREAMS {
-            self.with_env(slot, stream, |sink, env| {
-                any |= sink.ready(env) && sink.rotate(env);
-            });
-            self.after(slot, stream);
-        }
-        any
-    }
-
-    fn status(&mut self, name: &str) -> LogStatus {
-        let mut status = LogStatus::default();
-        let Some(service) = self.known(name) else {
-            return status;
-        };
-        for sink in service.sinks.iter().flatten() {
-            status.lost.bytes += sink.lost.bytes;
-            status.lost.lines += sink.lost.lines;
-            status.trouble = status.trouble.or(sink.trouble().map(str::to_string));
-        }
-        status
-    }
-
-    fn subscribe(&mut self, name: &str, stream: Stream, signal: Arc<Signal>) {
-        let Some(service) = self.known(name) else {
-            return signal.close();
-        };
-        // A reader that went away left us as the only holder.
-        service.followers.retain(|(_, s)| Arc::strong_count(s) > 1);
-        if service.followers.len() >= FOLLOWERS_MAX {
-            return signal.close();
-        }
-        service.followers.push((stream, signal));
-    }
-
     // ---- what follows a write --------------------------------------------------------------------------------------
 
     /// Runs `f` on an existing sink with its surroundings.
-    fn with_env(&mut self, slot: u32, stream: Stream, f: impl FnOnce(&mut Sink, &Env<'_>)) {
+    pub(super) fn with_env(&mut self, slot: u32, stream: Stream, f: impl FnOnce(&mut Sink, &Env<'_>)) {
         let Some(service) = self.services.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };

@@ -8,7 +8,7 @@
 //! | file | what it has |
 //! |---|---|
 //! | `handle` | commands, events, the handle |
-//! | `engine` | the thread's loop, timers |
+//! | `engine`, `commands` | the thread's loop, timers; what it is told to do |
 //! | `pump` | a pipe's turn: look, move, account |
 //! | `inflight` | what a death of svd in the middle of a move leaves to the next one; why no byte is lost, doubled or torn |
 //! | `pace` | when to let pipes fill |
@@ -19,6 +19,7 @@
 //! | `format`, `memory`, `signal` | lines; the last output and watches; waking readers |
 //! | `reader` | reading: last lines, since a time, following |
 
+mod commands;
 mod compress;
 mod compression;
 mod engine;

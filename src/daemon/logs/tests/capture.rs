@@ -40,6 +40,30 @@ fn a_detached_pipe_is_emptied_although_a_descendant_holds_it() {
     assert!(until(|| pipe.write(b"x").is_err()));
 }
 
+/// A pipe is not watched while its output streams: it must be again when the stream pauses.
+#[test]
+fn after_a_stream_a_line_arrives_at_once_and_the_end_is_seen() {
+    let rig = Rig::new(logs());
+    let (pipe, mut writer) = rig.attach(1, 0, Stream::Joined);
+    let stream = format!("{}\n", "x".repeat(99));
+    let (next, turns) = channel::<usize>();
+    // On a thread of its own: it blocks for ever if nobody reads.
+    let thread = std::thread::spawn(move || {
+        while let Ok(lines) = turns.recv() {
+            (0..lines).for_each(|_| writer.write_all(stream.as_bytes()).unwrap());
+        }
+    });
+    let mut written = 0;
+    for lines in [20_000, 1, 20_000, 1, 1, 50_000, 1, 20_000] {
+        next.send(lines).unwrap();
+        written += lines * 100;
+        assert!(until(|| rig.file("output.log").len() == written), "{lines} lines have arrived");
+    }
+    drop(next);
+    thread.join().unwrap();
+    rig.drained(pipe);
+}
+
 #[test]
 fn a_fifo_that_nobody_has_opened_is_waited_for() {
     let rig = Rig::new(logs());
