@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+/// No svd comes as far: a record with a larger number is damaged, and would leave no room for the next ones.
+const LARGEST_WORKER: u64 = 1 << 48;
+
 /// A service with its workers, to be written.
 #[derive(Serialize)]
 pub struct Record<'a> {
@@ -153,6 +156,7 @@ impl Machine {
         let mut machine = Machine::new(seed, last_worker);
         machine.now = now;
         for Saved { service, workers } in saved {
+            machine.last_worker = machine.last_worker.max(service.last_worker.min(LARGEST_WORKER));
             for worker in workers {
                 machine.last_worker = machine.last_worker.max(worker.id.0);
                 machine.workers.insert(worker.id, Box::new(worker));
@@ -417,6 +421,23 @@ mod tests {
         let failed = tell(&mut restored, Event::Prepared { generation, result: Err("no such release".into()) });
         let why = answered(&failed).and_then(Result::err).expect("it was taken back");
         assert!(why.contains("no such release") && why.contains("generation 1 goes on"), "{why}");
+    }
+
+    #[test]
+    fn no_number_of_a_worker_is_given_twice_though_it_is_gone() {
+        let mut machine = running();
+        let gone = machine.workers().keys().next().copied().expect("its worker");
+        let exit = super::super::Exit::Code(1);
+        // It waits for its next attempt, and nobody else knows that number.
+        tell(&mut machine, Event::Exited { worker: gone, exit, leftovers: false, reason: None });
+        assert!(machine.workers().is_empty());
+        let saved = machine.services().filter_map(|s| Some(machine.record(s.id)?.saved())).collect();
+        let mut restored = Machine::restore(1, 0, Time(20), saved);
+        restored.resume();
+        let at = restored.next_timeout().expect("the next attempt");
+        restored.handle(at, Event::Tick);
+        let next = restored.workers().keys().next().copied().expect("another worker");
+        assert!(next > gone, "{next:?} after {gone:?}");
     }
 
     #[test]

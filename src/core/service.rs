@@ -73,6 +73,9 @@ pub struct Service {
     /// In the order of their numbers.
     pub generations: Vec<Generation>,
     pub last_generation: u64,
+    /// The number of its last worker. No later one gets it again, though this one is gone.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
+    pub(super) last_worker: u64,
     /// Workers started after the first, and attempts after giving up, since the last start.
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub restarts: u64,
@@ -137,6 +140,7 @@ impl Service {
             since: now,
             generations: Vec::new(),
             last_generation: setup.last_generation,
+            last_worker: 0,
             restarts: 0,
             scale: None,
             in_vain: None,

@@ -27,7 +27,10 @@ impl Machine {
     pub(super) fn spawn(&mut self, id: GenerationId, slot: u32) {
         let now = self.now;
         let worker = WorkerId(self.last_worker + 1);
-        let Some(generation) = self.generation_mut(id) else {
+        let Some(service) = self.services.get_mut(&id.service) else {
+            return;
+        };
+        let Some(generation) = service.generations.iter_mut().find(|g| g.id == id) else {
             return;
         };
         let committed = generation.role == Role::Committed;
@@ -36,6 +39,7 @@ impl Machine {
         };
         entry.state = SlotState::Filled(worker);
         generation.workers.push(worker);
+        service.last_worker = worker.0;
         self.last_worker += 1;
         self.workers.insert(
             worker,
