@@ -104,7 +104,7 @@ impl Host {
 
     fn prepare_check(&self, check: &Check) -> Result<Wanted, String> {
         let made = self.generations.get(&check.generation).ok_or("its generation is gone")?;
-        let own = Own { slot: check.slot, scaled: None, output: None, notify: None, ready: None };
+        let own = Own { slot: check.slot, number: None, scaled: None, output: None, notify: None, ready: None };
         let mut prepared = launch::prepare(made, &self.around, &own)?;
         // As a worker's, but for the program and the descriptors.
         prepared.descriptors.clear();

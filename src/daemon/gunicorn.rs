@@ -33,7 +33,8 @@ impl Host {
                     return;
                 }
                 Ok(length) => match report::parse(&buffer[..length]) {
-                    Ok(report) => self.reported(id, report),
+                    Ok(message) if self.is_of_master(id, message.master) => self.reported(id, message.report),
+                    Ok(_) => tracing::debug!("a report of a master that is gone"),
                     // An application wrote to a descriptor that it found; nothing of ours.
                     Err(text) => tracing::debug!("{text}"),
                 },
@@ -106,6 +107,12 @@ impl Host {
     /// The master of a generation.
     fn worker_of(&self, id: GenerationId) -> Option<WorkerId> {
         self.workers.iter().rev().find(|(_, p)| p.generation == id).map(|(id, _)| *id)
+    }
+
+    /// Reports of an earlier master wait in the same socket: of one that crashed, or was forked when svd was killed, and
+    /// ended by the next svd, as no record named it. `said`: `None`, by a launcher that does not say.
+    fn is_of_master(&self, id: GenerationId, said: Option<u64>) -> bool {
+        said.is_none_or(|number| self.worker_of(id).is_none_or(|master| master.0 == number))
     }
 
     /// Ready when as many workers as the master wants have passed their probe.

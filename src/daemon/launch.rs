@@ -159,6 +159,8 @@ pub struct Surroundings {
 /// What one spawn has of its own.
 pub struct Own<'a> {
     pub slot: u32,
+    /// What gunicorn's master says in its reports; `None`: it is no master.
+    pub number: Option<u64>,
     /// Gunicorn's workers by `svctl scale`.
     pub scaled: Option<u32>,
     /// Pipes for stdout and stderr; none: /dev/null. The same one twice: joined.
@@ -277,6 +279,9 @@ fn handed_over(
             say(name, target.to_string());
         }
         say("AIRDOCK_PROBE_TOKEN", gunicorn.token.to_string());
+        if let Some(number) = own.number {
+            say("AIRDOCK_MASTER", number.to_string());
+        }
         if let Some(probe) = gunicorn::probe_inside(context)? {
             say("AIRDOCK_PROBE", probe);
         }

@@ -58,6 +58,7 @@ impl Host {
         let made = self.generations.get(&generation).ok_or("its generation is gone")?;
         let own = Own {
             slot,
+            number: Some(id.0),
             scaled: unit.and_then(|u| u.scaled),
             output: output.as_ref().map(|o| (&o.stdout.0, &o.stderr.as_ref().unwrap_or(&o.stdout).0)),
             notify: notify.as_ref().map(|(path, _)| &**path),
@@ -211,7 +212,7 @@ impl Host {
         let Some((process, made)) = process.and_then(|p| Some((p, self.generations.get(&p.generation)?))) else {
             return "could not be started".to_owned();
         };
-        let own = Own { slot: process.slot, scaled: None, output: None, notify: None, ready: None };
+        let own = Own { slot: process.slot, number: None, scaled: None, output: None, notify: None, ready: None };
         launch::prepare(made, &self.around, &own).map_or_else(|why| why, |prepared| failure.describe(&prepared))
     }
 

@@ -11,6 +11,7 @@ mod support;
 mod clients;
 mod died;
 mod disk;
+mod forked;
 mod frozen;
 mod logs;
 mod midway;

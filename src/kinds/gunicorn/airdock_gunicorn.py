@@ -10,6 +10,7 @@ environment variables, each optional, that are removed before anything of the us
 
     AIRDOCK_GATE         descriptor of an eventfd: readable for ever once the generation is committed, never read
     AIRDOCK_REPORT       descriptor of a SOCK_SEQPACKET or SOCK_DGRAM socket
+    AIRDOCK_MASTER       a number that is in every report, so that svd knows which master of the generation it is of
     AIRDOCK_COUNTERS     descriptor of a memfd; its layout is below
     AIRDOCK_PROBE        {"path": "/", "host": "localhost", "headers": {}, "expect": [200] or "success", "timeout": 5}
     AIRDOCK_PROBE_TOKEN  requests whose header X-Airdock-Probe is this are not counted
@@ -253,13 +254,14 @@ def answered_badly(resp, failure):
 class Report:
     """Messages to svd. They never block the server for long, and nothing fails when svd is away."""
 
-    def __init__(self, fd):
+    def __init__(self, fd, master):
         self.socket = _socket.socket(fileno=fd) if fd is not None else None
+        self.master = {"master": int(master)} if master else {}
 
     def send(self, message, patience=0.2):
         if self.socket is None:
             return
-        data = json.dumps(message).encode()
+        data = json.dumps(dict(message, **self.master)).encode()
         give_up = monotonic() + patience
         while True:
             try:
@@ -445,7 +447,7 @@ class Launcher:
 
     def __init__(self, environ):
         self.gate = take_descriptor(environ, "AIRDOCK_GATE")
-        self.report = Report(take_descriptor(environ, "AIRDOCK_REPORT"))
+        self.report = Report(take_descriptor(environ, "AIRDOCK_REPORT"), environ.pop("AIRDOCK_MASTER", None))
         counters = take_descriptor(environ, "AIRDOCK_COUNTERS")
         self.counters = Counters(counters) if counters is not None else None
         probe = environ.pop("AIRDOCK_PROBE", None)
