@@ -21,7 +21,7 @@ pub fn works(svd: &Svd, steady: &Steady, when: &str) {
 fn die(svd: &Svd) {
     let old = svd.pid();
     kill(old);
-    wait_until("svd is back", PATIENCE, || svd.svctl(&["version"]).status.success() && svd.pid() != old);
+    wait_until("svd is back", PATIENCE, || svd.answers() && svd.pid() != old);
 }
 
 fn without_room(directory: &str) {

@@ -86,7 +86,7 @@ fn a_stop_of_what_hangs_is_said_to_be_impossible_and_hinders_nobody() {
     // Neither a death nor another version of svd changes that.
     let old = svd.pid();
     super::world::kill(old);
-    wait_until("another svd", PATIENCE, || svd.pid() != old && svd.svctl(&["version"]).status.success());
+    wait_until("another svd", PATIENCE, || svd.pid() != old && svd.answers());
     svd.ok(&["upgrade"]);
     assert_eq!(state(pid), Some('D'));
     assert!(svd.fails(&["stop", "stuck"]).contains("cannot be ended"));

@@ -125,9 +125,15 @@ impl Svd {
             let ended = self.child.as_mut().and_then(Guardian::try_wait);
             assert!(ended.is_none(), "svd ended ({ended:?}) and said:\n{}", self.said());
             let socket = self.socket().exists();
-            (socket && self.svctl(&["version"]).status.success()).then_some(())
+            (socket && self.answers()).then_some(())
         });
         self
+    }
+
+    /// Does svd answer? `svctl version` itself succeeds without it.
+    pub fn answers(&self) -> bool {
+        let output = self.svctl(&["--json", "version"]);
+        serde_json::from_slice::<Value>(&output.stdout).is_ok_and(|version| version["svd"].is_object())
     }
 
     /// What svd itself wrote to stdout and stderr.
