@@ -55,7 +55,7 @@ fn start(socket: &Path, services: usize) -> Svd {
                     access: Access { owner: nix::unistd::geteuid().as_raw(), rules: Arc::from([]) },
                     connections_per_user: 64,
                 }),
-                last_audited: 0,
+                numbers: Default::default(),
                 audit: Arc::new(|_| {}),
                 counters: Arc::default(),
                 limits: Limits::default(),

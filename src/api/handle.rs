@@ -1,6 +1,5 @@
 //! One request: from HTTP over names, rights and journal to a [`Call`], and back.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,12 +13,12 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Call;
-use super::audit::{AuditRecord, Outcome, Pending};
+use super::audit::{Outcome, Pending};
 use super::connections::Place;
 use super::http::{Blocks, respond, respond_error};
 use super::peer::Peer;
 use super::reply::{Counters, Reply};
-use super::request::{Name, Request};
+use super::request::Request;
 use super::resolve::resolve;
 use super::routes;
 use super::server::{Limits, ServerContext, too_many};
@@ -31,13 +30,11 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(super) struct Handler {
     context: ServerContext,
-    last_id: Rc<Cell<u64>>,
 }
 
 impl Handler {
     pub fn new(context: ServerContext) -> Handler {
-        let last_id = Rc::new(Cell::new(context.last_audited));
-        Handler { context, last_id }
+        Handler { context }
     }
 
     pub async fn handle(&self, request: HttpRequest<Incoming>, peer: Peer, place: Rc<Place>) -> Response<Blocks> {
@@ -66,7 +63,7 @@ impl Handler {
         let body = read_body(body, &self.context.limits).await?;
         let mut request = routes::parse(found, head.uri.query(), &body, SystemTime::now())?;
         let directory = self.context.directory.get();
-        let audit = self.pending(&request, &peer);
+        let audit = Pending::new(&request, &peer, &self.context.numbers, &self.context.audit);
         if let Err(error) = resolve(&mut request, &directory.names, &directory.access, &peer) {
             if error.code == ErrorCode::Forbidden {
                 Counters::add(&self.context.counters.requests_refused);
@@ -77,38 +74,12 @@ impl Handler {
             return Err(error);
         }
         let audit = audit.map(|mut audit| {
-            audit.record.services = services_of(&request);
+            audit.record.services = request.services().cloned().unwrap_or_default();
             audit.clone().write(Outcome::Begun);
             audit
         });
         ask(&self.context, request, peer, audit).await
     }
-
-    fn pending(&self, request: &Request, peer: &Peer) -> Option<Pending> {
-        let verb = request.verb();
-        if verb.is_read() {
-            return None;
-        }
-        let id = self.last_id.get() + 1;
-        self.last_id.set(id);
-        let record = AuditRecord {
-            id,
-            time: SystemTime::now(),
-            uid: peer.uid,
-            pid: peer.pid,
-            user: peer.user.clone(),
-            verb,
-            services: services_of(request),
-            detail: request.detail(),
-            outcome: Outcome::Begun,
-            outlived: false,
-        };
-        Some(Pending { record, sink: Arc::clone(&self.context.audit) })
-    }
-}
-
-fn services_of(request: &Request) -> Vec<Name> {
-    request.services().cloned().unwrap_or_default()
 }
 
 /// Hands a request to the daemon and waits for the beginning of its answer.

@@ -29,6 +29,7 @@ pub mod server;
 pub mod testing;
 pub mod types;
 
+use audit::{AuditSink, Numbers, Outcome, Pending};
 pub use peer::Peer;
 pub use reply::{ByteStream, Reply};
 pub use request::{Request, Verb};
@@ -43,4 +44,16 @@ pub struct Call {
     pub peer: Peer,
     pub request: Request,
     pub reply: Reply,
+}
+
+impl Call {
+    /// What a signal to svd asks for. It is written down as what others ask for; there is nobody to answer.
+    pub fn by_signal(request: Request, signal: &str, peer: Peer, numbers: &Numbers, sink: &AuditSink) -> Call {
+        let audit = Pending::new(&request, &peer, numbers, sink).map(|mut audit| {
+            audit.record.detail = signal.into();
+            audit.clone().write(Outcome::Begun);
+            audit
+        });
+        Call { peer, request, reply: Reply::to_nobody(audit) }
+    }
 }

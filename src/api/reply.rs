@@ -94,12 +94,11 @@ impl Reply {
 
     /// To a call whose client has lost its connection when svd was killed: only the journal hears the outcome.
     pub fn revived(record: AuditRecord, sink: AuditSink) -> Reply {
-        Reply::new(true, Arc::default(), Some(Pending { record, sink })).0
+        Reply::to_nobody(Some(Pending { record, sink }))
     }
 
-    /// A reply that nobody reads, for requests that svd makes of itself (SIGHUP is an update).
-    pub fn to_nobody() -> Reply {
-        Reply::new(true, Arc::default(), None).0
+    pub(super) fn to_nobody(audit: Option<Pending>) -> Reply {
+        Reply::new(true, Arc::default(), audit).0
     }
 
     /// Has the client gone? What it asked for goes on all the same, unless it only reads.

@@ -311,6 +311,7 @@ impl Request {
                 let whole = format!("command={}", command.join(" "));
                 whole.chars().take(MOST_DETAIL).collect::<String>().into()
             }
+            Request::Update { dry_run: true } => "dry-run".into(),
             Request::Upgrade { binary: Some(path) } => format!("binary={}", path.display()).into(),
             _ => "".into(),
         }

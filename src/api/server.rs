@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::accept::{self, Door};
 use super::access::Access;
-use super::audit::AuditSink;
+use super::audit::{AuditSink, Numbers};
 use super::connections::{Place, Rooms};
 use super::handle::Handler;
 use super::peer::{self, Credentials, Users};
@@ -83,8 +83,7 @@ pub struct ServerContext {
     pub calls: mpsc::Sender<Call>,
     pub directory: SharedDirectory,
     pub audit: AuditSink,
-    /// The number of the last record that is in the journal.
-    pub last_audited: u64,
+    pub numbers: Numbers,
     pub counters: Arc<Counters>,
     pub limits: Limits,
 }

@@ -80,7 +80,7 @@ fn host(limits: Limits, test: impl AsyncFnOnce(Host)) {
         let context = ServerContext {
             calls: sender,
             directory: SharedDirectory::new(directory),
-            last_audited: 0,
+            numbers: Default::default(),
             audit: Arc::new(move |record| sink.lock().unwrap().push(record.clone())),
             counters: Arc::default(),
             limits,

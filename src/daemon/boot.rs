@@ -1,6 +1,6 @@
 //! From nothing to a running svd, and its end.
 
-use super::adopt::{self, Found, Kept};
+use super::adopt::{self, Found, Kept, Left};
 use super::args::Args;
 use super::background::Report;
 use super::guardian::Client;
@@ -16,6 +16,7 @@ use super::state::{Key, State};
 use super::store::Store;
 use super::upgrade::Successor;
 use super::{audit, token, update};
+use crate::api::audit::Numbers;
 use crate::api::public;
 use crate::api::reply::Counters;
 use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
@@ -172,9 +173,9 @@ struct Beginning {
 async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Keeper>) -> Result<(), String> {
     let Beginning { paths, config, features, signals, own_messages, open_files, mut kept } = beginning;
     let aside = kept.descriptors.remove(aside::KEPT).map(Aside::left);
-    let (found, unusable) = match aside.as_ref().and_then(adopt::look_aside) {
-        Some(found) => (Some(found), None),
-        None => adopt::look(&paths.state_file()).map_or_else(|why| (None, Some(why)), |found| (found, None)),
+    let (Left { found, interrupted }, unusable) = match aside.as_ref().and_then(adopt::look_aside) {
+        Some(found) => (Left { found: Some(found), ..Left::default() }, None),
+        None => adopt::look(&paths.state_file()).map_or_else(|why| (Left::default(), Some(why)), |left| (left, None)),
     };
     let (store, trouble) = Store::open(&paths);
     let own = Account::own().map_err(|e| e.to_string())?;
@@ -222,12 +223,15 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     let machine = crate::core::Machine::new(0, 0);
     let directory = SharedDirectory::new(update::directory(&machine, &daemon));
     let journal = audit::start(&paths);
-    let mut orders = Orders::new();
+    // The journal may lack the last ones: its thread was killed with svd.
+    let known = found.as_ref().map_or(0, Found::last_order).max(interrupted.keys().next_back().copied().unwrap_or(0));
+    let numbers = Numbers::after(audit::last_id(&paths).max(known));
+    let orders = Orders::new(&journal, numbers.clone());
     let context = ServerContext {
         calls,
         directory: directory.clone(),
-        audit: orders.sink(journal.sink()),
-        last_audited: audit::last_id(&paths),
+        audit: journal.sink(),
+        numbers,
         counters: Arc::clone(&counters),
         limits: Limits::default(),
     };
@@ -286,6 +290,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         (None, Ok(config)) => {
             kept.descriptors.keys().for_each(|name| host.keeper.remove(name));
             host.write_whole_state(std::collections::BTreeMap::new());
+            host.close_orders(interrupted);
             let changes = diff::difference(&Config::default(), &config);
             host.apply(config, &changes, None);
         }

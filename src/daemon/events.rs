@@ -145,6 +145,10 @@ impl Host {
                 let id = self.machine.named(&service).map(|s| s.id);
                 self.warn(id, &text);
             }
+            LogEvent::Mended { service, text } => {
+                let id = self.machine.named(&service).map(|s| s.id);
+                self.info(id, &text);
+            }
             LogEvent::Recovered { service, lost } => {
                 let id = self.machine.named(&service).map(|s| s.id);
                 let text = format!("output is written again; {} bytes ({} lines) were lost", lost.bytes, lost.lines);

@@ -1,18 +1,18 @@
 //! What people have ordered and was not answered yet: written down before it is begun, so that the next svd knows what was
 //! under way when this one was killed, carries it on, and says in the events and in the audit journal what has come of it.
 
-use super::audit;
+use super::audit::{self, Answered, Journal};
 use super::host::Host;
 use super::state::Key;
-use crate::api::audit::{AuditRecord, AuditSink, Outcome};
+use crate::api::audit::{AuditRecord, AuditSink, Numbers, Outcome};
 use crate::api::request::{Name, Verb};
 use crate::api::types::{ApiError, ErrorCode, ServiceResult};
-use crate::api::{Call, Reply};
+use crate::api::{Call, Peer, Reply, Request};
 use crate::core::{Awaited, Command, Event, OpId, ServiceId};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Who has asked for what.
@@ -28,6 +28,9 @@ pub struct Order {
     /// Its parts, once it was begun.
     #[serde(default)]
     parts: BTreeMap<u64, Part>,
+    /// An update that is in force, as far as it has no parts.
+    #[serde(default)]
+    applied: bool,
 }
 
 /// What it means for one service.
@@ -45,12 +48,11 @@ pub struct Part {
 }
 
 /// All that are not answered.
-#[derive(Default)]
 pub struct Orders {
     open: BTreeMap<u64, Order>,
-    /// The numbers of those that were answered; the server's tasks tell.
-    answered: Arc<Mutex<Vec<u64>>>,
-    journal: Option<AuditSink>,
+    answered: Answered,
+    journal: AuditSink,
+    numbers: Numbers,
 }
 
 /// An order of an earlier svd.
@@ -71,6 +73,7 @@ impl Order {
             services: record.services.clone(),
             detail: record.detail.clone(),
             parts: BTreeMap::new(),
+            applied: false,
         }
     }
 
@@ -89,9 +92,15 @@ impl Order {
         }
     }
 
-    /// For people.
-    fn title(&self, how: &str) -> String {
-        format!("{}, ordered by {} before svd was {how}", self.verb.as_str(), who(&self.user, self.uid))
+    /// svd got a signal: nobody waits for the outcome, or will ask again.
+    fn is_by_signal(&self) -> bool {
+        self.detail.starts_with("SIG")
+    }
+
+    /// For people. `before`: what it was before.
+    fn title(&self, before: &str) -> String {
+        let who = if self.is_by_signal() { self.detail.to_string() } else { who(&self.user, self.uid) };
+        format!("{}, ordered by {who} before {before}", self.verb.as_str())
     }
 }
 
@@ -114,26 +123,9 @@ impl Part {
     }
 }
 
-/// The way to the journal, by way of the list of those that were answered.
-fn told(answered: &Arc<Mutex<Vec<u64>>>, journal: AuditSink) -> AuditSink {
-    let answered = Arc::clone(answered);
-    Arc::new(move |record| {
-        if record.outcome != Outcome::Begun {
-            answered.lock().unwrap_or_else(PoisonError::into_inner).push(record.id);
-        }
-        journal(record);
-    })
-}
-
 impl Orders {
-    pub fn new() -> Orders {
-        Orders::default()
-    }
-
-    /// Where the server writes its records: the journal, by way of here.
-    pub fn sink(&mut self, journal: AuditSink) -> AuditSink {
-        self.journal = Some(Arc::clone(&journal));
-        told(&self.answered, journal)
+    pub fn new(journal: &Journal, numbers: Numbers) -> Orders {
+        Orders { open: BTreeMap::new(), answered: journal.answered(), journal: journal.sink(), numbers }
     }
 
     pub fn get(&self, id: u64) -> Option<&Order> {
@@ -144,9 +136,9 @@ impl Orders {
         self.open.keys().copied()
     }
 
-    /// Forgets those that were answered, and gives their numbers.
+    /// Forgets those whose outcome is in the journal, and gives their numbers.
     pub fn take_answered(&mut self) -> Vec<u64> {
-        let mut answered = std::mem::take(&mut *self.answered.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut answered = self.answered.take();
         answered.retain(|id| self.open.remove(id).is_some());
         answered
     }
@@ -158,6 +150,22 @@ impl Host {
         let Some(record) = call.reply.record() else { return };
         self.orders.open.insert(record.id, Order::of(record));
         self.state.mark(Key::Order(record.id));
+    }
+
+    /// What a signal to svd asks for, as if somebody had asked by the control socket.
+    pub fn obey_signal(&mut self, request: Request, signal: &str) {
+        let pid = std::process::id().cast_signed();
+        let (uid, user) = (nix::unistd::geteuid().as_raw(), self.own.name.as_str().into());
+        let peer = Peer { uid, pid, user, groups: Arc::new([]) };
+        let call = Call::by_signal(request, signal, peer, &self.orders.numbers, &self.orders.journal);
+        self.handle_call(call);
+    }
+
+    /// An update is about to be applied, and is written down together with what it changes.
+    pub fn note_applied(&mut self, order: Option<u64>) {
+        let Some((id, order)) = order.and_then(|id| Some((id, self.orders.open.get_mut(&id)?))) else { return };
+        order.applied = true;
+        self.state.mark(Key::Order(id));
     }
 
     /// A part of an order.
@@ -191,15 +199,13 @@ impl Host {
     }
 
     /// What becomes of them is heard again. To be called before the restored state machine goes on; gives those that are none
-    /// of its business, for [`Host::revive_whole`] afterwards. `how`: what has ended the svd that had begun them.
-    pub fn revive(&mut self, orders: BTreeMap<u64, Order>, how: &str) -> Vec<Revived> {
-        let Some(journal) = self.orders.journal.clone() else { return Vec::new() };
-        audit::close_others(&self.around.paths.audit_file(), &orders.keys().copied().collect(), &journal);
-        let sink = told(&self.orders.answered, journal);
+    /// of its business, for [`Host::revive_whole`] afterwards. `before`: what has ended the svd that had begun them.
+    pub fn revive(&mut self, orders: BTreeMap<u64, Order>, before: &str) -> Vec<Revived> {
+        let sink = Arc::clone(&self.orders.journal);
         let mut wholes = Vec::new();
-        for (id, mut order) in orders {
+        for (id, mut order) in self.close_others(orders) {
             let reply = Reply::revived(order.record(id), Arc::clone(&sink));
-            let (title, parts) = (order.title(how), std::mem::take(&mut order.parts));
+            let (title, parts) = (order.title(before), std::mem::take(&mut order.parts));
             self.orders.open.insert(id, order.clone());
             if parts.is_empty() {
                 wholes.push(Revived { order, title, reply });
@@ -215,6 +221,37 @@ impl Host {
             self.finish_call(call);
         }
         wholes
+    }
+
+    /// Nothing runs that an earlier svd has left. `orders`: of its state file, if that is of another boot.
+    pub fn close_orders(&mut self, orders: BTreeMap<u64, Order>) {
+        for (id, order) in self.close_others(orders) {
+            self.close_interrupted(order.record(id));
+        }
+    }
+
+    /// Gives the records an end that an earlier svd has begun and these orders do not name: none of its state is left, or it
+    /// was killed before it did anything (a signal may have been sent). Gives those of the orders whose outcome is not in the
+    /// journal yet.
+    fn close_others(&mut self, mut orders: BTreeMap<u64, Order>) -> BTreeMap<u64, Order> {
+        let audit::Earlier { open, ended } = audit::earlier(&self.around.paths.audit_file());
+        orders.retain(|id, _| !ended.contains(id));
+        let booted = crate::sys::booted();
+        for record in open.into_values().filter(|record| !orders.contains_key(&record.id)) {
+            if record.time < booted {
+                self.close_interrupted(record);
+            } else {
+                let (time, outcome) = (SystemTime::now(), Outcome::Failed(ErrorCode::Unavailable));
+                (self.orders.journal)(&AuditRecord { time, outcome, ..record });
+            }
+        }
+        orders
+    }
+
+    fn close_interrupted(&mut self, record: AuditRecord) {
+        let text = format!("{}: it was interrupted", Order::of(&record).title("the machine was started anew"));
+        self.warn(None, &text);
+        (self.orders.journal)(&AuditRecord { time: SystemTime::now(), outcome: Outcome::Interrupted, ..record });
     }
 
     fn revive_part(&mut self, call: u64, part: Part) {
@@ -237,10 +274,16 @@ impl Host {
     /// One without parts: it is done now, was done (`executed`: the upgrade), or is not done.
     pub fn revive_whole(&mut self, revived: Revived, executed: bool) {
         let Revived { order, title, reply } = revived;
-        let undone = match (order.verb, &*order.detail) {
-            (Verb::Signal, _) => "it is not known whether it was sent",
-            (Verb::Upgrade, _) if !executed => "it was not done; this version goes on",
-            (Verb::Enable | Verb::Disable | Verb::Drain | Verb::Upgrade | Verb::Shutdown, _) => "",
+        if order.verb == Verb::Update && order.is_by_signal() && !order.applied {
+            self.info(None, &format!("{title}: it had not been begun, and is done now"));
+            return self.update(false, reply);
+        }
+        let undone = match order.verb {
+            Verb::Signal => "it is not known whether it was sent",
+            Verb::Exec => "what had begun of it was ended",
+            Verb::Upgrade if !executed => "it was not done; this version goes on",
+            Verb::Update if order.applied => "",
+            Verb::Enable | Verb::Disable | Verb::Drain | Verb::Upgrade | Verb::Shutdown => "",
             _ => "it was not begun, and nothing was changed",
         };
         if !undone.is_empty() {

@@ -108,6 +108,8 @@ impl Host {
         let call = self.begin_call(reply);
         if let Some(pending) = self.calls.get_mut(&call) {
             pending.update = Some(result);
+            let order = pending.order;
+            self.note_applied(order);
         }
         self.apply(new, &changes, Some(call));
         self.finish_call(call);

@@ -8,6 +8,7 @@ use super::state::records::kept;
 use super::successor::Main;
 use super::token::{self, Token};
 use super::unit::{Need, Process};
+use crate::api::Request;
 use crate::core::{Event, Exit, GenerationId, WorkerId};
 use crate::sys::poll::{Interest, Poll};
 use crate::sys::process::{self, ExitStatus};
@@ -385,9 +386,11 @@ impl Host {
             use crate::sys::poll::Received;
             match received {
                 Received::Terminate | Received::Interrupt | Received::Quit => {
-                    self.shut_down();
+                    if !self.machine.is_shutting_down() {
+                        self.obey_signal(Request::Shutdown, received.signal().as_str());
+                    }
                 }
-                Received::Hangup => self.update(false, crate::api::Reply::to_nobody()),
+                Received::Hangup => self.obey_signal(Request::Update { dry_run: false }, "SIGHUP"),
                 Received::User1 => {}
                 Received::User2 => {
                     // A full queue means that the log thread hangs; it says so itself.

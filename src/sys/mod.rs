@@ -62,6 +62,13 @@ pub fn monotonic_micros() -> u64 {
     now.map_or(0, |t| t.tv_sec() as u64 * 1_000_000 + t.tv_nsec() as u64 / 1_000)
 }
 
+/// When this machine was started, by the wall clock as it is now (`CLOCK_BOOTTIME`).
+pub fn booted() -> std::time::SystemTime {
+    let since = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    let since = since.map_or(std::time::Duration::ZERO, Into::into);
+    std::time::SystemTime::now().checked_sub(since).unwrap_or(std::time::SystemTime::UNIX_EPOCH)
+}
+
 /// Takes over a descriptor that this program was started with, as a copy that children do not inherit. `None` if it is
 /// not open. To be called once a number, before anything else may have opened it.
 pub fn take_inherited(fd: std::os::fd::RawFd) -> Option<std::os::fd::OwnedFd> {

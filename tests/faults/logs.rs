@@ -243,19 +243,21 @@ const ROTATING: [Writers; 3] = [
     Writers { name: "json", instances: 1, apart: false, logs: "format = 'json'\nmax_size = '256KiB'\ncompress = true" },
 ];
 
-/// Names that are there only while svd rotates or compresses, or a number that is missing.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("a log directory");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Is a number missing, or the file itself? A compression that svd's end cuts off begins anew with the next one.
 fn is_half(dir: &Path) -> bool {
-    let names: Vec<String> = fs::read_dir(dir)
-        .expect("a log directory")
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-        .collect();
+    let names = names(dir);
     let mut numbers: Vec<u32> = names
         .iter()
         .filter_map(|name| name.strip_prefix("output.log.")?.trim_end_matches(".gz").parse().ok())
         .collect();
     numbers.sort_unstable();
     let whole = (1..).zip(&numbers).all(|(wanted, number)| wanted == *number);
-    !whole || names.iter().any(|name| name.ends_with(".tmp")) || !names.iter().any(|name| name == "output.log")
+    !whole || !names.iter().any(|name| name == "output.log")
 }
 
 /// When a directory's entries have changed: a rotation has begun, or a compression, or one of their steps is done.
@@ -272,9 +274,10 @@ fn no_line_is_lost_doubled_or_torn_by_a_death_in_the_middle_of_a_rotation() {
     ROTATING.iter().for_each(|service| svd.wait_state(service.name, "running"));
     let written = |service: &Writers| svd.path("log").join(service.name).join("output.log").exists();
     wait_until("all of them are heard", PATIENCE, || ROTATING.iter().all(written));
-    let (deaths, mut half) = (count(12, 200), 0);
+    let (deaths, mut half, mut rotations) = (count(12, 200), 0, 0);
     for n in 0..deaths {
-        let dir = svd.path("log").join(ROTATING[n % ROTATING.len()].name);
+        let name = ROTATING[n % ROTATING.len()].name;
+        let dir = svd.path("log").join(name);
         let pid = svd.pid();
         let before = changed(&dir);
         let end = Instant::now() + PATIENCE;
@@ -289,18 +292,30 @@ fn no_line_is_lost_doubled_or_torn_by_a_death_in_the_middle_of_a_rotation() {
         if n % 4 == 3 {
             svd.kill_both();
             half += usize::from(is_half(&dir));
+            let rotation = dir.join(".output.log.new").exists();
             svd.start();
+            let tells = |line: &str| line.contains(name) && line.contains("a rotation of its log, in whose midst");
+            let told = || svd.ok(&["events"]).lines().any(tells);
+            if rotation {
+                wait_until("svd tells what has become of the rotation", PATIENCE, told);
+            }
+            assert!(rotation || !told(), "nothing was interrupted:\n{}", svd.ok(&["events"]));
+            rotations += usize::from(rotation);
         } else {
             wait_until("another svd", PATIENCE, || svd.pid() != pid);
         }
-        wait_until("svd answers", PATIENCE, || svd.svctl(&["version"]).status.success());
+        wait_until("svd answers", PATIENCE, || svd.answers());
     }
     fs::write(svd.path("stop"), "").expect("telling the writers");
     let totals: Vec<_> = ROTATING.iter().map(|s| s.totals(&svd)).collect();
     assert!(svd.stop().success());
     let lines: Vec<u64> = ROTATING.iter().zip(&totals).map(|(s, totals)| s.check(&svd, totals)).collect();
     for service in &ROTATING {
-        assert!(!is_half(&svd.path("log").join(service.name)), "{}: something half is left", service.name);
+        let dir = svd.path("log").join(service.name);
+        assert!(!is_half(&dir), "{}: something half is left: {:?}", service.name, names(&dir));
     }
-    println!("{deaths} deaths in rotations, {half} of {} left something half; {lines:?} lines", deaths / 4);
+    println!(
+        "{deaths} deaths in rotations, {half} of {} left something half, {rotations} a rotation; {lines:?} lines",
+        deaths / 4
+    );
 }

@@ -13,6 +13,7 @@ mod died;
 mod disk;
 mod forked;
 mod frozen;
+mod journal;
 mod logs;
 mod midway;
 mod noisy;

@@ -1,6 +1,7 @@
 //! `kill -9` of svd in the middle of what svctl has ordered: it is done afterwards, or undone, and never half.
 
 use super::count;
+use super::journal::records;
 use super::support::load::Plan;
 use super::support::svd::{Running, both};
 use super::support::{Env, PATIENCE, Release, wait_for};
@@ -49,7 +50,7 @@ impl Interrupted {
     fn outcome(&self, world: &World, done: bool) -> (Option<String>, bool) {
         let ended = |line: &Value| line["outcome"] != "begun";
         let lines = wait_for("the journal tells the outcome", PATIENCE, || {
-            let mut lines = journal(world).split_off(self.before);
+            let mut lines = records(&world.svd).split_off(self.before);
             lines.retain(|line| line["verb"] == *self.verb);
             // What svd had not heard of need not be there.
             lines.last().map_or(!done, ended).then_some(lines)
@@ -72,7 +73,7 @@ impl Interrupted {
 /// Kills svd at a random moment of an order that takes about `length`, and waits until svctl has ended and svd answers.
 fn interrupt(world: &mut World, args: &[&str], length: Duration) -> Interrupted {
     let svd = world.svd.pid();
-    let before = journal(world).len();
+    let before = records(&world.svd).len();
     let running: Running = world.svd.svctl_beside(args);
     // The moment is the point.
     std::thread::sleep(length.mul_f64(world.random.f64()));
@@ -82,12 +83,6 @@ fn interrupt(world: &mut World, args: &[&str], length: Duration) -> Interrupted 
     assert!(matches!(code, Some(0 | 1 | 4 | 6)), "svctl {args:?} ended with {code:?}:\n{}", both(&svctl));
     wait_for("svd answers", PATIENCE, || world.status("pair"));
     Interrupted { verb: args[0].to_owned(), svctl, before }
-}
-
-/// The records of the audit journal.
-fn journal(world: &World) -> Vec<Value> {
-    let text = std::fs::read_to_string(world.svd.path("state/audit.log")).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
 /// The state of a service, once nothing of it is under way.

@@ -30,6 +30,7 @@ const TESTS: &[(&str, fn())] = &[
     ("what_svd_said_last_counts", what_svd_said_last_counts),
     ("restarts_keep_to_their_backoff", restarts_keep_to_their_backoff),
     ("signals_are_passed_on", signals_are_passed_on),
+    ("an_update_that_nobody_heard_is_not_forgotten", an_update_that_nobody_heard_is_not_forgotten),
     ("an_end_that_nobody_heard_is_not_forgotten", an_end_that_nobody_heard_is_not_forgotten),
     ("an_end_that_nobody_will_hear", an_end_that_nobody_will_hear),
     ("a_newer_file_that_does_not_work_is_taken_back", a_newer_file_that_does_not_work_is_taken_back),
@@ -306,6 +307,29 @@ fn signals_are_passed_on() {
     let mut svd = world.svd();
     svd.ok("ready");
     assert_eq!(svd.tell("signal"), format!("Terminate {guardian}"));
+    svd.end(0);
+    assert_eq!(world.ended(), ExitStatus::Code(0));
+}
+
+fn an_update_that_nobody_heard_is_not_forgotten() {
+    let world = World::new();
+    let svd = world.svd();
+    world.signal(Signal::SIGSTOP);
+    let pid = PidFd::open(svd.hello.pid).expect("it lives");
+    svd.kill();
+    wait_until("svd is gone", PATIENCE, || pid.has_ended());
+    // Before the guardian knows that there is no svd.
+    world.signal(Signal::SIGHUP);
+    world.signal(Signal::SIGCONT);
+    let mut svd = world.svd();
+    svd.ok("ready");
+    assert_eq!(svd.tell("signal"), format!("Hangup {}", world.guardian.pid()));
+    // Once.
+    svd.kill();
+    let mut svd = world.svd();
+    svd.ok("ready");
+    world.signal(Signal::SIGUSR1);
+    assert_eq!(svd.tell("signal"), format!("User1 {}", world.guardian.pid()));
     svd.end(0);
     assert_eq!(world.ended(), ExitStatus::Code(0));
 }

@@ -50,11 +50,20 @@ pub struct Found {
     orders: BTreeMap<u64, Order>,
 }
 
+/// What an earlier svd has left in its state file.
+#[derive(Default)]
+pub struct Left {
+    /// Of this boot: its services may run.
+    pub found: Option<Found>,
+    /// Of another boot: what had been ordered, and was not answered.
+    pub interrupted: BTreeMap<u64, Order>,
+}
+
 /// Looks for the state of an svd that was killed.
 ///
 /// # Errors
 /// A sentence: the file is there and of no use; it was set aside.
-pub fn look(path: &Path) -> Result<Option<Found>, String> {
+pub fn look(path: &Path) -> Result<Left, String> {
     let unusable = |why: &str| {
         let aside = path.with_extension("unreadable");
         let what = format!("{} cannot be used: {why}", path.display());
@@ -64,9 +73,9 @@ pub fn look(path: &Path) -> Result<Option<Found>, String> {
         }
     };
     match file::read(path) {
-        Ok(None) => Ok(None),
+        Ok(None) => Ok(Left::default()),
         Ok(Some(Ok(entries))) => match Found::of(&entries) {
-            Ok(found) => Ok(found.of_this_boot()),
+            Ok(found) => Ok(found.by_boot()),
             Err(why) => Err(unusable(&why)),
         },
         Ok(Some(Err(why))) => Err(unusable(&why.to_string())),
@@ -150,8 +159,17 @@ impl Found {
         Ok(found)
     }
 
-    fn of_this_boot(self) -> Option<Found> {
-        process::boot_id().is_ok_and(|boot| *boot == *self.head.boot).then_some(self)
+    fn by_boot(self) -> Left {
+        if process::boot_id().is_ok_and(|boot| *boot == *self.head.boot) {
+            Left { found: Some(self), interrupted: BTreeMap::new() }
+        } else {
+            Left { found: None, interrupted: self.orders }
+        }
+    }
+
+    /// The highest number of an order.
+    pub fn last_order(&self) -> u64 {
+        self.orders.keys().next_back().copied().unwrap_or(0)
     }
 
     /// The names of the control groups, and of the stubs' sockets, that are taken over; all others are nobody's.
@@ -220,7 +238,7 @@ impl Host {
             }
             executed
         });
-        let orders = self.revive(orders, if upgrade.is_some() { "upgraded" } else { "killed" });
+        let orders = self.revive(orders, if upgrade.is_some() { "svd was upgraded" } else { "svd was killed" });
         self.write_whole_state(untold);
         self.resume(fates, head.shutting_down, upgrade.as_ref().map(|upgrade| &*upgrade.from));
         for order in orders {

@@ -70,6 +70,8 @@ struct Guardian {
     ending: Option<i32>,
     /// Somebody wants us to end.
     stop: Option<Signal>,
+    /// There was no svd to be told that the configuration has changed.
+    update: bool,
     failed_stops: u32,
     /// More have ended than one turn reaps.
     busy: bool,
@@ -124,6 +126,7 @@ impl Guardian {
             tell_at: None,
             ending: None,
             stop: None,
+            update: false,
             failed_stops: 0,
             busy: false,
             trim: Trim::default(),
@@ -293,10 +296,15 @@ impl Guardian {
             // The loop reaps whenever it turns.
             return;
         }
-        // A new svd reads its configuration and opens its logs anyhow; only an end must not be forgotten.
+        // A new svd opens its logs anyhow; an end and an update must not be forgotten.
         if received.asks_for_the_end() {
             self.stop = Some(received.signal());
             self.failed_stops = 0;
+        }
+        if received == Received::Hangup {
+            // svd may just have been killed.
+            self.reap();
+            self.update |= self.svd.is_none();
         }
         self.pass_on(received.signal());
     }
@@ -365,6 +373,9 @@ impl Guardian {
         self.executables.works();
         self.keeper.fallback = None;
         self.failed_stops = 0;
+        if std::mem::take(&mut self.update) {
+            self.pass_on(Signal::SIGHUP);
+        }
         if let Some(signal) = self.stop {
             self.pass_on(signal);
         }

@@ -45,6 +45,8 @@ pub enum LogEvent {
     Matched { watch: WatchId },
     /// Output cannot be written, or a file cannot be rotated; a sentence for the operator.
     Trouble { service: Box<str>, text: String },
+    /// Something that a death of svd has interrupted was put in order; a sentence for the operator.
+    Mended { service: Box<str>, text: String },
     /// Output is written again, and so much of it was lost.
     Recovered { service: Box<str>, lost: Lost },
 }

@@ -67,9 +67,36 @@ pub(super) fn prune(names: &Names, keep: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what an interrupted rotation or compression left behind, and indexes without a file. Tells the highest
-/// sequence number that any file has had, and the newest generation that has a mark.
-pub(super) fn tidy(names: &Names) -> io::Result<(u64, u64)> {
+/// What [`tidy`] has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tidied {
+    /// The highest sequence number that any file has had.
+    pub highest: u64,
+    /// The newest generation that has a mark.
+    pub marked: u64,
+    pub interrupted: Option<Interrupted>,
+}
+
+/// What has become of a rotation in whose midst svd was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupted {
+    /// The old file has its number; the next byte makes a new one.
+    Done,
+    /// The old file is written on, until the rotation that is due begins again.
+    Undone,
+}
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Interrupted::Done => "it is complete",
+            Interrupted::Undone => "it was taken back, and is done with the next lines",
+        })
+    }
+}
+
+/// Removes what an interrupted rotation or compression left behind, and indexes without a file.
+pub(super) fn tidy(names: &Names) -> io::Result<Tidied> {
     let listing = names.list()?;
     let mut alive = Vec::new();
     let mut see = |path: &Path| {
@@ -90,6 +117,10 @@ pub(super) fn tidy(names: &Names) -> io::Result<(u64, u64)> {
         }
     }
     let fresh = fs::symlink_metadata(names.fresh()).ok().map(|meta| meta.ino());
+    let interrupted = fresh.map(|_| match fs::symlink_metadata(names.current()) {
+        Ok(_) => Interrupted::Undone,
+        Err(_) => Interrupted::Done,
+    });
     for path in &listing.leftovers {
         missing_is_fine(fs::remove_file(path))?;
     }
@@ -106,7 +137,7 @@ pub(super) fn tidy(names: &Names) -> io::Result<(u64, u64)> {
             missing_is_fine(fs::remove_file(&path))?;
         }
     }
-    Ok((highest, marked))
+    Ok(Tidied { highest, marked, interrupted })
 }
 
 /// The next file to compress: the oldest plain one from number 2 on (number 1 stays readable for whoever follows it by
@@ -213,12 +244,17 @@ mod tests {
         let inode = fs::metadata(names.current()).unwrap().ino();
         index::Index::create(&names.index(inode), 5, 0).unwrap();
         index::Index::create(&names.index(1), 8, 0).unwrap();
-        assert_eq!(tidy(&names).unwrap(), (8, 0));
+        let found = Tidied { highest: 8, marked: 0, interrupted: Some(Interrupted::Undone) };
+        assert_eq!(tidy(&names).unwrap(), found);
         let left: Vec<String> =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         let mut left: Vec<&str> = left.iter().map(String::as_str).collect();
         left.sort_unstable();
         let own = format!(".output.log.{inode}.idx");
         assert_eq!(left, [own.as_str(), ".stdout.log.9.tmp", "notes.txt", "output.log", "output.log.2.gz"]);
+        assert_eq!(tidy(&names).unwrap().interrupted, None);
+        write(dir.path(), &[(".output.log.new", "")]);
+        fs::rename(names.current(), names.numbered(1, false)).unwrap();
+        assert_eq!(tidy(&names).unwrap().interrupted, Some(Interrupted::Done));
     }
 }

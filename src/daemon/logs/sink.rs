@@ -13,7 +13,7 @@ use super::handle::{LogEvent, Notify};
 use super::index::{self, Index};
 use super::inflight::{InFlight, Node};
 use super::names::{Names, Stream};
-use super::rotate;
+use super::rotate::{self, Tidied};
 use crate::config::spec::Logs;
 use crate::sys::files::{self, Access};
 use crate::sys::trust::{self, Rule};
@@ -162,7 +162,11 @@ impl Sink {
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(names.dir())?;
         // The folder itself may be the service's; where it is may not.
         trust::parents(names.dir(), Rule::Logs)?;
-        let (highest, marked) = rotate::tidy(&names)?;
+        let Tidied { highest, marked, interrupted } = rotate::tidy(&names)?;
+        if let Some(interrupted) = interrupted {
+            let text = format!("a rotation of its log, in whose midst svd was killed: {interrupted}");
+            (env.notify)(LogEvent::Mended { service: env.service.into(), text });
+        }
         let file = open_log(&names.current())?;
         let meta = file.metadata()?;
         let (inode, size, guard) = (meta.ino(), meta.size(), index::guard(&meta));
