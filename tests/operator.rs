@@ -252,4 +252,19 @@ fn a_command_ends_with_its_client() {
     client.kill().expect("ending svctl");
     client.wait().expect("its end");
     wait_until("the command ends, too", PATIENCE, || !support::plain::alive(pid));
+    // As many at once as there may be, and one more.
+    let (begun, free) = (svd.path("begun"), svd.path("free"));
+    let waits = format!("echo >>{}; while ! test -e {}; do sleep 0.05; done", begun.display(), free.display());
+    let busy: Vec<_> = (0..16).map(|_| svd.svctl_beside(&["exec", "web", "sh", "-c", &waits])).collect();
+    wait_until("all of them run", PATIENCE, || std::fs::read(&begun).is_ok_and(|lines| lines.len() == 16));
+    let said = svd.fails(&["exec", "web", "true"]);
+    assert!(said.contains("16 commands of clients run already"), "{said}");
+    std::fs::write(&free, "").expect("letting them end");
+    assert!(busy.into_iter().all(|one| one.finish().status.success()));
+    svd.ok(&["exec", "web", "true"]);
+    // Also where only the reader of its output has left.
+    let mut client = svd.svctl_command(&["exec", "web", "sh", "-c", "while :; do echo y; done"]);
+    let mut client = client.stdout(std::process::Stdio::piped()).spawn().expect("starting svctl");
+    drop(client.stdout.take());
+    assert_eq!(client.wait().expect("its end").code(), Some(0), "quietly, as with `logs`");
 }

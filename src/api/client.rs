@@ -154,6 +154,22 @@ impl Client {
         body: Option<&serde_json::Value>,
         mut progress: impl FnMut(&Progress),
     ) -> Result<Box<RawValue>, ClientError> {
+        self.act_while(path, body, |line| {
+            progress(line);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same, until `progress` has enough: then the connection is closed.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; [`ClientError::Lost`] also when it had enough.
+    pub fn act_while(
+        &self,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Box<RawValue>, ClientError> {
         let body = body.map(|b| Bytes::from(b.to_string()));
         self.run(async {
             let response = self.open("POST", path, body).await?;
@@ -161,8 +177,8 @@ impl Client {
             self.lines(response, |line| {
                 let line: Line =
                     serde_json::from_slice(line).map_err(|e| self.nonsense(format!("a line of it is odd ({e})")))?;
-                if let Some(line) = &line.progress {
-                    progress(line);
+                if line.progress.as_ref().is_some_and(|line| progress(line).is_break()) {
+                    return Ok(ControlFlow::Break(()));
                 }
                 if let Some(error) = line.error {
                     end = Some(Err(error.into()));

@@ -1,5 +1,7 @@
 //! `svctl exec`.
 
+use std::ops::ControlFlow;
+
 use serde_json::json;
 
 use super::args::ExecArgs;
@@ -27,13 +29,17 @@ pub fn exec(context: &Context, args: &ExecArgs) -> Result<Exit, CliError> {
     let mut written = Ok(());
     let path = format!("/v1/services/{}/exec", encode(&args.name));
     let body = json!({ "command": args.command });
-    let result = context.client()?.act(&path, Some(&body), |line: &Progress| match &mut escaper {
-        _ if written.is_err() => {}
-        _ if context.json => output.push_str(&line.message),
-        Some(escaper) => written = context.print(escaper.block(line.message.as_bytes())),
-        None => written = context.print(line.message.as_bytes()),
-    })?;
+    let result = context.client()?.act_while(&path, Some(&body), |line: &Progress| {
+        match &mut escaper {
+            _ if context.json => output.push_str(&line.message),
+            Some(escaper) => written = context.print(escaper.block(line.message.as_bytes())),
+            None => written = context.print(line.message.as_bytes()),
+        }
+        // Where nobody reads, the command ends as well.
+        if written.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
     written?;
+    let result = result?;
     if let Some(mut escaper) = escaper {
         context.print(escaper.end())?;
     }

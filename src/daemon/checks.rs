@@ -35,7 +35,6 @@ pub struct Running {
     pub worker: Worker,
     what: String,
     limit: Duration,
-    of_a_client: bool,
     done: Option<oneshot::Sender<Ended>>,
     /// Kills it when it is late; ends with it.
     _late: super::unit::Task,
@@ -46,12 +45,6 @@ struct Wanted {
     prepared: Prepared,
     path: String,
     directory: PathBuf,
-}
-
-impl Running {
-    pub fn is_of_a_client(&self) -> bool {
-        self.of_a_client
-    }
 }
 
 /// Of a command that is to succeed: `what` and how it ended instead.
@@ -164,7 +157,6 @@ impl Host {
             return;
         }
         let messages = self.messages.clone();
-        let of_a_client = unwanted.is_some();
         let late = tokio::task::spawn_local(async move {
             match unwanted {
                 // An end without a word is the end as well.
@@ -173,7 +165,7 @@ impl Host {
             }
             let _ = messages.send(Message::CheckLate(number)).await;
         });
-        let running = Running { worker, what, limit, of_a_client, done: Some(done), _late: super::unit::Task(late) };
+        let running = Running { worker, what, limit, done: Some(done), _late: super::unit::Task(late) };
         self.checks.insert(number, running);
     }
 

@@ -154,6 +154,8 @@ pub struct Host {
     pub foreign_notifications: u64,
     pub checks: BTreeMap<u64, super::checks::Running>,
     pub last_check: u64,
+    /// As many more as commands of clients run.
+    pub executing: std::sync::Arc<()>,
     /// Private ports given out lately.
     pub ports: VecDeque<u16>,
     /// When the state file is written, if it is to be.
@@ -268,6 +270,7 @@ impl Host {
             foreign_notifications: 0,
             checks: BTreeMap::new(),
             last_check: 0,
+            executing: std::sync::Arc::default(),
             ports: VecDeque::new(),
             save_at: None,
             trim: Trim::default(),
