@@ -378,11 +378,22 @@ fn a_full_disk_stops_no_service() {
     let then = number();
     wait_until("the service goes on", PATIENCE, || number() > then + 50);
     svd.wait_state("writer", "running");
+    let table = svd.ok(&["status"]);
+    assert!(table.contains("its output is lost: cannot write") && table.contains("No space left"), "{table}");
+    let metric = |name: &str| {
+        let (_, text) = support::http_get(svd.public, "/metrics").expect("the metrics");
+        let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .unwrap_or_else(|| panic!("no {name}:\n{text}"))
+    };
+    assert_eq!((metric("airdock_svd_logs_failing "), metric("airdock_svd_logs_lost_bytes_total ")), (1.0, 0.0));
     fs::remove_file(&filler).expect("making room");
     let before = lines(&svd, "writer", "line");
     wait_until("its output is kept again", PATIENCE, || lines(&svd, "writer", "line") > before + 10);
     let events = svd.ok(&["events"]);
     assert!(events.contains("bytes"), "how much was lost is told:\n{events}");
+    assert!(!svd.ok(&["status"]).contains("its output is lost"));
+    assert!(metric("airdock_svd_logs_failing ") < 1.0 && metric("airdock_svd_logs_lost_bytes_total ") > 0.0);
     // Unmounted before svd's own directory is removed, and after svd has let go of it.
     svd.stop();
 }

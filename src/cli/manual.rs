@@ -24,6 +24,10 @@ fn man_page() -> Result<Vec<u8>, CliError> {
     command.build();
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut page).map_err(cannot)?;
+    // There is one page: a verb's own part is below, and what stands after the options has a name of its own.
+    let whole =
+        String::from_utf8_lossy(&page).replace("\n.SH EXTRA\n", "\n.SH \"EXIT STATUS\"\n").replace("(1)\n", "\n");
+    let mut page = whole.into_bytes();
     for verb in command.get_subcommands().filter(|c| !c.is_hide_set()) {
         let man = clap_mangen::Man::new(verb.clone());
         page.extend_from_slice(format!(".SH \"SVCTL {}\"\n", verb.get_name().to_uppercase()).as_bytes());

@@ -143,7 +143,16 @@ impl Host {
             }
             LogEvent::Trouble { service, text } => {
                 let id = self.machine.named(&service).map(|s| s.id);
-                self.warn(id, &text);
+                // The event names it.
+                self.warn(id, text.strip_prefix(&format!("{service}: ")).unwrap_or(&text));
+            }
+            LogEvent::Failing { service, why } => {
+                let id = self.machine.named(&service).map(|s| s.id);
+                if let Some(unit) = id.and_then(|id| self.units.get_mut(&id)) {
+                    unit.unwritten = Some(why.as_str().into());
+                }
+                let rest = "The service goes on; its output is counted and dropped until writing works again";
+                self.warn(id, &format!("{why}. {rest}"));
             }
             LogEvent::Mended { service, text } => {
                 let id = self.machine.named(&service).map(|s| s.id);
@@ -151,6 +160,10 @@ impl Host {
             }
             LogEvent::Recovered { service, lost } => {
                 let id = self.machine.named(&service).map(|s| s.id);
+                if let Some(unit) = id.and_then(|id| self.units.get_mut(&id)) {
+                    unit.unwritten = None;
+                }
+                self.log_lost += lost.bytes;
                 let text = format!("output is written again; {} bytes ({} lines) were lost", lost.bytes, lost.lines);
                 self.warn(id, &text);
             }

@@ -152,6 +152,8 @@ pub struct Host {
     pub statsd: super::statsd::Statsd,
     /// Notifications of processes that are not of the service, and main processes that are not.
     pub foreign_notifications: u64,
+    /// Bytes of output that could not be written, of times that are over.
+    pub log_lost: u64,
     pub checks: BTreeMap<u64, super::checks::Running>,
     pub last_check: u64,
     /// As many more as commands of clients run.
@@ -268,6 +270,7 @@ impl Host {
             alarms: BTreeSet::new(),
             statsd: super::statsd::Statsd::default(),
             foreign_notifications: 0,
+            log_lost: 0,
             checks: BTreeMap::new(),
             last_check: 0,
             executing: std::sync::Arc::default(),

@@ -48,7 +48,9 @@ impl Host {
         let shown = service.committed().or_else(|| service.candidate());
         let release = shown.and_then(|g| self.generations.get(&g.id)?.plan.places.id.clone());
         let state = self.state(service);
-        let complaint = || unit.health.as_ref().filter(|_| state == ServiceState::Running)?.complaint();
+        let ill = || unit.health.as_ref().filter(|_| state == ServiceState::Running)?.complaint();
+        let unwritten = || unit.unwritten.as_ref().map(|why| format!("its output is lost: {why}").into());
+        let complaint = || ill().or_else(unwritten);
         Some(StatusRow {
             name: (&*service.name).into(),
             state,
@@ -265,6 +267,7 @@ impl Host {
         let up = SystemTime::now().duration_since(self.since).unwrap_or_default().as_secs_f64();
         let c = &self.counters;
         let n = self.statsd.numbers;
+        let failing = self.units.values().filter(|unit| unit.unwritten.is_some()).count();
         let svd = vec![
             metric("uptime_seconds", "How long svd runs.", false, up),
             metric("services", "Services that are configured.", false, self.units.len() as f64),
@@ -290,6 +293,13 @@ impl Host {
                 "Notifications of strangers, or that name one as MAINPID; not heeded.",
                 true,
                 self.foreign_notifications as f64,
+            ),
+            metric("logs_failing", "Services whose output cannot be written now, and is lost.", false, failing as f64),
+            metric(
+                "logs_lost_bytes_total",
+                "Output that was lost, counted when it can be written again.",
+                true,
+                self.log_lost as f64,
             ),
             metric("statsd_datagrams_total", "Datagrams with counts, foreign ones included.", true, n.datagrams as f64),
             metric("statsd_foreign_total", "Datagrams without the prefix of a generation.", true, n.foreign as f64),

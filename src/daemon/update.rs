@@ -217,6 +217,7 @@ impl Host {
             sockets: Vec::new(),
             enabled,
             drained: false,
+            unwritten: None,
             removed: false,
             scaled: None,
             health: None,

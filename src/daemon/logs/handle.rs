@@ -43,10 +43,12 @@ pub enum LogEvent {
     Drained { pipe: PipeId },
     /// The watched text has come; the watch is over.
     Matched { watch: WatchId },
-    /// Output cannot be written, or a file cannot be rotated; a sentence for the operator.
+    /// A file cannot be rotated, say; a sentence for the operator.
     Trouble { service: Box<str>, text: String },
     /// Something that a death of svd has interrupted was put in order; a sentence for the operator.
     Mended { service: Box<str>, text: String },
+    /// Output cannot be written, and is lost until [`LogEvent::Recovered`]; why, and what follows.
+    Failing { service: Box<str>, why: String },
     /// Output is written again, and so much of it was lost.
     Recovered { service: Box<str>, lost: Lost },
 }

@@ -259,12 +259,9 @@ impl Sink {
             trouble.why = why;
             return;
         }
-        let text = format!(
-            "{}: {doing}: {why}. The service goes on; its output is counted and dropped until writing works again.",
-            env.service
-        );
+        let told = format!("{doing}: {why}");
         self.trouble = Some(Box::new(Trouble { why, retry_at, bytes: 0, lines: 0 }));
-        (env.notify)(LogEvent::Trouble { service: env.service.into(), text });
+        (env.notify)(LogEvent::Failing { service: env.service.into(), why: told });
     }
 
     /// Counts what is not written.

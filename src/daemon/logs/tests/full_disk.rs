@@ -53,9 +53,9 @@ fn a_full_disk_costs_counted_lines_and_no_service() {
         sent.extend_from_slice(line.as_bytes());
     }
     let text = rig.event(|e| match e {
-        LogEvent::Trouble { service, text } => {
+        LogEvent::Failing { service, why } => {
             assert_eq!(&*service, NAME);
-            Some(text)
+            Some(why)
         }
         _ => None,
     });
@@ -97,7 +97,7 @@ fn a_read_only_disk_is_reported_and_taken_up_again() {
     let (_, mut pipe) = rig.attach(1, 0, Stream::Joined);
     pipe.write_all(b"lost\nhalf").unwrap();
     let text = rig.event(|e| match e {
-        LogEvent::Trouble { text, .. } => Some(text),
+        LogEvent::Failing { why, .. } => Some(why),
         _ => None,
     });
     assert!(text.contains("Read-only file system") && text.contains("output.log"), "{text}");
