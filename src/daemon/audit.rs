@@ -222,6 +222,34 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_answered_when_its_outcome_is_in_the_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = dir.path().to_owned();
+        let paths = Paths { config: at.clone(), run: at.clone(), state: at.clone(), log: at };
+        let journal = start(&paths);
+        let (sink, answered) = (journal.sink(), journal.answered());
+        let begun: AuditRecord = {
+            std::fs::write(paths.audit_file(), line(0, "begun")).expect("written");
+            earlier(&paths.audit_file()).open.remove(&0).expect("a record")
+        };
+        for id in 1..=200 {
+            sink(&AuditRecord { id, ..begun.clone() });
+            sink(&AuditRecord { id, outcome: Outcome::Done, ..begun.clone() });
+            let until = std::time::Instant::now() + Duration::from_secs(30);
+            let told = loop {
+                let told = answered.take();
+                if !told.is_empty() {
+                    break told;
+                }
+                assert!(std::time::Instant::now() < until, "it is never answered");
+                std::hint::spin_loop();
+            };
+            assert_eq!(told, [id]);
+            assert!(earlier(&paths.audit_file()).ended.contains(&id), "{id} is not in the file yet");
+        }
+    }
+
+    #[test]
     fn what_is_open_and_the_last_number_are_found_across_a_rename() {
         let dir = tempfile::tempdir().expect("a directory");
         let at = dir.path().to_owned();

@@ -11,6 +11,7 @@ use crate::core::{GenerationId, ServiceId, WorkerId};
 use crate::sys::poll::{Interest, Poll};
 use crate::sys::process::Identity;
 use nix::errno::Errno;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -187,7 +188,12 @@ impl Host {
 
     fn told_exits(&mut self, exits: &[Ended]) {
         for ended in exits {
-            let is_its = |p: &Process| p.worker.pid() == Some(ended.pid) || p.worker.child_pid() == Some(ended.pid);
+            // A number may be another process's by now.
+            let same = |known: &Identity| known.pid != ended.pid || known.start_time == ended.start_time;
+            let is_its = |p: &Process| {
+                let its = p.worker.pid() == Some(ended.pid) || p.worker.child_pid() == Some(ended.pid);
+                its && (ended.start_time == 0 || p.identity.get().is_none_or(same))
+            };
             let worker = self.workers.iter().find(|(_, p)| is_its(p)).map(|(id, _)| *id);
             let Some(id) = worker else { continue };
             // A stub tells it by itself, and has done so.
@@ -207,6 +213,16 @@ impl Host {
     pub fn replace_guardian(&mut self) {
         let Some(client) = self.keeper.client.take() else { return };
         let open_files = client.open_files();
+        let descriptors = self.for_the_next();
+        let list: Vec<(&str, BorrowedFd<'_>)> = descriptors.iter().map(|(name, fd)| (&**name, *fd)).collect();
+        let error = guardian::become_guardian(OPTIONS, &list, &[], open_files);
+        let text =
+            format!("svd cannot take the guardian's place, and goes on without one: {}", crate::sys::io_text(&error));
+        self.warn(None, &text);
+    }
+
+    /// What the next svd needs, but for the pipes, which it finds by their path.
+    fn for_the_next(&self) -> Vec<(String, BorrowedFd<'_>)> {
         let mut descriptors: Vec<(String, BorrowedFd<'_>)> = Vec::new();
         descriptors.extend(self.keeper.own.iter().map(|(name, fd)| ((*name).to_owned(), fd.as_fd())));
         for (id, unit) in &self.units {
@@ -222,11 +238,15 @@ impl Host {
                 descriptors.extend(fd.map(|fd| (kept::of_worker(*id, what), fd)));
             }
         }
-        let list: Vec<(&str, BorrowedFd<'_>)> = descriptors.iter().map(|(name, fd)| (&**name, *fd)).collect();
-        let error = guardian::become_guardian(OPTIONS, &list, &[], open_files);
-        let text =
-            format!("svd cannot take the guardian's place, and goes on without one: {}", crate::sys::io_text(&error));
-        self.warn(None, &text);
+        descriptors
+    }
+
+    /// The guardian lets go of these, which an earlier svd had stored, but for those that this one has stored again.
+    pub fn let_go(&mut self, names: impl Iterator<Item = Box<str>>) {
+        let again: BTreeSet<String> = self.for_the_next().into_iter().map(|(name, _)| name).collect();
+        for name in names.filter(|name| !again.contains(&**name)) {
+            self.keeper.remove(&name);
+        }
     }
 
     pub fn keep_sockets(&mut self, service: ServiceId) {

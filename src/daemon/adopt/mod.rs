@@ -248,9 +248,7 @@ impl Host {
         self.forget_untold();
         self.keeper.acknowledge();
         // Of generations and workers that are gone.
-        for name in kept.descriptors.keys() {
-            self.keeper.remove(name);
-        }
+        self.let_go(kept.descriptors.into_keys());
     }
 
     fn resume(&mut self, fates: Vec<(core::Worker, Fate)>, shutting_down: bool, from: Option<&str>) {
