@@ -65,6 +65,8 @@ pub struct GenerationHealth {
     pub release: Option<Box<str>>,
     pub role: GenerationRole,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gunicorn_workers: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
 }
 
@@ -91,6 +93,7 @@ impl ServiceHealth {
                     number: g.number,
                     release: g.release.clone(),
                     role: g.role,
+                    gunicorn_workers: g.gunicorn_workers,
                     traffic: g.traffic,
                 })
                 .collect(),

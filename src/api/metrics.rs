@@ -88,6 +88,10 @@ fn numbers(page: &mut Page, services: &[ServiceStatus]) {
         let running = |w: &&super::types::WorkerStatus| w.state == WorkerState::Running;
         Some(s.workers.iter().filter(running).count() as u64)
     });
+    let help = "Gunicorn's own workers of the committed generation that are ready.";
+    each(page, "airdock_service_gunicorn_workers", GAUGE, help, &|s| {
+        s.generations.iter().find(|g| Some(g.number) == s.generation)?.gunicorn_workers
+    });
 }
 
 fn traffic(page: &mut Page, services: &[ServiceStatus]) {
@@ -224,6 +228,7 @@ mod tests {
         for line in [
             r#"airdock_service_info{service="odd",kind="gunicorn",release="a\"b\\c\nd"} 1"#,
             r#"airdock_service_up{service="airship"} 1"#,
+            r#"airdock_service_gunicorn_workers{service="airship"} 4"#,
             r#"airdock_service_up{service="odd"} 0"#,
             r#"airdock_request_latency_seconds{service="airship",generation="7",percentile="99"} 0.25"#,
             r#"airdock_requests_total{service="airship",generation="7",role="committed"} 1000"#,

@@ -77,6 +77,7 @@ pub fn full_status(name: &str) -> ServiceStatus {
         release: Some("deploy-2026-11-22_18-40-00".into()),
         role: GenerationRole::Committed,
         workers: vec![first.clone()],
+        gunicorn_workers: Some(4),
         traffic: Some(traffic),
         ..old.clone()
     };

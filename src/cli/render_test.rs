@@ -72,7 +72,7 @@ fn details_of_a_service_with_everything() {
          health: healthy, checked 2026-11-22T18:44:55Z
          memory: 175 MiB
        restarts: 2
-    generation 7 committed, release deploy-2026-11-22_18-40-00, for 5m00s
+    generation 7 committed, release deploy-2026-11-22_18-40-00, gunicorn workers 4, for 5m00s
       worker 0: running, pid 4711, for 5m00s, restarts 2, before: killed by SIGKILL, says: serving
       requests 1000, 5xx 2, overdue 1, workers died with requests open 0; last minute p50 12.0 ms, p90 80.0 ms, p99 250.0 ms
     generation 6 draining, release deploy-2026-11-21_10-00-00, for 5m00s

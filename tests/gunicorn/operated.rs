@@ -44,6 +44,7 @@ fn a_scale_meets_a_reload_and_the_file() {
     wait_until("the new generation has as many", PATIENCE, || count() == 5);
     let shown = || both(&site.svd.svctl(&["status", "web"]));
     wait_until("all of them are ready, and shown", PATIENCE, || shown().contains("gunicorn workers 5"));
+    assert_eq!(site.svd.health("web").1["generations"][0]["gunicorn_workers"], 5, "also for whoever has only this");
     // Whoever changes the file says it later.
     site.app.ship(&Release::new("quick"));
     let file = std::fs::read_to_string(site.svd.path("etc/conf.d/web.toml")).expect("its file");
