@@ -43,6 +43,8 @@ use tokio::task::LocalSet;
 const CALLS: usize = 256;
 /// Connections that wait to be taken, on both of svd's own sockets.
 const BACKLOG: i32 = 1024;
+/// Between two tries to get the public address, where svd goes on without it.
+const PUBLIC_AGAIN: Duration = Duration::from_secs(5);
 /// Turns for the server's tasks before svd ends; an answer takes a few.
 const LAST_TURNS: u32 = 64;
 /// For the last output to reach its files when svd ends.
@@ -236,6 +238,14 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         limits: Limits::default(),
     };
     listen(&paths, &daemon, &context, &mut kept, keeper).await?;
+    let not_public = match (listen_publicly(&daemon, &context, &mut kept, keeper), daemon.http) {
+        // Services run, and somebody must look after them, whoever has taken the address meanwhile.
+        (Err(why), Some(address)) if found.is_some() => {
+            tokio::task::spawn_local(listen_publicly_later(address, context.clone()));
+            Some(format!("{why}; it is tried again every {} s", PUBLIC_AGAIN.as_secs()))
+        }
+        (result, _) => result.map(|()| None)?,
+    };
     let start = Start {
         poll,
         signals,
@@ -269,7 +279,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         }
         None => format!("{why} What runs is ended and started anew."),
     });
-    for why in trouble.into_iter().chain(unusable) {
+    for why in trouble.into_iter().chain(unusable).chain(not_public) {
         host.warn(None, &why);
     }
     match (found, config) {
@@ -473,20 +483,50 @@ async fn listen(
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
     tokio::task::spawn_local(server::serve(listener, context.clone()));
-    if let Some(address) = daemon.http {
-        let failed = |why: String| format!("cannot listen on {address} ([http] listen in svd.toml): {why}");
-        let io_failed = |e: std::io::Error| failed(crate::sys::io_text(&e));
-        let socket = match kept.descriptors.remove(keeping::HTTP) {
-            Some(socket) => socket,
-            None => socket::listen_tcp(address, BACKLOG, false).map_err(|e| failed(e.reason))?,
-        };
-        let listener = std::net::TcpListener::from(socket);
-        listener.set_nonblocking(true).map_err(io_failed)?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(io_failed)?;
-        keep(keeping::HTTP, listener.as_fd());
-        tokio::task::spawn_local(public::serve(listener, context.clone()));
-    }
     Ok(())
+}
+
+/// The address of `[http]`.
+fn listen_publicly(
+    daemon: &Daemon,
+    context: &ServerContext,
+    kept: &mut Kept,
+    keeper: &mut Option<Keeper>,
+) -> Result<(), String> {
+    let Some(address) = daemon.http else { return Ok(()) };
+    let listener = public_listener(address, kept.descriptors.remove(keeping::HTTP))?;
+    if let (Some(keeper), Ok(copy)) = (keeper.as_mut(), listener.as_fd().try_clone_to_owned()) {
+        keeper.store_own(keeping::HTTP, copy);
+    }
+    tokio::task::spawn_local(public::serve(listener, context.clone()));
+    Ok(())
+}
+
+/// As soon as whoever has the address gives it up. The guardian does not keep the socket then: the next svd binds it anew.
+async fn listen_publicly_later(address: std::net::SocketAddr, context: ServerContext) {
+    loop {
+        tokio::time::sleep(PUBLIC_AGAIN).await;
+        if let Ok(listener) = public_listener(address, None) {
+            tracing::warn!("svd: listens on {address} ([http] listen in svd.toml) again");
+            return public::serve(listener, context).await;
+        }
+    }
+}
+
+/// `kept`: one that is open already.
+fn public_listener(
+    address: std::net::SocketAddr,
+    kept: Option<std::os::fd::OwnedFd>,
+) -> Result<tokio::net::TcpListener, String> {
+    let failed = |why: String| format!("cannot listen on {address} ([http] listen in svd.toml): {why}");
+    let io_failed = |e: std::io::Error| failed(crate::sys::io_text(&e));
+    let socket = match kept {
+        Some(socket) => socket,
+        None => socket::listen_tcp(address, BACKLOG, false).map_err(|e| failed(e.reason))?,
+    };
+    let listener = std::net::TcpListener::from(socket);
+    listener.set_nonblocking(true).map_err(io_failed)?;
+    tokio::net::TcpListener::from_std(listener).map_err(io_failed)
 }
 
 /// Of the control socket. Where others have rights, all may connect, and the access rules decide; else nobody need. A plain

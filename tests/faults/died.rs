@@ -147,3 +147,23 @@ while True:
     assert!(svd.said().contains("bound anew"), "{}", svd.said());
     svd.stop();
 }
+
+/// A page of numbers is no reason to leave services alone.
+#[test]
+fn who_takes_the_public_address_meanwhile_does_not_keep_svd_from_its_services() {
+    let mut svd = Svd::new();
+    svd.service("web", &script(SLEEP, ""));
+    svd.start();
+    svd.wait_state("web", "running");
+    let worker = svd.main_pid("web");
+    svd.kill_both();
+    let taken = std::net::TcpListener::bind(svd.public).expect("the address, which nobody has");
+    svd.start();
+    assert_eq!((svd.main_pid("web"), &*svd.state("web")), (worker, "running"));
+    let events = svd.ok(&["events"]);
+    assert!(events.contains("[http] listen in svd.toml") && events.contains("tried again every 5 s"), "{events}");
+    drop(taken);
+    wait_until("it listens there again", PATIENCE, || TcpStream::connect(svd.public).is_ok());
+    assert_eq!(svd.health("web").0, 200);
+    svd.stop();
+}
