@@ -6,9 +6,10 @@ mod support;
 
 use airdock::sys::process::ProcStat;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use support::{PATIENCE, Svd, wait_until};
+use support::{PATIENCE, Svd, free_port, wait_until};
 
 const COUNTS: &str = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.001; done";
 
@@ -114,4 +115,28 @@ fn a_program_that_cannot_be_executed_leaves_the_old_version_in_charge() {
 
 fn both(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn the_next_svd_takes_up_another_public_address() {
+    let mut svd = Svd::new();
+    svd.service("sleeps", "kind = \"command\"\ncommand = [\"/bin/sleep\", \"100000\"]\n");
+    svd.start();
+    svd.wait_state("sleeps", "running");
+    let worker = svd.main_pid("sleeps");
+    let (old, binary) = (svd.public, copy(&svd, "next"));
+    svd.public = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    svd.config("");
+    let note = svd.ok(&["update"]);
+    assert!(note.contains("`svctl upgrade`"), "{note}");
+    assert!(TcpStream::connect(svd.public).is_err(), "not yet");
+    svd.ok(&["upgrade", "--binary", binary.to_str().expect("a path")]);
+    let moved = |svd: &Svd| TcpStream::connect(svd.public).is_ok() && TcpStream::connect(old).is_err();
+    wait_until("the new address answers, and the old one nobody", PATIENCE, || moved(&svd));
+    assert_eq!((svd.health("sleeps").0, svd.main_pid("sleeps")), (200, worker));
+    std::fs::write(svd.path("etc/svd.toml"), "").expect("no public address at all");
+    svd.ok(&["update"]);
+    svd.ok(&["upgrade", "--binary", binary.to_str().expect("a path")]);
+    wait_until("nobody listens there any more", PATIENCE, || TcpStream::connect(svd.public).is_err());
+    svd.stop();
 }

@@ -20,7 +20,7 @@ use crate::api::audit::Numbers;
 use crate::api::public;
 use crate::api::reply::Counters;
 use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
-use crate::config::spec::{Config, Daemon};
+use crate::config::spec::{Config, Daemon, Listen};
 use crate::config::{self, diff};
 use crate::core::Event;
 use crate::kinds::environment::Login;
@@ -493,8 +493,17 @@ fn listen_publicly(
     kept: &mut Kept,
     keeper: &mut Option<Keeper>,
 ) -> Result<(), String> {
+    let had = kept.descriptors.remove(keeping::HTTP);
+    let fits = |socket: &std::os::fd::OwnedFd| {
+        daemon.http.is_some_and(|at| super::sockets::listens_at(socket, &Listen::Tcp(at)))
+    };
+    let (had, other) = if had.as_ref().is_some_and(fits) { (had, None) } else { (None, had) };
+    if let (Some(_), Some(keeper)) = (other, keeper.as_mut()) {
+        // The configuration names another address by now, or none: nobody is to wait at the old one.
+        keeper.remove(keeping::HTTP);
+    }
     let Some(address) = daemon.http else { return Ok(()) };
-    let listener = public_listener(address, kept.descriptors.remove(keeping::HTTP))?;
+    let listener = public_listener(address, had)?;
     if let (Some(keeper), Ok(copy)) = (keeper.as_mut(), listener.as_fd().try_clone_to_owned()) {
         keeper.store_own(keeping::HTTP, copy);
     }

@@ -95,7 +95,7 @@ impl Host {
             notes: new.warnings.iter().map(|w| w.line().into()).collect(),
         };
         if new.daemon.http != self.daemon.http {
-            result.notes.push("[http] listen takes effect when svd is started anew.".into());
+            result.notes.push("[http] listen takes effect with the next svd: `svctl upgrade` goes on with one, and touches no service.".into());
         }
         if new.daemon.control != self.daemon.control {
             result.notes.push("[control] mode and group take effect when svd is started anew.".into());
