@@ -203,7 +203,16 @@ impl Host {
     pub fn revive(&mut self, orders: BTreeMap<u64, Order>, before: &str) -> Vec<Revived> {
         let sink = Arc::clone(&self.orders.journal);
         let mut wholes = Vec::new();
-        for (id, mut order) in self.close_others(orders) {
+        let (mut orders, unknown) = self.close_others(orders);
+        for record in unknown {
+            let order = Order::of(&record);
+            if order.verb == Verb::Update && order.is_by_signal() {
+                orders.insert(record.id, order);
+            } else {
+                self.close_unbegun(record);
+            }
+        }
+        for (id, mut order) in orders {
             let reply = Reply::revived(order.record(id), Arc::clone(&sink));
             let (title, parts) = (order.title(before), std::mem::take(&mut order.parts));
             self.orders.open.insert(id, order.clone());
@@ -225,27 +234,28 @@ impl Host {
 
     /// Nothing runs that an earlier svd has left. `orders`: of its state file, if that is of another boot.
     pub fn close_orders(&mut self, orders: BTreeMap<u64, Order>) {
-        for (id, order) in self.close_others(orders) {
-            self.close_interrupted(order.record(id));
-        }
+        let (orders, unknown) = self.close_others(orders);
+        orders.into_iter().for_each(|(id, order)| self.close_interrupted(order.record(id)));
+        // The configuration is read anyhow.
+        unknown.into_iter().for_each(|record| self.close_unbegun(record));
     }
 
-    /// Gives the records an end that an earlier svd has begun and these orders do not name: none of its state is left, or it
-    /// was killed before it did anything (a signal may have been sent). Gives those of the orders whose outcome is not in the
-    /// journal yet.
-    fn close_others(&mut self, mut orders: BTreeMap<u64, Order>) -> BTreeMap<u64, Order> {
+    /// Closes what the journal tells of an earlier boot. Gives those of the orders whose outcome is not in the journal yet,
+    /// and the records without an outcome that these orders do not name.
+    fn close_others(&mut self, mut orders: BTreeMap<u64, Order>) -> (BTreeMap<u64, Order>, Vec<AuditRecord>) {
         let audit::Earlier { open, ended } = audit::earlier(&self.around.paths.audit_file());
         orders.retain(|id, _| !ended.contains(id));
         let booted = crate::sys::booted();
-        for record in open.into_values().filter(|record| !orders.contains_key(&record.id)) {
-            if record.time < booted {
-                self.close_interrupted(record);
-            } else {
-                let (time, outcome) = (SystemTime::now(), Outcome::Failed(ErrorCode::Unavailable));
-                (self.orders.journal)(&AuditRecord { time, outcome, ..record });
-            }
-        }
-        orders
+        let unnamed = open.into_values().filter(|record| !orders.contains_key(&record.id));
+        let (interrupted, unknown): (Vec<_>, Vec<_>) = unnamed.partition(|record| record.time < booted);
+        interrupted.into_iter().for_each(|record| self.close_interrupted(record));
+        (orders, unknown)
+    }
+
+    /// None of its state is left, or svd was killed before it did anything (a signal may have been sent).
+    fn close_unbegun(&mut self, record: AuditRecord) {
+        let (time, outcome) = (SystemTime::now(), Outcome::Failed(ErrorCode::Unavailable));
+        (self.orders.journal)(&AuditRecord { time, outcome, ..record });
     }
 
     fn close_interrupted(&mut self, record: AuditRecord) {

@@ -72,7 +72,7 @@ fn an_update_by_a_signal_is_done_after_a_death() {
         let svd = world.svd.pid();
         world.svd.signal(Signal::SIGHUP);
         // The moment is the point.
-        std::thread::sleep(Duration::from_millis(20).mul_f64(world.random.f64()));
+        std::thread::sleep(Duration::from_millis(60).mul_f64(world.random.f64()));
         kill(svd);
         wait_for("svd answers", PATIENCE, || world.status("pair"));
         let there = |name: &str| world.status(name).is_some_and(|s| s["state"].is_string());
