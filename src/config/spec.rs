@@ -235,10 +235,10 @@ pub enum Policy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
     pub policy: Policy,
-    /// Before the first retry after a failure within `settled` of its start; doubles with jitter up to `max_delay`.
+    /// Before the first retry after a failure within `settled` of its start, or before it was ready; doubles with jitter up to `max_delay`.
     pub delay: Duration,
     pub max_delay: Duration,
-    /// A worker that was up at least that long is replaced at once.
+    /// A worker that was ready, and up at least that long, is replaced at once.
     pub settled: Duration,
     pub limit: Limit,
     /// Exit codes that count as success beside 0 (`success = [0, 3]`).

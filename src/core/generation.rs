@@ -71,6 +71,9 @@ pub struct Worker {
     pub slot: u32,
     pub started: Time,
     pub state: WorkerState,
+    /// It has been ready.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
+    pub(super) proved: bool,
     /// Why it is being stopped although it should run: counts as a failure of its slot.
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) fault: Option<String>,

@@ -41,10 +41,22 @@ pub(super) enum Verdict {
     GiveUp,
 }
 
+/// Of a worker that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    pub up: Duration,
+    /// It was ready once.
+    pub proved: bool,
+}
+
 impl Failures {
-    /// A worker ended unasked after `up`. `failed`: not by a success that the policy restarts.
-    pub fn ended(&mut self, now: Time, up: Duration, failed: bool, policy: &Restart, rng: &mut Rng) -> Verdict {
-        let settled = up >= policy.settled;
+    /// A worker ended unasked. `failed`: not by a success that the policy restarts.
+    pub fn ended(&mut self, now: Time, life: Life, failed: bool, policy: &Restart, rng: &mut Rng) -> Verdict {
+        let settled = life.proved && life.up >= policy.settled;
+        if !life.proved {
+            // The window has no time for boots in vain: who is given a minute each time would never be given up.
+            self.recent.iter_mut().for_each(|at| *at = (*at + life.up).min(now));
+        }
         if failed || !settled {
             self.recent.push_back(now);
         }
@@ -78,6 +90,12 @@ mod tests {
     use super::*;
     use crate::config::spec::Policy;
 
+    const BROKEN: Life = Life { up: Duration::ZERO, proved: false };
+
+    fn proved(seconds: u64) -> Life {
+        Life { up: Duration::from_secs(seconds), proved: true }
+    }
+
     fn policy() -> Restart {
         Restart {
             policy: Policy::Always,
@@ -94,7 +112,7 @@ mod tests {
         let (mut failures, mut rng, policy) = (Failures::default(), Rng(7), policy());
         let mut now = Time(0);
         for n in 0..9 {
-            let Verdict::After(delay) = failures.ended(now, Duration::ZERO, true, &policy, &mut rng) else {
+            let Verdict::After(delay) = failures.ended(now, BROKEN, true, &policy, &mut rng) else {
                 panic!("gave up after {n} failures");
             };
             let base = policy.delay * (1 << n);
@@ -102,7 +120,7 @@ mod tests {
             assert!(delay >= base && delay < base + base / 4, "failure {n}: {delay:?}, base {base:?}");
             now = now + delay;
         }
-        assert_eq!(failures.ended(now, Duration::ZERO, true, &policy, &mut rng), Verdict::GiveUp);
+        assert_eq!(failures.ended(now, BROKEN, true, &policy, &mut rng), Verdict::GiveUp);
     }
 
     #[test]
@@ -111,16 +129,35 @@ mod tests {
         let mut now = Time(0);
         for _ in 0..100 {
             now = now + Duration::from_secs(40);
-            let verdict = failures.ended(now, Duration::from_secs(40), true, &policy, &mut rng);
+            let verdict = failures.ended(now, proved(40), true, &policy, &mut rng);
             assert_eq!(verdict, Verdict::After(Duration::ZERO));
         }
+    }
+
+    #[test]
+    fn who_is_never_ready_is_given_up_however_long_each_boot_takes() {
+        let (mut failures, mut rng, policy) = (Failures::default(), Rng(7), policy());
+        let (boot, mut now) = (Duration::from_secs(60), Time(0));
+        let mut pause = Duration::ZERO;
+        for n in 0..9 {
+            now = now + boot;
+            let Verdict::After(delay) = failures.ended(now, Life { up: boot, proved: false }, true, &policy, &mut rng)
+            else {
+                panic!("gave up after {n} failures");
+            };
+            assert!(delay > pause || delay >= policy.max_delay, "failure {n}: {delay:?} after {pause:?}");
+            (now, pause) = (now + delay, delay);
+        }
+        now = now + boot;
+        let verdict = failures.ended(now, Life { up: boot, proved: false }, true, &policy, &mut rng);
+        assert_eq!(verdict, Verdict::GiveUp);
     }
 
     #[test]
     fn success_after_settling_is_no_failure() {
         let (mut failures, mut rng, policy) = (Failures::default(), Rng(7), policy());
         for n in 0..100 {
-            let verdict = failures.ended(Time(n), Duration::from_secs(3), false, &policy, &mut rng);
+            let verdict = failures.ended(Time(n), proved(3), false, &policy, &mut rng);
             assert_eq!(verdict, Verdict::After(Duration::ZERO));
         }
     }

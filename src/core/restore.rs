@@ -62,7 +62,16 @@ impl Saved {
             generation.slots[*slot as usize].state = SlotState::Filled(*worker);
             generation.workers.push(*worker);
             let (state, fault, exit) = (WorkerState::Ready, None, None);
-            workers.push(Worker { id: *worker, generation: id, slot: *slot, started: now, state, fault, exit });
+            workers.push(Worker {
+                id: *worker,
+                generation: id,
+                slot: *slot,
+                started: now,
+                state,
+                proved: true,
+                fault,
+                exit,
+            });
         }
         generation.workers.sort_unstable();
         let mut service = Service::new(setup, now);

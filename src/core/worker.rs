@@ -3,7 +3,7 @@
 use super::event::{Action, Exit, GenerationId, Level, OpId, ServiceId, WorkerId};
 use super::generation::{Generation, Role, SlotState, Worker, WorkerState};
 use super::machine::Machine;
-use super::restart::Verdict;
+use super::restart::{Life, Verdict};
 use super::service::{Phase, Stage};
 use super::time::Time;
 use super::timers::Timer;
@@ -49,6 +49,7 @@ impl Machine {
                 slot,
                 started: now,
                 state: WorkerState::Spawning,
+                proved: false,
                 fault: None,
                 exit: None,
             }),
@@ -115,6 +116,7 @@ impl Machine {
             return;
         }
         worker.state = WorkerState::Ready;
+        worker.proved = true;
         let (generation, slot) = (worker.generation, worker.slot);
         self.timers.clear(Timer::Worker(id));
         if let Some(slot) = self.generation_mut(generation).and_then(|g| g.slots.get_mut(slot as usize)) {
@@ -401,7 +403,7 @@ impl Machine {
             slot.reason = (!success).then_some(reason);
             return self.slot_left(id);
         }
-        let verdict = slot.failures.ended(now, up, !success, &restart, &mut self.rng);
+        let verdict = slot.failures.ended(now, Life { up, proved: worker.proved }, !success, &restart, &mut self.rng);
         let unspawned = worker.state == WorkerState::Spawning;
         match verdict {
             Verdict::After(delay) => {

@@ -88,7 +88,8 @@ impl World {
             && !matches!(event, Event::Empty { .. })
         {
             let well = end.exit == Exit::Code(0) && held.wanted;
-            self.ended.insert((end.generation, end.slot), (self.now, self.now.since(end.started), well));
+            let up = if end.proved { self.now.since(end.started) } else { std::time::Duration::ZERO };
+            self.ended.insert((end.generation, end.slot), (self.now, up, well));
         }
         self.slot(&held).is_some_and(|s| s.state == SlotState::Filled(worker)).then_some((worker, held))
     }

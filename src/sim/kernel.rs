@@ -38,6 +38,8 @@ pub(super) struct End {
     pub generation: GenerationId,
     pub slot: u32,
     pub started: Time,
+    /// It had been ready.
+    pub proved: bool,
     /// Nobody had told it to.
     pub unasked: bool,
     /// What svd can know of it.
@@ -193,6 +195,7 @@ impl World {
         self.table.remove(&process.identity.pid);
         let Process { generation, slot, started, .. } = *process;
         let exit = if self.dead.is_some_and(|absence| absence.both) { Exit::Unknown } else { exit };
-        self.ends.insert(worker, End { generation, slot, started, unasked: !process.told, exit });
+        self.ends
+            .insert(worker, End { generation, slot, started, proved: process.ready, unasked: !process.told, exit });
     }
 }
