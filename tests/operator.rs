@@ -84,7 +84,7 @@ fn who_is_not_ready_is_told_with_the_reason() {
 #[test]
 fn a_start_in_vain_is_told_also_where_the_next_attempt_comes_at_once() {
     let mut svd = Svd::new();
-    let more = "autostart = false\n[ready]\nnotify = true\ntimeout = '500ms'\n[restart]\nsettled = '100ms'\n";
+    let more = "autostart = false\n[ready]\nnotify = true\ntimeout = '500ms'\n[restart]\ndelay = '0s'\n";
     svd.service("mute", &script(SLEEP, more));
     svd.start();
     let began = Instant::now();

@@ -287,9 +287,15 @@ impl Host {
             self.keeper.remove(&super::state::records::kept::socket(service, n));
         }
         // What was bound: the file may name others by now, or one that another program holds.
-        for path in unit.sockets.drain(..).filter_map(|s| super::sockets::path_of(&s)) {
-            // Best effort: one that stays is found stale at the next start.
-            let _ = crate::sys::socket::remove_unix(&path);
+        for socket in unit.sockets.drain(..) {
+            if let Some(path) = super::sockets::path_of(&socket) {
+                // Best effort: one that stays is found stale at the next start.
+                let _ = crate::sys::socket::remove_unix(&path);
+            }
+            // One that still drains may hold it.
+            if let Some(last) = std::sync::Arc::into_inner(socket) {
+                crate::sys::socket::end_listening(&last);
+            }
         }
     }
 

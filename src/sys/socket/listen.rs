@@ -131,6 +131,14 @@ pub fn change_unix(path: &Path, options: UnixOptions) -> Result<(), Errno> {
     Place::of(path)?.give(options, false)
 }
 
+/// Ends the listening of all who have a copy (`shutdown(2)`): the guardian closes its own a moment later, and until then the
+/// kernel would accept connections that nobody answers.
+pub fn end_listening(socket: &OwnedFd) {
+    use std::os::fd::AsRawFd;
+    // Best effort: it ends with the last copy, too.
+    let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+}
+
 /// Removes a socket's file, and nothing else that has its name.
 ///
 /// # Errors
@@ -154,6 +162,25 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     const OPTIONS: UnixOptions = UnixOptions { mode: 0o660, owner: None, group: None, backlog: 16 };
+
+    #[test]
+    fn nobody_is_let_in_any_more_whoever_has_a_copy() {
+        let fd = listen_tcp(([127, 0, 0, 1], 0).into(), 100, true).expect("listen");
+        let copy = TcpListener::from(fd.try_clone().expect("dup"));
+        let address = copy.local_addr().expect("address");
+        TcpStream::connect(address).expect("it listens");
+        end_listening(&fd);
+        TcpStream::connect(address).expect_err("it does not listen");
+        drop(fd);
+        listen_tcp(address, 100, true).expect("the address can be had again");
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let fd = listen_unix(&path, OPTIONS).expect("listen");
+        let _copy = fd.try_clone().expect("dup");
+        UnixStream::connect(&path).expect("it listens");
+        end_listening(&fd);
+        UnixStream::connect(&path).expect_err("it does not listen");
+    }
 
     #[test]
     fn tcp_and_who_is_in_the_way() {

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::sys::socket::{getsockopt, sockopt};
 
 pub use datagrams::{DATAGRAM_MAX, Datagrams};
-pub use listen::{UnixOptions, change_unix, free_port, listen_tcp, listen_unix, remove_unix};
+pub use listen::{UnixOptions, change_unix, end_listening, free_port, listen_tcp, listen_unix, remove_unix};
 pub use manager::{has_manager, notify_manager};
 pub use notify::{Datagram, NotifySocket};
 pub use shared::{Gate, SharedWords};
