@@ -138,6 +138,46 @@ fn a_reload_to_what_is_not_there_stops_nothing() {
 }
 
 #[test]
+fn an_update_to_what_is_not_there_stops_nothing() {
+    let mut svd = Svd::new();
+    let app = svd.app("beat");
+    std::fs::create_dir_all(app.root.join("releases/1")).expect("making a release");
+    app.switch("1");
+    let file = |root: &str| script(SLEEP, &format!("root = {root}\n[reload]\noverlap = false\n"));
+    let (there, typo) = (quoted(&app.root), quoted(&svd.path("typo")));
+    svd.service("beat", &file(&there));
+    svd.service("other", &script(SLEEP, ""));
+    svd.start();
+    svd.wait_state("beat", "running");
+    svd.wait_state("other", "running");
+    let (pid, other) = (svd.main_pid("beat"), svd.main_pid("other"));
+    svd.service("beat", &file(&typo));
+    svd.service("other", &script(SLEEP, "nice = 1\n"));
+    let said = svd.fails(&["update"]);
+    assert!(said.contains("typo") && said.contains("nothing was stopped"), "{said}");
+    assert_eq!(svd.main_pid("beat"), pid, "it was not touched");
+    assert_ne!(svd.main_pid("other"), other, "the rest of the update is done");
+    let shown = both(&svd.svctl(&["status", "beat"]));
+    assert!(shown.contains("`svctl reload beat` tries it again"), "{shown}");
+    assert!(svd.fails(&["reload", "beat"]).contains("nothing was stopped"));
+    // By a signal, of which the events alone tell.
+    svd.service("beat", &file(&there));
+    svd.ok(&["update"]);
+    assert!(!both(&svd.svctl(&["status", "beat"])).contains("tries it again"));
+    std::fs::remove_file(app.root.join("current")).expect("removing current");
+    let pid = svd.main_pid("beat");
+    svd.service("beat", &script(SLEEP, &format!("root = {there}\nnice = 2\n[reload]\noverlap = false\n")));
+    svd.signal(Signal::SIGHUP);
+    let told =
+        |text: &str| text.lines().any(|l| l.contains("beat warning: is not reloaded") && l.contains("`current`"));
+    wait_until("the failure is told", PATIENCE, || told(&svd.ok(&["events"])));
+    assert_eq!(svd.main_pid("beat"), pid, "it was not touched");
+    app.switch("1");
+    svd.ok(&["reload", "beat"]);
+    assert_ne!(svd.main_pid("beat"), pid);
+}
+
+#[test]
 fn what_runs_with_an_older_configuration_is_named() {
     let mut svd = Svd::new();
     svd.service("web", &script(SLEEP, "[ready]\ndelay = '50ms'\n"));

@@ -82,6 +82,8 @@ pub enum Awaited {
 pub enum Change {
     /// Nothing but numbers of the policy.
     Live,
+    /// Those of the next generation alone: whoever asks for that one will tell so.
+    Next,
     /// New processes, by a reload.
     Reload,
     /// New sockets or another kind: stop, start.

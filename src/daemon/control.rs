@@ -2,7 +2,6 @@
 
 use super::host::Host;
 use super::orders::Part;
-use super::reload::Reload;
 use super::state::Key;
 use crate::api::request::Name;
 use crate::api::types::{
@@ -58,7 +57,7 @@ impl Host {
             Request::Stop { services } => self.each(services, reply, "stopped", |_, _| Command::Stop),
             Request::Restart { services } => self.each(services, reply, "restarted", |_, _| Command::Restart),
             Request::Reload { services, release, force } => {
-                self.reload(Reload { services, release, force, reply });
+                self.each(services, reply, "reloaded", |_, _| Command::Reload { release: release.clone(), force })
             }
             Request::Enable { services } => self.enable(&services, true, reply),
             Request::Disable { services } => self.enable(&services, false, reply),
@@ -107,17 +106,6 @@ impl Host {
         command: impl Fn(&Host, ServiceId) -> Command,
     ) {
         let call = self.begin_call(reply);
-        self.each_of(call, services, done, command);
-    }
-
-    /// The same for a call that has begun.
-    pub fn each_of(
-        &mut self,
-        call: u64,
-        services: Vec<Name>,
-        done: &'static str,
-        command: impl Fn(&Host, ServiceId) -> Command,
-    ) {
         for name in services {
             let Some(service) = self.machine.named(&name).map(|s| s.id) else {
                 self.add_result(call, ServiceResult::failed(&name, unknown(&name)));
@@ -126,7 +114,7 @@ impl Host {
             let command = command(self, service);
             let awaited = self.machine.awaited(service, &command);
             let op = self.begin_op(call, service, &name, done, awaited, Some(command.clone()));
-            self.tell(Event::Command { op: Some(op), service, command });
+            self.give(Some(op), service, command);
         }
         self.finish_call(call);
     }

@@ -70,9 +70,9 @@ pub enum Message {
         lines: Vec<Box<str>>,
     },
     /// What a reload would start was looked at before anything is stopped.
-    ReloadLookedAt {
-        asked: Box<super::reload::Reload>,
-        unfit: Vec<(crate::api::request::Name, String)>,
+    LookedAt {
+        look: super::reload::Look,
+        result: Result<(), String>,
     },
     Check(super::checks::Check),
     /// The program of a check was looked for.
@@ -458,7 +458,7 @@ impl Host {
                     self.handle_planned(generation, plan.map(Rc::new));
                 }
             }
-            Message::ReloadLookedAt { asked, unfit } => self.reload_the_fit(*asked, unfit),
+            Message::LookedAt { look, result } => self.handle_looked_at(look, result),
             Message::Bound { generation, sockets } => {
                 if self.plans.remove(&generation).is_some() {
                     self.handle_bound(generation, sockets);

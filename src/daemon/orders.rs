@@ -270,7 +270,7 @@ impl Host {
         let untold = command.is_none() && !given;
         let op = self.begin_op(call, service, &name, done, awaited, command);
         if let Some(command) = again {
-            return self.tell(Event::Command { op: Some(op), service, command });
+            return self.give(Some(op), service, command);
         }
         self.set_given(op);
         if untold {

@@ -1,62 +1,56 @@
-//! `svctl reload`. Where the old generation is stopped first (`overlap = false`), what the new one needs is looked at before
-//! that: a release that does not exist must not cost an interruption.
+//! Reloads (`svctl reload`, and of an update). Where the old generation is stopped first (`overlap = false`), what the new one
+//! needs is looked at before that: a release that does not exist must not cost an interruption.
 
 use super::host::{Host, Message};
 use super::launch;
 use super::pool::Lane;
-use crate::api::Reply;
-use crate::api::request::Name;
-use crate::api::types::{ApiError, ErrorCode, ServiceResult};
 use crate::config::spec::Service;
-use crate::core::{Command, ServiceId};
+use crate::core::{Command, Event, Failure, OpId, ServiceId};
 use std::sync::Arc;
 
-/// What was asked for.
-pub struct Reload {
-    pub services: Vec<Name>,
-    pub release: Option<Box<str>>,
-    pub force: bool,
-    pub reply: Reply,
+/// A command that waits for a look at what it would start.
+pub struct Look {
+    pub op: Option<OpId>,
+    pub service: ServiceId,
+    pub command: Command,
 }
 
 impl Host {
-    pub fn reload(&mut self, asked: Reload) {
-        let first: Vec<(Name, ServiceId, Arc<Service>)> =
-            asked.services.iter().filter_map(|name| self.stopped_first(name)).collect();
-        if first.is_empty() {
-            return self.reload_the_fit(asked, Vec::new());
-        }
+    /// Tells the state machine what somebody wants; a reload that stops what serves, once it is known that the new generation can
+    /// be prepared.
+    pub fn give(&mut self, op: Option<OpId>, service: ServiceId, command: Command) {
+        let release = match &command {
+            Command::Reload { release, .. } => release.clone(),
+            _ => return self.tell(Event::Command { op, service, command }),
+        };
+        let Some(spec) = self.stopped_first(service) else {
+            return self.tell(Event::Command { op, service, command });
+        };
         let (own, pool, messages) = (self.own.clone(), self.pool.clone(), self.messages.clone());
         tokio::task::spawn_local(async move {
-            let mut unfit = Vec::new();
-            for (name, id, spec) in first {
-                let (own, release) = (own.clone(), asked.release.clone());
-                let plan = move || launch::plan(&spec, release.as_deref(), &own, &[]).map(drop);
-                if let Err(why) = pool.run(Lane::Files(id), plan).await {
-                    unfit.push((name, why));
-                }
-            }
-            let _ = messages.send(Message::ReloadLookedAt { asked: Box::new(asked), unfit }).await;
+            let plan = move || launch::plan(&spec, release.as_deref(), &own, &[]).map(drop);
+            let result = pool.run(Lane::Files(service), plan).await;
+            let _ = messages.send(Message::LookedAt { look: Look { op, service, command }, result }).await;
         });
     }
 
-    /// A service that serves, and would not while its new generation boots.
-    fn stopped_first(&self, name: &Name) -> Option<(Name, ServiceId, Arc<Service>)> {
-        let id = self.machine.named(name).filter(|service| service.committed().is_some())?.id;
+    /// The file of a service that serves, and would not while its new generation boots.
+    pub fn stopped_first(&self, id: ServiceId) -> Option<Arc<Service>> {
+        self.machine.service(id).filter(|service| service.committed().is_some())?;
         let spec = &self.units.get(&id)?.spec;
-        (!spec.reload.overlap).then(|| (name.clone(), id, Arc::clone(spec)))
+        (!spec.reload.overlap).then(|| Arc::clone(spec))
     }
 
-    /// `unfit`: those whose new generation cannot even be prepared, and why; they go on as they are.
-    pub fn reload_the_fit(&mut self, asked: Reload, unfit: Vec<(Name, String)>) {
-        let Reload { services, release, force, reply } = asked;
-        let call = self.begin_call(reply);
-        let is_fit = |name: &Name| !unfit.iter().any(|(other, _)| other == name);
-        let fit: Vec<Name> = services.into_iter().filter(is_fit).collect();
-        for (name, why) in unfit {
-            let text = format!("{name}: {why}; nothing was stopped, what runs goes on.");
-            self.add_result(call, ServiceResult::failed(&name, ApiError::new(ErrorCode::Failed, text)));
+    /// `result`: an error where the new generation cannot even be prepared: what runs goes on as it is.
+    pub fn handle_looked_at(&mut self, look: Look, result: Result<(), String>) {
+        let Look { op, service, command } = look;
+        let Err(why) = result else { return self.tell(Event::Command { op, service, command }) };
+        let reason = format!("{why}; nothing was stopped, what runs goes on");
+        // Who sends SIGHUP is answered nowhere else.
+        let text = format!("is not reloaded: {reason}");
+        if let Some(op) = op {
+            self.handle_done(op, Err(Failure { reason, generation: None }));
         }
-        self.each_of(call, fit, "reloaded", |_, _| Command::Reload { release: release.clone(), force });
+        self.warn(Some(service), &text);
     }
 }

@@ -11,7 +11,7 @@ use crate::api::types::{ApiError, Change as Shown, ChangeAction, ErrorCode, Upda
 use crate::config::diff::{self, Change, Needs};
 use crate::config::spec::{Config, Daemon, Service};
 use crate::config::{self, Diagnostics};
-use crate::core::{self, Awaited, Event, OpId, Phase, Policy, ServiceId, Setup};
+use crate::core::{self, Awaited, Command, Event, OpId, Phase, Policy, ServiceId, Setup};
 use crate::sys::socket::UnixOptions;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use std::time::Instant;
 
 /// Changes that an event names.
 const APPLIED_SHOWN: usize = 20;
+/// Into a changed file, whatever drains still.
+const RELOAD: Command = Command::Reload { release: None, force: true };
 /// Updates that wait.
 const UPDATES: usize = 64;
 
@@ -128,12 +130,15 @@ impl Host {
         let settled = service.state(self.machine.workers()) != core::State::Reloading;
         let committed = service.committed().filter(|_| settled).and_then(|g| self.generations.get(&g.id));
         let (Some(unit), Some(made)) = (self.units.get(&service.id), committed) else { return false };
-        diff::needs(&made.plan.spec, &unit.spec).is_some_and(|needs| needs >= Needs::Reload)
+        let behind = diff::needs(&made.plan.spec, &unit.spec).is_some_and(|needs| needs >= Needs::Reload);
+        // What it would start may still be looked at.
+        behind && !self.ops.values().any(|op| op.service == service.id && op.failure.is_none())
     }
 
     /// Applies a configuration that is valid as a whole.
     pub fn apply(&mut self, new: Config, changes: &[Change], call: Option<u64>) {
         let (mut add, mut change, mut remove) = (Vec::new(), Vec::new(), Vec::new());
+        let mut reload = Vec::new();
         for one in changes {
             match one {
                 Change::Daemon { .. } => {
@@ -159,13 +164,21 @@ impl Host {
                     if let (Some(id), Some(spec)) =
                         (self.machine.named(service).map(|s| s.id), new.services.get(service))
                     {
-                        let op = self.op(call, id, service, "updated", self.awaited(id, spec, *needs));
-                        change.push(self.change(id, spec, *needs, op));
+                        self.change(id, spec, *needs);
+                        let (policy, needed) = (Rc::new(Policy::new(spec)), to_core(spec, *needs));
+                        if needed == core::Change::Reload && self.stopped_first(id).is_some() {
+                            change.push((id, policy, core::Change::Next, None));
+                            reload.push((id, self.reload_op(call, id, service)));
+                        } else {
+                            let op = self.op(call, id, service, "updated", self.awaited(id, needed));
+                            change.push((id, policy, needed, op));
+                        }
                     }
                 }
             }
         }
         self.tell(Event::Configure { add, change, remove });
+        reload.into_iter().for_each(|(id, op)| self.give(op, id, RELOAD));
         self.publish_directory();
         self.trim.wanted(Instant::now());
     }
@@ -181,10 +194,16 @@ impl Host {
         call.map(|call| self.begin_op(call, id, name, done, awaited, None))
     }
 
+    /// The same, for a reload that the state machine is told of by itself.
+    fn reload_op(&mut self, call: Option<u64>, id: ServiceId, name: &str) -> Option<OpId> {
+        let awaited = self.machine.awaited(id, &RELOAD);
+        call.map(|call| self.begin_op(call, id, name, "updated", awaited, Some(RELOAD)))
+    }
+
     /// When a changed file is in force.
-    fn awaited(&self, id: ServiceId, spec: &Service, needs: Needs) -> Awaited {
+    fn awaited(&self, id: ServiceId, change: core::Change) -> Awaited {
         let runs = self.machine.service(id).is_some_and(|s| s.phase == Phase::Active);
-        match to_core(spec, needs) {
+        match change {
             core::Change::Reload if runs => Awaited::Replaced { before: self.machine.committed_number(id) },
             core::Change::Restart if runs => Awaited::Running,
             _ => Awaited::Nothing,
@@ -256,13 +275,7 @@ impl Host {
         }
     }
 
-    fn change(
-        &mut self,
-        id: ServiceId,
-        spec: &Arc<Service>,
-        needs: Needs,
-        op: Option<OpId>,
-    ) -> (ServiceId, Rc<Policy>, core::Change, Option<OpId>) {
+    fn change(&mut self, id: ServiceId, spec: &Arc<Service>, needs: Needs) {
         self.state.mark(Key::Unit(id));
         self.mark_spec(id);
         if let Some(unit) = self.units.get_mut(&id) {
@@ -287,7 +300,6 @@ impl Host {
                 self.adjust_sockets(id, change);
             }
         }
-        (id, Rc::new(Policy::new(spec)), to_core(spec, needs), op)
     }
 
     /// Tells the server which services there are, and who may what.
