@@ -4,6 +4,7 @@
 
 mod support;
 
+use nix::sys::signal::Signal;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -86,6 +87,40 @@ fn what_hangs_for_some_services_keeps_no_other_from_starting() {
         let list = svd.json(&["status"]);
         list["services"].as_array().is_some_and(|rows| rows.iter().all(|row| row["state"] == "running"))
     });
+    svd.stop();
+}
+
+#[test]
+fn an_update_whose_files_hang_stops_nothing_and_is_carried_on_by_the_next_svd() {
+    let mut svd = Svd::new();
+    let Some(server) = DeadServer::mount(&svd) else { return };
+    svd.service("beat", &script(SLEEP, "[reload]\noverlap = false\n"));
+    svd.service("web", &script(SLEEP, ""));
+    svd.start();
+    svd.wait_state("beat", "running");
+    svd.wait_state("web", "running");
+    let (beat, web) = (svd.main_pid("beat"), svd.main_pid("web"));
+    let missing = quoted(&svd.path("missing"));
+    let files = format!("environment_files = [{}, {missing}]\n[reload]\noverlap = false\n", server.file());
+    svd.service("beat", &script(SLEEP, &files));
+    svd.service("web", &script(SLEEP, "nice = 1\n"));
+    let update = svd.svctl_beside(&["update"]);
+    wait_until("the other service is updated", PATIENCE, || {
+        svd.state("web") == "running" && svd.main_pid("web") != web
+    });
+    assert_eq!((svd.state("beat"), svd.main_pid("beat")), ("running".into(), beat));
+    let status = || String::from_utf8_lossy(&svd.svctl(&["status", "beat"]).stdout).into_owned();
+    assert!(!status().contains("tries it again"), "nothing has failed yet: {}", status());
+    let killed = svd.pid();
+    svd.belongings.note(killed);
+    svd.signal(Signal::SIGKILL);
+    assert!(!update.finish().status.success());
+    wait_until("the next svd", PATIENCE, || svd.pid() != killed);
+    svd.wait_state("beat", "running");
+    drop(server);
+    let told = "beat warning: is not reloaded: cannot read the environment file";
+    wait_until("it was tried, and what came of it is told", PATIENCE, || svd.ok(&["events"]).contains(told));
+    assert_eq!(svd.main_pid("beat"), beat, "it was not touched");
     svd.stop();
 }
 
