@@ -305,6 +305,39 @@ fn the_last_lines_and_those_since() {
     assert!(quoted.contains("yesterday-ish"), "{quoted}");
 }
 
+#[test]
+fn the_lines_of_several_services() {
+    let mut svd = Svd::new();
+    let gate = svd.path("gate");
+    let text = |name: &str| {
+        let after = format!("while ! test -e {}; do sleep 0.05; done; echo {name} goes on; {SLEEP}", gate.display());
+        script(&format!("echo {name} begins; {after}"), "")
+    };
+    for name in ["web", "web-queue", "other"] {
+        svd.service(name, &text(name));
+    }
+    svd.start();
+    for name in ["web", "web-queue", "other"] {
+        wait_until("it has begun", PATIENCE, || svd.output(name).contains("begins"));
+    }
+    let both = svd.ok(&["logs", "web*", "-n", "1"]);
+    assert_eq!(both, "web       | web begins\nweb-queue | web-queue begins\n");
+    assert_eq!(svd.ok(&["logs", "other", "web", "-n", "1"]), "other | other begins\nweb   | web begins\n");
+    let document = svd.ok(&["--json", "logs", "web*", "-n", "1"]);
+    let expected = r#"{"services":[{"lines":["web begins"],"service":"web"},{"lines":["web-queue begins"],"service":"web-queue"}]}"#;
+    assert_eq!(document.trim_end(), expected);
+    assert!(svd.fails(&["logs", "web", "nobody-knows"]).contains("no service"));
+
+    let follow = Follow::start(&svd, &["logs", "-f", "-n", "1", "web", "other"]);
+    let mut seen = [follow.next(), follow.next()];
+    seen.sort();
+    assert_eq!(seen, ["other | other begins", "web   | web begins"]);
+    fs::write(&gate, "").expect("opening the gate");
+    let mut seen = [follow.next(), follow.next()];
+    seen.sort();
+    assert_eq!(seen, ["other | other goes on", "web   | web goes on"]);
+}
+
 /// Runs a command with a terminal as its stdout; what it wrote there.
 fn on_terminal(mut command: Command) -> Vec<u8> {
     let pty = nix::pty::openpty(None, None).expect("a terminal");

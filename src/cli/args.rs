@@ -167,8 +167,9 @@ pub struct SignalArgs {
 
 #[derive(Debug, Args)]
 pub struct LogsArgs {
+    /// Several: each line behind the name of its service
     #[arg(value_name = "NAME")]
-    pub name: String,
+    pub names: Vec<String>,
 
     /// Go on until interrupted, also through a restart of svd
     #[arg(short, long)]
