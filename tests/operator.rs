@@ -308,3 +308,28 @@ fn a_command_ends_with_its_client() {
     drop(client.stdout.take());
     assert_eq!(client.wait().expect("its end").code(), Some(0), "quietly, as with `logs`");
 }
+
+#[test]
+fn a_shell_completes_the_names_of_services() {
+    let mut svd = Svd::new();
+    for name in ["web", "web-queue", "other"] {
+        svd.service(name, &script(SLEEP, ""));
+    }
+    svd.start();
+    let script = svd.ok(&["completions", "bash"]);
+    std::fs::write(svd.path("completion"), script).expect("a script");
+    let offered = |words: &str| {
+        let program = env!("CARGO_BIN_EXE_svctl");
+        let text = format!(
+            "svctl() {{ {program} \"$@\"; }}; . {}; COMP_WORDS=({words} we); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _svctl_with_services svctl we restart; echo \"${{COMPREPLY[@]}}\"",
+            svd.path("completion").display()
+        );
+        let mut bash = std::process::Command::new("bash");
+        let output = bash.args(["-c", &text]).env("AIRDOCK_SOCKET", svd.path("run/svd.sock")).output().expect("bash");
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    };
+    assert_eq!(offered("svctl restart"), "web web-queue");
+    assert_eq!(offered("svctl --socket /else logs other"), "web web-queue");
+    assert_eq!(offered("svctl check"), "", "it takes a directory");
+}

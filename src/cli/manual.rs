@@ -1,4 +1,4 @@
-//! Completion scripts and the manual page, made from the grammar itself.
+//! The manual page, made from the grammar itself.
 
 use clap::CommandFactory;
 
@@ -6,12 +6,6 @@ use super::args::Cli;
 use super::context::Context;
 use super::exit::{CliError, Exit};
 use crate::api::client::ClientError;
-
-pub fn completions(shell: clap_complete::Shell) -> Result<Exit, CliError> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "svctl", &mut script);
-    output(&script)
-}
 
 pub fn man() -> Result<Exit, CliError> {
     output(&man_page()?)

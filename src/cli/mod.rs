@@ -6,6 +6,7 @@
 mod act;
 pub mod args;
 pub mod check;
+mod completion;
 mod context;
 mod demo;
 mod events;
@@ -71,7 +72,7 @@ fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Logs(args) => logs::logs(context, &args),
         Command::Events(args) => events::events(context, &args),
         Command::Check(args) => configuration(context, &args.dir),
-        Command::Completions(args) => manual::completions(args.shell),
+        Command::Completions(args) => completion::completions(args.shell),
         Command::Man => manual::man(),
         Command::Demo(args) => demo::demo(context, &args),
     }
