@@ -217,6 +217,7 @@ fn instances_and_scale() {
     svd.ok(&["scale", "many", "5"]);
     let five = pids(&svd, "many");
     assert_eq!((five.len(), &five[..3]), (5, &three[..]), "those that ran go on");
+    assert!(svd.ok(&["status"]).contains(&format!("{} +4", five[0])), "the table counts them");
     svd.ok(&["scale", "many", "1"]);
     assert_eq!(pids(&svd, "many"), three[..1]);
     assert!(three[1..].iter().chain(&five[3..]).all(|pid| !alive(*pid)));

@@ -79,6 +79,7 @@ fn row(name: &str) -> StatusRow {
         release: Some("deploy-2026-11-22_18-40-00".into()),
         generation: Some(3),
         pid: (!failed).then_some(4711),
+        further_workers: 0,
         since_seconds: 90,
         restarts: 0,
         enabled: true,

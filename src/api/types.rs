@@ -92,6 +92,9 @@ pub struct StatusRow {
     /// Of the first worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// Workers that run beside the first (instances of a command).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub further_workers: u64,
     /// Seconds in this state.
     pub since_seconds: u64,
     /// Of its workers, since the last `start`.

@@ -81,7 +81,10 @@ fn cells(row: &StatusRow) -> [String; 8] {
         state,
         or_dash(row.release.as_deref().map(line)),
         or_dash(row.generation.map(|n| n.to_string())),
-        or_dash(row.pid.map(|n| n.to_string())),
+        or_dash(row.pid.map(|n| match row.further_workers {
+            0 => n.to_string(),
+            more => format!("{n} +{more}"),
+        })),
         age(row.since_seconds),
         row.restarts.to_string(),
         line(row.reason.as_deref().unwrap_or("")),

@@ -9,6 +9,7 @@ fn row(name: &str, state: ServiceState) -> StatusRow {
         release: None,
         generation: Some(1),
         pid: Some(4711),
+        further_workers: 0,
         since_seconds: 3725,
         restarts: 0,
         enabled: true,
@@ -29,7 +30,9 @@ fn rows() -> Vec<StatusRow> {
     broken.reason = Some("exited with code 1\n10 times; \x1b[31mnext try in 4m".into());
     let mut stopped = row("web", ServiceState::Stopped);
     (stopped.pid, stopped.generation) = (None, None);
-    vec![airship, broken, stopped]
+    let mut several = row("queue", ServiceState::Running);
+    several.further_workers = 2;
+    vec![airship, broken, several, stopped]
 }
 
 #[test]
@@ -41,10 +44,11 @@ fn ages() {
 #[test]
 fn the_table_is_aligned_and_plain() {
     insta::assert_snapshot!(table(&rows(), false), @r#"
-    NAME     STATE              RELEASE                     GEN  PID   SINCE  RESTARTS  REASON
-    airship  running (drained)  deploy-2026-11-22_18-40-00  12   4711  1h02m  0
-    db       failed             -                           1    -     5s     10        exited with code 1 10 times; \x1b[31mnext try in 4m
-    web      stopped            -                           -    -     1h02m  0
+    NAME     STATE              RELEASE                     GEN  PID      SINCE  RESTARTS  REASON
+    airship  running (drained)  deploy-2026-11-22_18-40-00  12   4711     1h02m  0
+    db       failed             -                           1    -        5s     10        exited with code 1 10 times; \x1b[31mnext try in 4m
+    queue    running            -                           1    4711 +2  1h02m  0
+    web      stopped            -                           -    -        1h02m  0
     "#);
 }
 

@@ -56,7 +56,8 @@ impl Host {
             state,
             release,
             generation: shown.map(|g| g.id.number),
-            pid: shown.and_then(|g| self.first_pid(g)),
+            pid: shown.and_then(|g| self.pids_of(g).next()),
+            further_workers: shown.map_or(0, |g| self.pids_of(g).skip(1).count() as u64),
             since_seconds: self.now().since(service.since).as_secs(),
             restarts: service.restarts,
             enabled: unit.enabled,
@@ -65,8 +66,8 @@ impl Host {
         })
     }
 
-    fn first_pid(&self, generation: &core::Generation) -> Option<u32> {
-        generation.slots.iter().find_map(|slot| match slot.state {
+    fn pids_of(&self, generation: &core::Generation) -> impl Iterator<Item = u32> {
+        generation.slots.iter().filter_map(|slot| match slot.state {
             SlotState::Filled(worker) => self.pid_of(worker),
             _ => None,
         })
