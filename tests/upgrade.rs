@@ -134,6 +134,16 @@ fn the_next_svd_takes_up_another_public_address() {
     let moved = |svd: &Svd| TcpStream::connect(svd.public).is_ok() && TcpStream::connect(old).is_err();
     wait_until("the new address answers, and the old one nobody", PATIENCE, || moved(&svd));
     assert_eq!((svd.health("sleeps").0, svd.main_pid("sleeps")), (200, worker));
+    // One that includes it: the guardian has a copy of the old socket.
+    let port = svd.public.port();
+    svd.public = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    svd.config("");
+    svd.ok(&["update"]);
+    let everywhere = || TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), port)).is_ok();
+    assert!(!everywhere(), "not yet");
+    svd.ok(&["upgrade", "--binary", binary.to_str().expect("a path")]);
+    wait_until("it listens on all addresses", PATIENCE, everywhere);
+    assert!(!svd.said().contains("cannot listen"), "{}", svd.said());
     std::fs::write(svd.path("etc/svd.toml"), "").expect("no public address at all");
     svd.ok(&["update"]);
     svd.ok(&["upgrade", "--binary", binary.to_str().expect("a path")]);

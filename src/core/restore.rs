@@ -166,7 +166,9 @@ impl Machine {
         machine.now = now;
         for Saved { service, workers } in saved {
             machine.last_worker = machine.last_worker.max(service.last_worker.min(LARGEST_WORKER));
-            for worker in workers {
+            for mut worker in workers {
+                // Of one that an earlier version has written down.
+                worker.proved |= worker.state == WorkerState::Ready;
                 machine.last_worker = machine.last_worker.max(worker.id.0);
                 machine.workers.insert(worker.id, Box::new(worker));
             }
@@ -430,6 +432,20 @@ mod tests {
         let failed = tell(&mut restored, Event::Prepared { generation, result: Err("no such release".into()) });
         let why = answered(&failed).and_then(Result::err).expect("it was taken back");
         assert!(why.contains("no such release") && why.contains("generation 1 goes on"), "{why}");
+    }
+
+    #[test]
+    fn who_is_ready_by_an_earlier_version_has_been_ready() {
+        let machine = running();
+        let mut saved: Vec<Saved> = machine.services().filter_map(|s| Some(machine.record(s.id)?.saved())).collect();
+        saved.iter_mut().flat_map(|one| &mut one.workers).for_each(|worker| worker.proved = false);
+        let mut restored = Machine::restore(1, 0, Time(20), saved);
+        restored.resume();
+        let worker = restored.workers().keys().next().copied().expect("its worker");
+        let later = restored.now + std::time::Duration::from_secs(3600);
+        let exit = super::super::Exit::Code(1);
+        restored.handle(later, Event::Exited { worker, exit, leftovers: false, reason: None });
+        assert!(!restored.workers().is_empty(), "it is replaced at once");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::state::aside::{self, Aside};
 use super::state::{Key, State};
 use super::store::Store;
 use super::upgrade::Successor;
-use super::{audit, token, update};
+use super::{audit, checks, token, update};
 use crate::api::audit::Numbers;
 use crate::api::public;
 use crate::api::reply::Counters;
@@ -418,7 +418,8 @@ fn contain(paths: &Paths, found: Option<&Found>, limitations: &mut Vec<Box<str>>
 fn sweep(tree: &Arc<Tree>, which: impl Fn(&Group) -> bool) -> usize {
     let mut groups = tree.groups().unwrap_or_default();
     groups.retain(which);
-    let left = groups.iter().filter(|g| g.is_populated().unwrap_or(false)).count();
+    let workers = groups.iter().filter(|g| !checks::is_group(g.name()));
+    let left = workers.filter(|g| g.is_populated().unwrap_or(false)).count();
     let (until, hung) = (Instant::now() + LEFT_LIMIT, Instant::now() + HUNG);
     loop {
         // Best effort, and again: before Linux 5.14 one round misses what is forked meanwhile.
@@ -498,9 +499,11 @@ fn listen_publicly(
         daemon.http.is_some_and(|at| super::sockets::listens_at(socket, &Listen::Tcp(at)))
     };
     let (had, other) = if had.as_ref().is_some_and(fits) { (had, None) } else { (None, had) };
-    if let (Some(_), Some(keeper)) = (other, keeper.as_mut()) {
-        // The configuration names another address by now, or none: nobody is to wait at the old one.
+    if let (Some(other), Some(keeper)) = (other, keeper.as_mut()) {
+        // The configuration names another address by now, or none: nobody is to wait at the old one. The guardian gives its
+        // copy up a moment later, and the new address may include the old one.
         keeper.remove(keeping::HTTP);
+        socket::end_listening(&other);
     }
     let Some(address) = daemon.http else { return Ok(()) };
     let listener = public_listener(address, had)?;
@@ -515,7 +518,12 @@ fn listen_publicly(
 async fn listen_publicly_later(address: std::net::SocketAddr, context: ServerContext) {
     loop {
         tokio::time::sleep(PUBLIC_AGAIN).await;
-        if let Ok(listener) = public_listener(address, None) {
+        // Not here: who holds the address is looked for in all processes.
+        let Ok(bound) = crate::sys::blocking::start(move || socket::listen_tcp(address, BACKLOG, false)) else {
+            continue;
+        };
+        let Ok(Ok(socket)) = bound.await else { continue };
+        if let Ok(listener) = public_listener(address, Some(socket)) {
             tracing::warn!("svd: listens on {address} ([http] listen in svd.toml) again");
             return public::serve(listener, context).await;
         }

@@ -47,6 +47,15 @@ struct Wanted {
     directory: PathBuf,
 }
 
+fn group_name(number: u64) -> String {
+    format!("check.{number}")
+}
+
+/// Was it made for a command of svd's or a client's, and not for a worker (which has three numbers)?
+pub fn is_group(name: &str) -> bool {
+    name.strip_prefix("check.").is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
 /// Of a command that is to succeed: `what` and how it ended instead.
 pub fn verdict(what: &str, ended: Ended) -> Result<(), String> {
     match ended? {
@@ -118,7 +127,7 @@ impl Host {
             let wire = |target| Wire { source: Source::Fd(Arc::clone(output)), target };
             prepared.descriptors = vec![wire(1), wire(2)];
         }
-        let name = format!("check.{}", self.last_check + 1);
+        let name = group_name(self.last_check + 1);
         Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())
     }
 
@@ -133,7 +142,7 @@ impl Host {
         limit: Duration,
         done: oneshot::Sender<Ended>,
     ) -> Result<(), String> {
-        let name = format!("check.{}", self.last_check + 1);
+        let name = group_name(self.last_check + 1);
         let worker = Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())?;
         self.watch_check(what, limit, None, done, worker);
         Ok(())

@@ -305,6 +305,8 @@ impl Host {
             Verb::Enable => self.enable(&order.services, true, reply),
             Verb::Disable => self.enable(&order.services, false, reply),
             Verb::Drain => self.drain(&order.services, &*order.detail != "undrain", reply),
+            // All of it may have ended while no svd was there: this one is about to end.
+            Verb::Shutdown if self.finished => reply.ok(&()),
             Verb::Shutdown => {
                 self.tell(Event::Shutdown);
                 self.ending.push(reply);

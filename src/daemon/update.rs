@@ -130,7 +130,8 @@ impl Host {
         let settled = service.state(self.machine.workers()) != core::State::Reloading;
         let committed = service.committed().filter(|_| settled).and_then(|g| self.generations.get(&g.id));
         let (Some(unit), Some(made)) = (self.units.get(&service.id), committed) else { return false };
-        let behind = diff::needs(&made.plan.spec, &unit.spec).is_some_and(|needs| needs >= Needs::Reload);
+        let needs = diff::needs(&made.plan.spec, &unit.spec);
+        let behind = needs.is_some_and(|needs| !matches!(to_core(&unit.spec, needs), core::Change::Live));
         // What it would start may still be looked at.
         behind && !self.ops.values().any(|op| op.service == service.id && op.failure.is_none())
     }

@@ -354,12 +354,9 @@ impl Host {
         self.remove_files(&name, process.slot, id);
     }
 
-    /// Closing a descriptor is not enough where the guardian holds a copy, as during a shutdown: what is ready for ever then
-    /// (a process that has ended) would keep the loop busy.
+    /// Closing a descriptor is not enough as long as the guardian holds a copy: what is ready for ever then (a process that has
+    /// ended) would keep the loop busy.
     fn watch_no_longer(&self, process: &Process) {
-        if !self.machine.is_shutting_down() {
-            return;
-        }
         let notify = process.notify.as_ref().map(AsFd::as_fd);
         let ready = process.ready_fd.as_ref().map(AsFd::as_fd);
         for fd in [process.worker.process(), notify, ready].into_iter().flatten() {
