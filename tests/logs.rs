@@ -413,20 +413,57 @@ fn a_full_disk_stops_no_service() {
     svd.wait_state("writer", "running");
     let table = svd.ok(&["status"]);
     assert!(table.contains("its output is lost: cannot write") && table.contains("No space left"), "{table}");
-    let metric = |name: &str| {
-        let (_, text) = support::http_get(svd.public, "/metrics").expect("the metrics");
-        let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
-        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .unwrap_or_else(|| panic!("no {name}:\n{text}"))
-    };
-    assert_eq!((metric("airdock_svd_logs_failing "), metric("airdock_svd_logs_lost_bytes_total ")), (1.0, 0.0));
+    assert_eq!(
+        (metric(&svd, "airdock_svd_logs_failing "), metric(&svd, "airdock_svd_logs_lost_bytes_total ")),
+        (1.0, 0.0)
+    );
     fs::remove_file(&filler).expect("making room");
     let before = lines(&svd, "writer", "line");
     wait_until("its output is kept again", PATIENCE, || lines(&svd, "writer", "line") > before + 10);
     let events = svd.ok(&["events"]);
     assert!(events.contains("bytes"), "how much was lost is told:\n{events}");
     assert!(!svd.ok(&["status"]).contains("its output is lost"));
-    assert!(metric("airdock_svd_logs_failing ") < 1.0 && metric("airdock_svd_logs_lost_bytes_total ") > 0.0);
+    assert!(
+        metric(&svd, "airdock_svd_logs_failing ") < 1.0 && metric(&svd, "airdock_svd_logs_lost_bytes_total ") > 0.0
+    );
     // Unmounted before svd's own directory is removed, and after svd has let go of it.
     svd.stop();
+}
+
+/// A number of svd's own in `/metrics`.
+fn metric(svd: &Svd, name: &str) -> f64 {
+    let (_, text) = support::http_get(svd.public, "/metrics").expect("the metrics");
+    let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no {name}:\n{text}"))
+}
+
+#[test]
+fn what_is_lost_is_shown_as_long_as_something_is() {
+    let mut svd = Svd::new();
+    // A directory has the file's name.
+    let blocked = log(&svd, "quiet", "output.log");
+    fs::create_dir_all(&blocked).expect("a directory");
+    let text = format!("echo once; {SLEEP}");
+    svd.service("quiet", &script(&text, ""));
+    svd.start();
+    let failing = |svd: &Svd| metric(svd, "airdock_svd_logs_failing ") > 0.0;
+    let shown = |svd: &Svd| svd.ok(&["status"]).contains("its output is lost: cannot open");
+    wait_until("the loss is shown", PATIENCE, || shown(&svd) && failing(&svd));
+    svd.ok(&["stop", "quiet"]);
+    assert!(!shown(&svd) && !failing(&svd), "nothing runs whose output could be lost");
+    svd.ok(&["start", "quiet"]);
+    assert!(shown(&svd) && failing(&svd), "and this one's is");
+    // Its output goes to files that can be written; nothing goes to the one that can't.
+    svd.service("quiet", &script(&text, "[logs]\nstderr = 'apart'"));
+    svd.ok(&["update"]);
+    svd.ok(&["restart", "quiet"]);
+    wait_until("it writes", PATIENCE, || bytes(&log(&svd, "quiet", "stdout.log")).ends_with(b"once\n"));
+    assert!(!shown(&svd) && !failing(&svd), "{}", svd.ok(&["status"]));
+    svd.service("quiet", &script(&text, ""));
+    svd.ok(&["update"]);
+    svd.ok(&["restart", "quiet"]);
+    wait_until("the loss is shown again", PATIENCE, || shown(&svd) && failing(&svd));
+    fs::remove_dir(&blocked).expect("an empty directory");
+    wait_until("it is over, without any output", PATIENCE, || !shown(&svd) && !failing(&svd));
+    assert!(svd.ok(&["logs", "quiet"]).contains("of output were lost: "));
 }

@@ -333,3 +333,19 @@ fn a_shell_completes_the_names_of_services() {
     assert_eq!(offered("svctl --socket /else logs other"), "web web-queue");
     assert_eq!(offered("svctl check"), "", "it takes a directory");
 }
+
+#[test]
+fn a_root_that_may_not_give_files_away_is_told_so() {
+    if support::plain::needs_root() {
+        return;
+    }
+    let mut svd = Svd::new();
+    svd.service("other", &script(SLEEP, "user = 'nobody'"));
+    // As in a container with few capabilities.
+    let plain = svd.command();
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set", "-chown", "--inh-caps", "-chown"]).arg(plain.get_program()).args(plain.get_args());
+    svd.start_with(command);
+    wait_until("the reason is told", PATIENCE, || svd.ok(&["status"]).contains("(CAP_CHOWN)"));
+    assert!(!svd.ok(&["status"]).contains("does not run as root"));
+}

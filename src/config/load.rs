@@ -41,7 +41,7 @@ pub fn load(dir: &Path) -> Result<Config, Diagnostics> {
         path.strip_prefix(".").unwrap_or(&path).display().to_string()
     };
     if let Err(error) = fs::metadata(dir) {
-        let mut diagnostic = unreadable(&dir.display().to_string(), &error);
+        let mut diagnostic = unreadable(dir, &dir.display().to_string(), &error);
         if error.kind() == io::ErrorKind::NotFound {
             diagnostic.help = Some("name the directory that holds svd.toml and conf.d".to_owned());
         }
@@ -60,7 +60,7 @@ pub fn load(dir: &Path) -> Result<Config, Diagnostics> {
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => errors.push(unreadable(&shown("conf.d"), &error)),
+        Err(error) => errors.push(unreadable(&dir.join("conf.d"), &shown("conf.d"), &error)),
     }
     assemble(&reader.texts(), errors)
 }
@@ -127,12 +127,15 @@ fn stem(file_name: &str) -> &str {
     file_name.strip_suffix(".toml").unwrap_or(file_name)
 }
 
-fn unreadable(path: &str, error: &io::Error) -> Diagnostic {
+fn unreadable(file: &Path, path: &str, error: &io::Error) -> Diagnostic {
     let mut diagnostic = Diagnostic::of_file(path, format!("cannot be read: {error}"));
     diagnostic.help = match error.kind() {
         io::ErrorKind::PermissionDenied => Some("svd's user, and whoever checks, must be able to read it".to_owned()),
-        // Its name was listed: what it leads to is not there.
-        io::ErrorKind::NotFound => Some("it is a link that leads nowhere: mend or remove it".to_owned()),
+        // Its name was listed: what it leads to is not there, or it went since.
+        io::ErrorKind::NotFound => Some(match file.is_symlink() {
+            true => "it is a link that leads nowhere: mend or remove it".to_owned(),
+            false => "it was removed, or renamed, while the configuration was read: try again".to_owned(),
+        }),
         _ => None,
     };
     diagnostic
@@ -163,7 +166,7 @@ impl Reader {
     fn append(&mut self, file: &Path, path: &str) -> Result<(), Diagnostic> {
         read_limited(file, &mut self.bytes).map_err(|error| match error.kind() {
             io::ErrorKind::FileTooLarge => Diagnostic::of_file(path, "has more than 1 MiB, and is no configuration"),
-            _ => unreadable(path, &error),
+            _ => unreadable(file, path, &error),
         })?;
         let text = std::str::from_utf8(&self.bytes).map_err(|error| {
             let at = error.valid_up_to();
@@ -279,4 +282,20 @@ fn relations(
     }
     .check();
     found.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_went_is_not_called_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link.toml");
+        std::os::unix::fs::symlink("/nowhere/x", &link).unwrap();
+        let help = |file: &Path| unreadable(file, "a.toml", &io::ErrorKind::NotFound.into()).help.unwrap();
+        assert!(help(&link).contains("a link that leads nowhere"), "{}", help(&link));
+        let went = help(&dir.path().join("went.toml"));
+        assert!(!went.contains("link") && went.contains("while the configuration was read"), "{went}");
+    }
 }

@@ -2,7 +2,7 @@
 //! waits for an operation.
 
 use super::host::Host;
-use super::logs::LogEvent;
+use super::logs::{LogEvent, Lost, Stream};
 use crate::api::access::Scope;
 use crate::api::reply::StreamError;
 use crate::api::request::EventsRequest;
@@ -146,11 +146,9 @@ impl Host {
                 // The event names it.
                 self.warn(id, text.strip_prefix(&format!("{service}: ")).unwrap_or(&text));
             }
-            LogEvent::Failing { service, why } => {
+            LogEvent::Failing { service, stream, why } => {
                 let id = self.machine.named(&service).map(|s| s.id);
-                if let Some(unit) = id.and_then(|id| self.units.get_mut(&id)) {
-                    unit.unwritten = Some(why.as_str().into());
-                }
+                self.unwritten.entry(service).or_default().insert(stream, why.as_str().into());
                 let rest = "The service goes on; its output is counted and dropped until writing works again";
                 self.warn(id, &format!("{why}. {rest}"));
             }
@@ -158,14 +156,31 @@ impl Host {
                 let id = self.machine.named(&service).map(|s| s.id);
                 self.info(id, &text);
             }
-            LogEvent::Recovered { service, lost } => {
+            LogEvent::Recovered { service, stream, lost } => {
                 let id = self.machine.named(&service).map(|s| s.id);
-                if let Some(unit) = id.and_then(|id| self.units.get_mut(&id)) {
-                    unit.unwritten = None;
-                }
+                self.written(&service, stream);
                 self.log_lost += lost.bytes;
                 let text = format!("output is written again; {} bytes ({} lines) were lost", lost.bytes, lost.lines);
                 self.warn(id, &text);
+            }
+            LogEvent::GivenUp { service, stream, lost } => {
+                self.written(&service, stream);
+                self.log_lost += lost.bytes;
+                if lost.bytes > 0 {
+                    // In svd's own log alone: followers may not know a name that is no service's any more.
+                    let (file, Lost { bytes, lines }) = (stream.file_name(), lost);
+                    tracing::warn!("{service}: {bytes} bytes ({lines} lines) for its {file} were lost, and it is gone");
+                }
+            }
+        }
+    }
+
+    /// Nothing is wrong with that file any more.
+    fn written(&mut self, service: &str, stream: Stream) {
+        if let Some(files) = self.unwritten.get_mut(service) {
+            files.remove(&stream);
+            if files.is_empty() {
+                self.unwritten.remove(service);
             }
         }
     }

@@ -7,7 +7,7 @@ use super::control::Pending;
 use super::events::Events;
 use super::keeping::Keeper;
 use super::launch::Surroundings;
-use super::logs::{LogEvent, LogHandle};
+use super::logs::{LogEvent, LogHandle, Stream};
 use super::messages::Messages;
 use super::orders::Orders;
 use super::pool::{Lane, Pool};
@@ -152,6 +152,8 @@ pub struct Host {
     pub statsd: super::statsd::Statsd,
     /// Notifications of processes that are not of the service, and main processes that are not.
     pub foreign_notifications: u64,
+    /// Why output cannot be written, while that is so: by the service's name and the file.
+    pub unwritten: BTreeMap<Box<str>, BTreeMap<Stream, Box<str>>>,
     /// Bytes of output that could not be written, of times that are over.
     pub log_lost: u64,
     pub checks: BTreeMap<u64, super::checks::Running>,
@@ -270,6 +272,7 @@ impl Host {
             alarms: BTreeSet::new(),
             statsd: super::statsd::Statsd::default(),
             foreign_notifications: 0,
+            unwritten: BTreeMap::new(),
             log_lost: 0,
             checks: BTreeMap::new(),
             last_check: 0,

@@ -1,5 +1,6 @@
 //! From a generation to a process: the plan, resolved once, and what each spawn is prepared with.
 
+use super::logs::Stream;
 use super::paths::Paths;
 use super::statsd;
 use super::unit::{Generation, Plan, RunAs};
@@ -297,6 +298,11 @@ fn handed_over(
 /// Are stdout and stderr one pipe?
 pub fn joined(spec: &Service) -> bool {
     spec.logs.stderr == Stderr::Join
+}
+
+/// The pipes of a worker: their names, and what comes through them.
+pub fn streams(spec: &Service) -> &'static [(&'static str, Stream)] {
+    if joined(spec) { &[("output", Stream::Joined)] } else { &[("stdout", Stream::Stdout), ("stderr", Stream::Stderr)] }
 }
 
 #[cfg(test)]

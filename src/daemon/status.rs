@@ -2,6 +2,7 @@
 
 use super::control::{last_lines, unknown};
 use super::host::Host;
+use super::launch;
 use super::statsd::Reported;
 use super::unit::{Announced, Generation};
 use crate::api::Reply;
@@ -49,7 +50,7 @@ impl Host {
         let release = shown.and_then(|g| self.generations.get(&g.id)?.plan.places.id.clone());
         let state = self.state(service);
         let ill = || unit.health.as_ref().filter(|_| state == ServiceState::Running)?.complaint();
-        let unwritten = || unit.unwritten.as_ref().map(|why| format!("its output is lost: {why}").into());
+        let unwritten = || Some(format!("its output is lost: {}", self.unwritten(service)?).into());
         let complaint = || ill().or_else(unwritten);
         Some(StatusRow {
             name: (&*service.name).into(),
@@ -63,6 +64,19 @@ impl Host {
             enabled: unit.enabled,
             draining: unit.drained,
             reason: self.machine.reason(service.id).map(Into::into).or_else(complaint),
+        })
+    }
+
+    /// Why output of what runs now is lost. A file that nothing is written to loses none, whatever is wrong with it.
+    fn unwritten(&self, service: &Service) -> Option<&str> {
+        let files = self.unwritten.get(&*service.name)?;
+        let workers = service.generations.iter().flat_map(|g| &g.slots).filter_map(|slot| match slot.state {
+            SlotState::Filled(worker) => self.workers.get(&worker),
+            _ => None,
+        });
+        workers.filter_map(|w| Some((w, self.generations.get(&w.generation)?))).find_map(|(worker, made)| {
+            let open = launch::streams(&made.plan.spec).iter().zip(&worker.pipes).filter(|(_, pipe)| pipe.is_some());
+            open.filter_map(|((_, stream), _)| files.get(stream)).next().map(|why| &**why)
         })
     }
 
@@ -268,7 +282,8 @@ impl Host {
         let up = SystemTime::now().duration_since(self.since).unwrap_or_default().as_secs_f64();
         let c = &self.counters;
         let n = self.statsd.numbers;
-        let failing = self.units.values().filter(|unit| unit.unwritten.is_some()).count();
+        let known = self.unwritten.keys().filter_map(|name| self.machine.named(name));
+        let failing = known.filter(|service| self.unwritten(service).is_some()).count();
         let svd = vec![
             metric("uptime_seconds", "How long svd runs.", false, up),
             metric("services", "Services that are configured.", false, self.units.len() as f64),

@@ -32,8 +32,6 @@ pub struct Unit {
     pub removed: bool,
     /// Out of the load balancer.
     pub drained: bool,
-    /// Why its output cannot be written, while that is so.
-    pub unwritten: Option<Box<str>>,
     /// Gunicorn's workers by `svctl scale`.
     pub scaled: Option<u32>,
     /// Where the file asks for checks.

@@ -237,7 +237,6 @@ impl Host {
             sockets: Vec::new(),
             enabled,
             drained: false,
-            unwritten: None,
             removed: false,
             scaled: None,
             health: None,

@@ -482,16 +482,9 @@ struct Pipes {
 
 /// The worker holds both ends itself, so that it gets no SIGPIPE while svd is away.
 fn make_pipe(path: &Path, owner: Option<(u32, u32)>) -> Result<(Source, OwnedFd), String> {
-    let failed = |e: std::io::Error| {
-        match (owner, e.raw_os_error()) {
-        // It cannot be given away.
-        (Some(_), Some(libc::EPERM)) => {
-            "svd may not start processes as another user, for it does not run as root: leave `user` and `group` out, or start \
-             svd as root"
-                .to_owned()
-        }
+    let failed = |e: std::io::Error| match (owner, e.raw_os_error()) {
+        (Some(_), Some(libc::EPERM)) => cannot_give(nix::unistd::geteuid().is_root()).to_owned(),
         _ => format!("cannot make the log pipe {}: {}", path.display(), crate::sys::io_text(&e)),
-    }
     };
     let (source, reader) = match fifo::create(path, owner) {
         Ok(()) => {
@@ -507,6 +500,17 @@ fn make_pipe(path: &Path, owner: Option<(u32, u32)>) -> Result<(Source, OwnedFd)
     };
     fifo::grow(&reader, PIPE_BYTES);
     Ok((source, reader.into()))
+}
+
+/// A worker's pipe cannot be made its user's.
+fn cannot_give(root: bool) -> &'static str {
+    if root {
+        "svd runs as root, but may not give files to others (CAP_CHOWN): give its container that capability, or leave `user` \
+         and `group` out"
+    } else {
+        "svd may not start processes as another user, for it does not run as root: leave `user` and `group` out, or start svd \
+         as root"
+    }
 }
 
 pub fn exit_of(status: ExitStatus) -> Exit {

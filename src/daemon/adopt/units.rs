@@ -42,7 +42,6 @@ impl Host {
             sockets,
             enabled: record.enabled,
             drained: record.drained,
-            unwritten: None,
             removed: record.removed,
             scaled: record.scaled,
             health: None,

@@ -1,7 +1,6 @@
 //! Workers, and what is left of them.
 
 use super::Kept;
-use crate::config::spec::Service;
 use crate::core::{self, Exit, Fate, GenerationId, WorkerId, WorkerState};
 use crate::daemon::boot::LEFT_LIMIT;
 use crate::daemon::host::Host;
@@ -247,7 +246,7 @@ impl Host {
         if !spec.logs.capture {
             return pipes;
         }
-        for ((at, (name, stream)), reader) in pipes.iter_mut().zip(streams(&spec)).zip(readers) {
+        for ((at, (name, stream)), reader) in pipes.iter_mut().zip(launch::streams(&spec)).zip(readers) {
             let path = self.pipe_path(&spec.name, slot, id, name);
             let reader = match reader {
                 Some(reader) => reader,
@@ -273,14 +272,5 @@ impl Host {
             }
         }
         pipes
-    }
-}
-
-/// The pipes of a worker: their names, and what comes through them.
-pub fn streams(spec: &Service) -> &'static [(&'static str, logs::Stream)] {
-    if launch::joined(spec) {
-        &[("output", logs::Stream::Joined)]
-    } else {
-        &[("stdout", logs::Stream::Stdout), ("stderr", logs::Stream::Stderr)]
     }
 }

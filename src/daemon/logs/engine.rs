@@ -47,6 +47,8 @@ pub(super) enum Timer {
     Held(PipeId),
     /// A file is due for its rotation by age.
     Age(u32, Stream),
+    /// It is to be tried whether a file can be written again. None is set where nothing is wrong.
+    Retry(u32, Stream),
 }
 
 pub(super) struct Engine {
@@ -208,6 +210,15 @@ impl Engine {
                     });
                     self.after(slot, stream);
                 }
+                Timer::Retry(slot, stream) => {
+                    self.with_env(slot, stream, |sink, env| {
+                        sink.retry_timer = false;
+                        if sink.trouble().is_some() {
+                            sink.ready(env);
+                        }
+                    });
+                    self.after(slot, stream);
+                }
             }
         }
     }
@@ -249,10 +260,13 @@ impl Engine {
         if !self.service(slot).is_some_and(|s| s.leaving && s.live == [0; 3]) {
             return;
         }
+        for stream in ALL_STREAMS {
+            self.with_env(slot, stream, Sink::give_up);
+        }
         self.services[slot as usize] = None;
         self.free.push(slot);
         self.to_compress.retain(|(s, _)| *s != slot);
-        self.timers.retain(|(_, t)| !matches!(t, Timer::Age(s, _) if *s == slot));
+        self.timers.retain(|(_, t)| !matches!(t, Timer::Age(s, _) | Timer::Retry(s, _) if *s == slot));
     }
 
     // ---- what follows a write --------------------------------------------------------------------------------------
@@ -278,7 +292,7 @@ impl Engine {
         f(sink, &env);
     }
 
-    /// After anything that may have written or rotated: followers, the age timer, compression.
+    /// After anything that may have written or rotated, or failed to: followers, the timers, compression.
     pub(super) fn after(&mut self, slot: u32, stream: Stream) {
         let Some(service) = self.services.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
@@ -303,6 +317,10 @@ impl Engine {
                 sink.age_timer = true;
                 self.timers.insert((at, Timer::Age(slot, stream)));
             }
+        }
+        if !sink.retry_timer && sink.trouble().is_some() {
+            sink.retry_timer = true;
+            self.timers.insert((Instant::now() + super::sink::RETRY, Timer::Retry(slot, stream)));
         }
         if std::mem::take(&mut sink.rotated) && service.limits.compress {
             self.to_compress.insert((slot, stream));

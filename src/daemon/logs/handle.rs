@@ -48,9 +48,11 @@ pub enum LogEvent {
     /// Something that a death of svd has interrupted was put in order; a sentence for the operator.
     Mended { service: Box<str>, text: String },
     /// Output cannot be written, and is lost until [`LogEvent::Recovered`]; why, and what follows.
-    Failing { service: Box<str>, why: String },
-    /// Output is written again, and so much of it was lost.
-    Recovered { service: Box<str>, lost: Lost },
+    Failing { service: Box<str>, stream: Stream, why: String },
+    /// Output is written again, and so much of it was lost. Not only when some comes: it is tried by a timer.
+    Recovered { service: Box<str>, stream: Stream, lost: Lost },
+    /// The service is forgotten while its output could not be written: so much was lost, of which no log tells.
+    GivenUp { service: Box<str>, stream: Stream, lost: Lost },
 }
 
 /// Called on the log thread; it must not block.

@@ -106,6 +106,7 @@ impl Engine {
             if let Some(service) = self.services.get_mut(slot as usize).and_then(Option::as_mut) {
                 service.inherit(id, pipe.stream, &tools);
             }
+            self.after(slot, pipe.stream);
         }
         if !alone {
             // Whoever was alone may have begun a line in the file: its end may be in its pipe already.

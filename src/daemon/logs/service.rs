@@ -252,6 +252,7 @@ impl Service {
         if pipe.skip_line {
             let end = out.iter().position(|b| *b == b'\n');
             let (fragment, rest) = out.split_at(end.map_or(out.len(), |at| at + 1));
+            sink.expect_rest();
             sink.lose(fragment, &source);
             pipe.skip_line = end.is_none();
             out = rest;

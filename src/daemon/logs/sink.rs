@@ -23,7 +23,7 @@ mod writing;
 /// How far beyond its limit a file may grow while it waits for the end of a line to be cut at.
 pub(super) const CUT_SLACK: u64 = 64 * 1024;
 
-/// How long a failed write or rotation waits for the next try; only output that comes causes one.
+/// How long a failed write or rotation waits for the next try. A timer tries again to write; a rotation waits for output.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Formatted output is collected up to this size before it is written: one write for many lines.
@@ -74,11 +74,14 @@ pub(super) enum Line {
     Orphaned,
 }
 
-/// Nothing can be written.
-#[derive(Debug)]
+/// Nothing can be written, or something was not that the log has to tell of.
+#[derive(Debug, Default)]
 struct Trouble {
     why: String,
-    retry_at: Instant,
+    /// [`LogEvent::Failing`] was sent.
+    told: bool,
+    /// `None`: nothing speaks against a try now.
+    retry_at: Option<Instant>,
     bytes: u64,
     lines: u64,
 }
@@ -109,6 +112,10 @@ pub(super) struct Sink {
     /// When the open line was begun or last went on.
     pub line_since: Instant,
     trouble: Option<Box<Trouble>>,
+    /// Why there was trouble last: the rest of a line whose beginning went with it is lost for the same reason.
+    last_why: Box<str>,
+    /// The next try has its timer.
+    pub retry_timer: bool,
     /// A rotation failed: not tried before.
     rotate_after: Option<Instant>,
     pub lost: Lost,
@@ -130,6 +137,8 @@ impl Sink {
             line: Line::Start,
             line_since: now,
             trouble: None,
+            last_why: Box::default(),
+            retry_timer: false,
             rotate_after: None,
             lost: Lost::default(),
             grew: false,
@@ -226,7 +235,7 @@ impl Sink {
 
     /// Can something be written now? Tries to resume when it is time.
     pub fn ready(&mut self, env: &Env<'_>) -> bool {
-        if self.trouble.as_ref().is_some_and(|t| env.now < t.retry_at) {
+        if self.trouble.as_ref().is_some_and(|t| t.retry_at.is_some_and(|at| env.now < at)) {
             return false;
         }
         if self.open.is_none()
@@ -253,15 +262,29 @@ impl Sink {
 
     fn fail(&mut self, doing: &str, error: &io::Error, env: &Env<'_>) {
         let why = sentence(error);
-        let retry_at = env.now + RETRY;
-        if let Some(trouble) = &mut self.trouble {
-            trouble.retry_at = retry_at;
-            trouble.why = why;
-            return;
+        let trouble = self.trouble.get_or_insert_default();
+        trouble.retry_at = Some(env.now + RETRY);
+        if !std::mem::replace(&mut trouble.told, true) {
+            let why = format!("{doing}: {why}");
+            (env.notify)(LogEvent::Failing { service: env.service.into(), stream: self.stream, why });
         }
-        let told = format!("{doing}: {why}");
-        self.trouble = Some(Box::new(Trouble { why, retry_at, bytes: 0, lines: 0 }));
-        (env.notify)(LogEvent::Failing { service: env.service.into(), why: told });
+        trouble.why = why;
+    }
+
+    /// The file is forgotten: nobody will write again what could not be written.
+    pub fn give_up(&mut self, env: &Env<'_>) {
+        if let Some(trouble) = self.trouble.take() {
+            let lost = Lost { bytes: trouble.bytes, lines: trouble.lines };
+            (env.notify)(LogEvent::GivenUp { service: env.service.into(), stream: self.stream, lost });
+        }
+    }
+
+    /// The rest of a line whose beginning is lost is about to be. Where writing works again meanwhile, that is one more loss,
+    /// which the next write tells of.
+    pub fn expect_rest(&mut self) {
+        if self.trouble.is_none() {
+            self.trouble = Some(Box::new(Trouble { why: self.last_why.to_string(), ..Trouble::default() }));
+        }
     }
 
     /// Counts what is not written.
@@ -281,8 +304,9 @@ impl Sink {
         let Some(trouble) = self.trouble.take() else {
             return true;
         };
+        let recovered = |stream, lost| LogEvent::Recovered { service: env.service.into(), stream, lost };
         if trouble.bytes == 0 {
-            (env.notify)(LogEvent::Recovered { service: env.service.into(), lost: Lost::default() });
+            (env.notify)(recovered(self.stream, Lost::default()));
             return true;
         }
         let format = env.limits.format;
@@ -295,9 +319,9 @@ impl Sink {
         self.trouble = Some(trouble);
         match self.write(&line, env) {
             Ok(()) => {
-                self.trouble = None;
+                self.last_why = self.trouble.take().map(|t| t.why.into()).unwrap_or_default();
                 self.line = Line::Start;
-                (env.notify)(LogEvent::Recovered { service: env.service.into(), lost });
+                (env.notify)(recovered(self.stream, lost));
                 true
             }
             Err((_, e)) => {

@@ -64,6 +64,15 @@ fn measure() {
     let each = anonymous().saturating_sub(before) / services;
     println!("{each} bytes a service, of {services}");
     assert!(each <= 500, "{each} bytes a service");
+    // Nor does one whose file could not be written for a while keep the thread awake after that.
+    let (_, mut pipe) = rig.attach(1, 0, Stream::Joined);
+    rig.handle.configure(NAME.into(), logs()).unwrap();
+    let blocked = rig.dir().join("output.log");
+    std::fs::create_dir_all(&blocked).unwrap();
+    pipe.write_all(b"lost\n").unwrap();
+    rig.event(|e| matches!(e, LogEvent::Failing { .. }).then_some(()));
+    std::fs::remove_dir(&blocked).unwrap();
+    rig.event(|e| matches!(e, LogEvent::Recovered { .. }).then_some(()));
     // Asleep: the last answer may be here before that.
     let mut slept = 0;
     assert!(until(|| {

@@ -36,6 +36,14 @@ fn fill(path: &Path) {
     while file.write_all(b"x").is_ok() {}
 }
 
+fn recovered(rig: &Rig, of: Stream) -> Lost {
+    rig.event(|e| match e {
+        LogEvent::Recovered { stream, lost, .. } if stream == of => Some(lost),
+        LogEvent::Recovered { .. } => panic!("{e:?}, not of {of:?}"),
+        _ => None,
+    })
+}
+
 #[test]
 fn a_full_disk_costs_counted_lines_and_no_service() {
     let Some(disk) = Tmpfs::mount("1m") else { return };
@@ -53,7 +61,7 @@ fn a_full_disk_costs_counted_lines_and_no_service() {
         sent.extend_from_slice(line.as_bytes());
     }
     let text = rig.event(|e| match e {
-        LogEvent::Failing { service, why } => {
+        LogEvent::Failing { service, stream: Stream::Joined, why } => {
             assert_eq!(&*service, NAME);
             Some(why)
         }
@@ -65,13 +73,10 @@ fn a_full_disk_costs_counted_lines_and_no_service() {
         status.trouble.is_some() && status.lost.bytes as usize + rig.file("output.log").len() == sent.len()
     }));
     std::fs::remove_file(&ballast).unwrap();
-    // Written again with the first output after the pause.
-    std::thread::sleep(Duration::from_millis(1100));
+    // The service says nothing more until then.
+    let lost = recovered(&rig, Stream::Joined);
+    assert_eq!(rig.sync().trouble, None);
     pipe.write_all(b"and on\n").unwrap();
-    let lost = rig.event(|e| match e {
-        LogEvent::Recovered { lost, .. } => Some(lost),
-        _ => None,
-    });
     drop(pipe);
     rig.shutdown();
     let whole = rig.file("output.log");
@@ -102,14 +107,88 @@ fn a_read_only_disk_is_reported_and_taken_up_again() {
     });
     assert!(text.contains("Read-only file system") && text.contains("output.log"), "{text}");
     disk.remount("rw");
-    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(recovered(&rig, Stream::Joined), Lost { bytes: 9, lines: 1 });
+    // A line without its beginning is not kept: one more loss, which is told and counted as well.
     pipe.write_all(b" of a line\nwhole\n").unwrap();
+    assert_eq!(recovered(&rig, Stream::Joined), Lost { bytes: 11, lines: 1 });
     drop(pipe);
     rig.shutdown();
     assert_eq!(
         String::from_utf8(rig.file("output.log")).unwrap(),
-        "airdock: 20 bytes (2 lines) of output were lost: Read-only file system\nwhole\n"
+        "airdock: 9 bytes (1 lines) of output were lost: Read-only file system\n\
+         airdock: 11 bytes (1 lines) of output were lost: Read-only file system\nwhole\n"
     );
+}
+
+/// What cannot be written: a directory has the file's name.
+fn block(rig: &Rig, stream: Stream) -> PathBuf {
+    let path = rig.dir().join(stream.file_name());
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[test]
+fn each_file_has_its_own_trouble_and_ends_it_without_output() {
+    let mut rig = Rig::new(Logs { stderr: Stderr::Apart, ..logs() });
+    let blocked = [Stream::Stdout, Stream::Stderr].map(|stream| block(&rig, stream));
+    let (_, mut stdout) = rig.attach(1, 0, Stream::Stdout);
+    let (_, mut stderr) = rig.attach(1, 0, Stream::Stderr);
+    stdout.write_all(b"one\n").unwrap();
+    stderr.write_all(b"two!\n").unwrap();
+    let mut failing = vec![];
+    while failing.len() < 2 {
+        failing.push(rig.event(|e| match e {
+            LogEvent::Failing { stream, .. } => Some(stream),
+            _ => None,
+        }));
+    }
+    failing.sort();
+    assert_eq!(failing, [Stream::Stdout, Stream::Stderr]);
+    // Who printed has gone meanwhile: the line about the loss comes all the same.
+    drop((stdout, stderr));
+    std::fs::remove_dir(&blocked[0]).unwrap();
+    assert_eq!(recovered(&rig, Stream::Stdout), Lost { bytes: 4, lines: 1 });
+    assert!(rig.sync().trouble.is_some(), "stderr still fails");
+    std::fs::remove_dir(&blocked[1]).unwrap();
+    assert_eq!(recovered(&rig, Stream::Stderr), Lost { bytes: 5, lines: 1 });
+    assert_eq!(rig.sync().trouble, None);
+    rig.shutdown();
+    assert!(rig.file("stdout.log").starts_with(b"airdock: 4 bytes (1 lines) of output were lost: "));
+    assert!(rig.file("stderr.log").starts_with(b"airdock: 5 bytes (1 lines) of output were lost: "));
+}
+
+#[test]
+fn trouble_that_comes_back_in_the_midst_of_a_line_is_told_again() {
+    let rig = Rig::new(logs());
+    let blocked = block(&rig, Stream::Joined);
+    let (_, mut pipe) = rig.attach(1, 0, Stream::Joined);
+    let failing = || rig.event(|e| matches!(e, LogEvent::Failing { .. }).then_some(()));
+    pipe.write_all(b"half").unwrap();
+    failing();
+    std::fs::remove_dir(&blocked).unwrap();
+    assert_eq!(recovered(&rig, Stream::Joined), Lost { bytes: 4, lines: 0 });
+    std::fs::rename(&blocked, rig.dir().join("aside")).unwrap();
+    block(&rig, Stream::Joined);
+    rig.handle.reopen().unwrap();
+    pipe.write_all(b" line\nmore\n").unwrap();
+    failing();
+    std::fs::remove_dir(&blocked).unwrap();
+    assert_eq!(recovered(&rig, Stream::Joined), Lost { bytes: 11, lines: 2 });
+}
+
+#[test]
+fn who_is_forgotten_has_no_trouble_any_more() {
+    let rig = Rig::new(logs());
+    block(&rig, Stream::Joined);
+    let (_, mut pipe) = rig.attach(1, 0, Stream::Joined);
+    pipe.write_all(b"one\n").unwrap();
+    rig.event(|e| matches!(e, LogEvent::Failing { .. }).then_some(()));
+    rig.handle.remove(NAME.into()).unwrap();
+    let lost = rig.event(|e| match e {
+        LogEvent::GivenUp { stream: Stream::Joined, lost, .. } => Some(lost),
+        _ => None,
+    });
+    assert_eq!(lost, Lost { bytes: 4, lines: 1 });
 }
 
 #[test]
