@@ -173,9 +173,12 @@ fn command(socket: &Path, args: &str) -> Command {
 }
 
 fn run(socket: &Path, args: &str) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = command(socket, args).output().unwrap();
+    told(command(socket, args).output().unwrap())
+}
+
+fn told(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
 #[test]
@@ -352,6 +355,97 @@ fn watching_goes_on_while_svd_is_away() {
     assert!(lines.any(|l| l.starts_with("airship ")));
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// An svd that is told to end: what each connection to its socket gets, as far as there are any.
+enum Says {
+    /// Its version, with this pid and beginning.
+    Version(u32, &'static str),
+    /// Nothing: it is killed.
+    Dies,
+    Done,
+    /// The same as its last word, before it takes its socket away.
+    DoneAndGone,
+}
+
+/// Runs `svctl shutdown` against it; gives what svctl said, and the paths that were asked for.
+fn shut_down(script: Vec<Says>) -> ((i32, String, String), Vec<String>) {
+    use std::io::Write;
+    let place = place();
+    let listener = std::os::unix::net::UnixListener::bind(&place.socket).unwrap();
+    let (socket, length) = (place.socket.clone(), script.len());
+    let svd = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for says in script {
+            let (stream, _) = listener.accept().unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut lines = stream.by_ref().lines().map(Result::unwrap);
+            asked.push(lines.next().unwrap().split(' ').nth(1).unwrap().to_owned());
+            lines.find(String::is_empty).unwrap();
+            let (kind, body) = match says {
+                Says::Version(pid, since) => {
+                    let version =
+                        json!({ "version": "1", "pid": pid, "since": since, "since_seconds": 1, "services": 1 });
+                    ("application/json", version.to_string())
+                }
+                Says::Dies => continue,
+                Says::Done | Says::DoneAndGone => {
+                    ("application/x-ndjson", "{\"result\": {\"services\": []}}\n".to_owned())
+                }
+            };
+            if matches!(says, Says::DoneAndGone) {
+                std::fs::remove_file(&socket).unwrap();
+            }
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n");
+            stream.get_mut().write_all((head + &body).as_bytes()).unwrap();
+        }
+        asked
+    });
+    let mut child = command(&place.socket, "shutdown").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let end = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > end {
+            child.kill().unwrap();
+            panic!("svctl does not end: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let said = told(child.wait_with_output().unwrap());
+    // Else the thread would wait for ever for the rest.
+    let _ = (0..length).try_for_each(|_| std::os::unix::net::UnixStream::connect(&place.socket).map(drop));
+    (said, svd.join().unwrap_or_default())
+}
+
+const MORNING: &str = "2026-11-22T06:00:00Z";
+const NOON: &str = "2026-11-22T12:00:00Z";
+
+#[test]
+fn a_shutdown_that_svd_did_not_hear_is_ordered_again() {
+    use Says::*;
+    let there = || Version(7, MORNING);
+    let ((code, out, err), asked) = shut_down(vec![there(), Dies, there(), DoneAndGone]);
+    assert_eq!((code, out.as_str()), (0, "svd has stopped.\n"), "{err}");
+    assert!(err.contains("told once more"), "{err}");
+    assert_eq!(asked, ["/v1/version", "/v1/shutdown", "/v1/version", "/v1/shutdown"]);
+    // It is killed again while it is looked for, and its guardian with it.
+    let ((code, _, err), _) = shut_down(vec![there(), Dies, Dies, Version(8, MORNING), DoneAndGone]);
+    assert_eq!(code, 0, "{err}");
+    let always = std::iter::once(there()).chain((0..5).flat_map(|_| [Dies, there()]));
+    let ((code, out, err), _) = shut_down(always.collect());
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("svd was killed 5 times"), "{err}");
+}
+
+#[test]
+fn a_shutdown_is_done_when_a_service_manager_has_started_another_svd() {
+    use Says::*;
+    for last in [Done, Dies] {
+        let script = vec![Version(7, MORNING), last, Version(9, NOON)];
+        let ((code, out, err), asked) = shut_down(script);
+        assert_eq!((code, out.as_str()), (0, "svd has stopped; another one runs by now (pid 9).\n"), "{err}");
+        assert_eq!(asked.len(), 3, "that one is left alone");
+    }
 }
 
 #[test]

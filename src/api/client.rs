@@ -131,16 +131,30 @@ impl Client {
     /// # Errors
     /// [`ClientError::Api`] where svd says no; else what went wrong on the way.
     pub fn get(&self, path: &str) -> Result<Bytes, ClientError> {
-        self.run(async {
-            let response = self.open("GET", path, None).await?;
-            let body = response.into_body().collect().await;
-            Ok(body.map_err(|_| ClientError::Lost)?.to_bytes())
-        })
+        self.run(self.whole(path))
+    }
+
+    async fn whole(&self, path: &str) -> Result<Bytes, ClientError> {
+        let response = self.open("GET", path, None).await?;
+        let body = response.into_body().collect().await;
+        Ok(body.map_err(|_| ClientError::Lost)?.to_bytes())
     }
 
     /// [`Client::get`], understood.
     pub fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let body = self.get(path)?;
+        serde_json::from_slice(&body).map_err(|e| self.nonsense(e.to_string()))
+    }
+
+    /// [`Client::fetch`] with a limit for the whole of it.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; [`ClientError::Lost`] also when it is over.
+    pub fn fetch_within<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T, ClientError> {
+        let body = self.run(async {
+            let answer = tokio::time::timeout(limit, self.whole(path)).await;
+            answer.unwrap_or(Err(ClientError::Lost))
+        })?;
         serde_json::from_slice(&body).map_err(|e| self.nonsense(e.to_string()))
     }
 

@@ -1,4 +1,4 @@
-//! Verbs that concern the host: update, upgrade, shutdown, version.
+//! Verbs that concern the host: update, upgrade, version.
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -44,8 +44,6 @@ pub fn update(context: &Context, args: &UpdateArgs) -> Result<Exit, CliError> {
 
 /// For the new svd to be up.
 const UPGRADE: Duration = Duration::from_secs(60);
-/// For svd to end when it answers no more: it gives hung disks that long.
-const SILENCE: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -77,43 +75,6 @@ pub fn upgrade(context: &Context, args: &UpgradeArgs) -> Result<Exit, CliError> 
         context.print(format!("svd {} runs ({}), instead of {}.\n", now.version, begun.binary, begun.from))?;
     }
     Ok(Exit::Ok)
-}
-
-pub fn shutdown(context: &Context) -> Result<Exit, CliError> {
-    let lost = |error: &CliError| matches!(error, CliError::Said { exit: Exit::Lost, .. });
-    match context.act("/v1/shutdown", None) {
-        Ok(_) => {}
-        // svd may be gone before its last word has arrived, or was killed, and another one goes on with it.
-        Err(error) if lost(&error) => {}
-        Err(error) => return Err(error),
-    }
-    await_end(context)?;
-    if context.json {
-        context.print_value(&json!({ "stopped": true }))?;
-    } else {
-        context.print("svd has stopped.\n")?;
-    }
-    Ok(Exit::Ok)
-}
-
-/// Until svd has taken its socket away, which is the last that it does: then another one can be started.
-fn await_end(context: &Context) -> Result<(), CliError> {
-    let mut heard = Instant::now();
-    while std::fs::symlink_metadata(context.socket()).is_ok() {
-        match context.client()?.get("/v1/version") {
-            Ok(_) => heard = Instant::now(),
-            Err(_) if heard.elapsed() < SILENCE => {}
-            Err(_) => {
-                let text = format!("All services have stopped, but svd has not ended within {} s.", SILENCE.as_secs());
-                let error = ApiError::new(ErrorCode::Failed, text).hint("svd's own messages may say why.");
-                return Err(CliError::Said { exit: Exit::Failed, error });
-            }
-        }
-        sleep(LOOK_AGAIN);
-    }
-    // Its lock goes a moment later.
-    sleep(LOOK_AGAIN);
-    Ok(())
 }
 
 /// svctl's own version is known without svd, so that a missing one is told, not failed.

@@ -17,6 +17,7 @@ mod logs;
 mod manual;
 mod pid;
 pub mod render;
+mod shutdown;
 mod status;
 pub mod text;
 
@@ -65,7 +66,7 @@ fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Signal(args) => act::signal(context, &args),
         Command::Update(args) => host::update(context, &args),
         Command::Upgrade(args) => host::upgrade(context, &args),
-        Command::Shutdown => host::shutdown(context),
+        Command::Shutdown => shutdown::shutdown(context),
         Command::Version => host::version(context),
         Command::Exec(args) => exec::exec(context, &args),
         Command::Pid(args) => pid::pid(context, &args.names),
