@@ -276,6 +276,33 @@ fn a_command_in_a_services_environment() {
 }
 
 #[test]
+fn what_a_command_writes_arrives_byte_by_byte() {
+    let mut svd = Svd::new();
+    svd.service("web", &script(SLEEP, ""));
+    svd.start();
+    svd.wait_state("web", "running");
+    let copy = svd.path("copy");
+    let noise = format!("head -c 100000 /dev/urandom | tee {}", copy.display());
+    let output = svd.svctl(&["exec", "web", "sh", "-c", &noise]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let written = std::fs::read(copy).expect("a copy");
+    assert!(written.len() == 100_000 && output.stdout == written, "{} bytes came", output.stdout.len());
+    // Also a character that is cut at the end, and nothing but that.
+    assert_eq!(svd.svctl(&["exec", "web", "printf", "a\\342\\202"]).stdout, b"a\xe2\x82");
+    let json = svd.svctl(&["--json", "exec", "web", "printf", "a\\377"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("a document");
+    assert_eq!(json["output"], "a\u{fffd}");
+}
+
+/// Outcomes of all `exec`s in the journal.
+fn ends_of_commands(svd: &Svd) -> Vec<String> {
+    let journal = std::fs::read_to_string(svd.path("state/audit.log")).unwrap_or_default();
+    let lines = journal.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let lines = lines.filter(|line| line["verb"] == "exec" && line["outcome"] != "begun");
+    lines.map(|line| line["outcome"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
 fn a_command_ends_with_its_client() {
     let mut svd = Svd::new();
     svd.service("web", &script(SLEEP, ""));
@@ -292,6 +319,14 @@ fn a_command_ends_with_its_client() {
     client.kill().expect("ending svctl");
     client.wait().expect("its end");
     wait_until("the command ends, too", PATIENCE, || !support::plain::alive(pid));
+    wait_until("the journal tells of it", PATIENCE, || ends_of_commands(&svd) == ["ended with its client"]);
+    // Before it has written anything.
+    let silent = format!("touch {path}.silent; exec sleep 100000");
+    let mut client = svd.svctl_command(&["exec", "web", "sh", "-c", &silent]).spawn().expect("starting svctl");
+    wait_until("it runs", PATIENCE, || svd.path("pid.silent").exists());
+    client.kill().expect("ending svctl");
+    client.wait().expect("its end");
+    wait_until("the journal tells of it", PATIENCE, || ends_of_commands(&svd) == ["ended with its client"; 2]);
     // As many at once as there may be, and one more.
     let (begun, free) = (svd.path("begun"), svd.path("free"));
     let waits = format!("echo >>{}; while ! test -e {}; do sleep 0.05; done", begun.display(), free.display());

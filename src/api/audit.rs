@@ -40,16 +40,19 @@ pub enum Outcome {
     Refused,
     /// The machine was started anew before it was answered.
     Interrupted,
+    /// Its client went away, and it was ended for that.
+    Left,
 }
 
 impl Outcome {
-    /// `begun`, `done`, `refused`, `interrupted by a reboot`, or the code of the error.
+    /// `begun`, `done`, `refused`, `interrupted by a reboot`, `ended with its client`, or the code of the error.
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Begun => "begun",
             Outcome::Done => "done",
             Outcome::Refused => "refused",
             Outcome::Interrupted => "interrupted by a reboot",
+            Outcome::Left => "ended with its client",
             Outcome::Failed(code) => code.as_str(),
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Blocks {
     kind: Kind,
     /// Until the last byte is handed over.
     work: Option<Work>,
+    /// Its reader may stop for as long as it wants.
+    patient: bool,
 }
 
 enum Kind {
@@ -47,7 +49,7 @@ enum Kind {
 
 impl Blocks {
     fn of(kind: Kind) -> Response<Blocks> {
-        Response::new(Blocks { kind, work: None })
+        Response::new(Blocks { kind, work: None, patient: false })
     }
 
     pub fn hold(&mut self, work: Work) {
@@ -92,8 +94,9 @@ impl Body for Blocks {
 pub(super) fn respond(answer: Answer) -> Response<Blocks> {
     match answer {
         Answer::Whole { status, content_type, body } => whole(status, content_type, body),
-        Answer::Stream { content_type, position, blocks, last } => {
+        Answer::Stream { content_type, position, blocks, last, patient } => {
             let mut response = Blocks::of(Kind::Many { blocks, last });
+            response.body_mut().patient = patient;
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
             if let Some(position) = position {
@@ -168,10 +171,22 @@ where
     F: Fn(Request<Incoming>) -> Fut,
     Fut: Future<Output = Response<Blocks>>,
 {
-    let stream = Watched { inner: stream, limit: limits.write_timeout, waiting: None, counters: Arc::clone(counters) };
+    // Of the response that is being written.
+    let patient = Rc::new(Cell::new(false));
+    let stream = Watched {
+        inner: stream,
+        limit: limits.write_timeout,
+        patient: Rc::clone(&patient),
+        waiting: None,
+        counters: Arc::clone(counters),
+    };
     let service = service_fn(|request| {
-        let response = handle(request);
-        async move { Ok::<_, Infallible>(response.await) }
+        let (response, patient) = (handle(request), &patient);
+        async move {
+            let response = response.await;
+            patient.set(response.body().patient);
+            Ok::<_, Infallible>(response)
+        }
     });
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -181,10 +196,11 @@ where
         .await;
 }
 
-/// A stream whose writes fail when the other side has taken nothing for `limit`.
+/// A stream whose writes fail when the other side has taken nothing for `limit`, unless it is to be waited for.
 struct Watched<S> {
     inner: S,
     limit: Duration,
+    patient: Rc<Cell<bool>>,
     waiting: Option<Pin<Box<Sleep>>>,
     counters: Arc<Counters>,
 }
@@ -192,7 +208,7 @@ struct Watched<S> {
 impl<S> Watched<S> {
     /// Starts the clock at the first write that does not go through, and stops it at the next that does.
     fn watch(&mut self, cx: &mut Context<'_>, pending: bool) -> Poll<io::Result<()>> {
-        if !pending {
+        if !pending || self.patient.get() {
             self.waiting = None;
             return Poll::Pending;
         }

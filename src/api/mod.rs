@@ -15,6 +15,7 @@ mod connections;
 mod error;
 mod handle;
 mod health;
+mod hex;
 mod http;
 pub mod metrics;
 pub mod peer;

@@ -51,6 +51,8 @@ pub(super) enum Answer {
         position: Option<LogPosition>,
         blocks: mpsc::Receiver<Bytes>,
         last: Option<oneshot::Receiver<Bytes>>,
+        /// A client that takes nothing for long is not cut.
+        patient: bool,
     },
 }
 
@@ -64,6 +66,8 @@ pub struct Reply {
     head: Option<oneshot::Sender<Answer>>,
     /// Long operations: one JSON value a line.
     lines: bool,
+    /// Its client may take its time.
+    patient: bool,
     stream: Option<(mpsc::Sender<Bytes>, oneshot::Sender<Bytes>)>,
     dropped: u64,
     counters: Arc<Counters>,
@@ -83,7 +87,7 @@ impl Reply {
         audit: Option<Pending>,
     ) -> (Reply, oneshot::Receiver<Answer>) {
         let (head, answer) = oneshot::channel();
-        let reply = Reply { head: Some(head), lines, stream: None, dropped: 0, counters, audit };
+        let reply = Reply { head: Some(head), lines, patient: false, stream: None, dropped: 0, counters, audit };
         (reply, answer)
     }
 
@@ -140,6 +144,20 @@ impl Reply {
         }
     }
 
+    /// What comes is as long as the client wants it: one that stops to read is waited for, not cut. To be called before the
+    /// first line; whoever calls it has limits of its own.
+    pub fn wait_for_reader(&mut self) {
+        self.patient = true;
+    }
+
+    /// Its client is gone, and what it asked for was ended for that.
+    pub fn left(mut self) {
+        if let Some(audit) = self.audit.take() {
+            audit.write(Outcome::Left);
+        }
+        (self.head, self.stream) = (None, None);
+    }
+
     /// Waits until the client is gone.
     pub async fn closed(&mut self) {
         match (&mut self.head, &self.stream) {
@@ -163,6 +181,7 @@ impl Reply {
                 position: None,
                 blocks: receiver,
                 last: Some(last_receiver),
+                patient: self.patient,
             });
             begun.ok()?;
             self.stream = Some((blocks, last));
@@ -247,6 +266,7 @@ impl Reply {
                 position,
                 blocks: receiver,
                 last: None,
+                patient: false,
             });
         }
         ByteStream { blocks }
@@ -255,7 +275,8 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if self.head.is_some() || self.stream.is_some() {
+        // The journal gets an outcome also where the client has gone before the first line.
+        if self.head.is_some() || self.stream.is_some() || self.audit.is_some() {
             let error = ApiError::new(ErrorCode::Internal, "svd dropped the request without an answer.")
                 .hint("Look at svd's own log; `svctl status` says how things stand.");
             self.end::<()>(Err(&error));

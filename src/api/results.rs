@@ -1,9 +1,11 @@
 //! What verbs that change something answer: lines of progress, then what became of each service.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::hex;
 use super::types::{ApiError, ServiceState, is_zero, rfc3339};
 
 /// A line while a long operation goes on: `{"progress": {…}}`.
@@ -21,6 +23,9 @@ pub struct Progress {
     /// Lines that were left out before this one, because the client did not read fast enough.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped: u64,
+    /// Of a command's output that is not UTF-8: the bytes for which the message stands, in hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hex")]
+    pub bytes: Vec<u8>,
 }
 
 impl Progress {
@@ -31,7 +36,20 @@ impl Progress {
             step: step.into(),
             message: message.into(),
             dropped: 0,
+            bytes: Vec::new(),
         }
+    }
+
+    /// A part of a command's output. What is not UTF-8 is replaced in the message, and there as bytes.
+    pub fn of_output(service: Option<&str>, block: &[u8]) -> Progress {
+        let text = String::from_utf8_lossy(block);
+        let bytes = if matches!(text, Cow::Owned(_)) { block.to_vec() } else { Vec::new() };
+        Progress { bytes, ..Progress::now(service, "output", &*text) }
+    }
+
+    /// The output as it was written.
+    pub fn output(&self) -> &[u8] {
+        if self.bytes.is_empty() { self.message.as_bytes() } else { &self.bytes }
     }
 }
 

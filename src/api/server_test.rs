@@ -328,6 +328,55 @@ fn who_does_not_read_a_stream_is_cut() {
 }
 
 #[test]
+fn who_may_take_its_time_is_waited_for() {
+    let limits = Limits { write_timeout: Duration::from_millis(100), ..Limits::default() };
+    host(limits, async |mut host| {
+        let mut stream = host.connect().await;
+        let request = head("POST /v1/services/web/reload");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply: Reply = host.call().await.reply;
+        reply.wait_for_reader();
+        let block = Progress::of_output(Some("web"), &[b'x'; 16 * 1024]);
+        let mut sent: u64 = 0;
+        // Longer than anybody else would be waited for.
+        while timeout(8 * host.context.limits.write_timeout, reply.output(&block)).await.is_ok_and(|there| there) {
+            sent += 1;
+        }
+        assert_eq!((host.counter(|c| &c.streams_cut), reply.is_closed()), (0, false));
+        reply.ok(&json!("the end"));
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        let text = String::from_utf8(answer).unwrap();
+        assert_eq!(text.matches("\"progress\"").count() as u64, sent);
+        assert!(text.contains(r#"{"result":"the end"}"#));
+    });
+}
+
+#[test]
+fn the_journal_gets_an_outcome_also_when_the_client_has_gone() {
+    host(Limits::default(), async |mut host| {
+        for (n, (left, outcome)) in
+            [(true, Outcome::Left), (false, Outcome::Failed(ErrorCode::Internal))].into_iter().enumerate()
+        {
+            let mut stream = host.connect().await;
+            stream.write_all(head("POST /v1/services/web/reload").as_bytes()).await.unwrap();
+            let mut reply: Reply = host.call().await.reply;
+            drop(stream);
+            timeout(PATIENCE, reply.closed()).await.unwrap();
+            // The first line has nowhere to go.
+            assert!(!reply.output(&Progress::of_output(None, b"x")).await);
+            if left {
+                reply.left();
+            } else {
+                drop(reply);
+            }
+            let journal = host.journal.lock().unwrap();
+            assert_eq!((journal.len(), journal[2 * n + 1].outcome), (2 * n + 2, outcome));
+        }
+    });
+}
+
+#[test]
 fn who_reads_slowly_misses_lines_but_not_the_result() {
     host(Limits::default(), async |mut host| {
         let mut stream = host.connect().await;

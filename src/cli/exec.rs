@@ -32,8 +32,8 @@ pub fn exec(context: &Context, args: &ExecArgs) -> Result<Exit, CliError> {
     let result = context.client()?.act_while(&path, Some(&body), |line: &Progress| {
         match &mut escaper {
             _ if context.json => output.push_str(&line.message),
-            Some(escaper) => written = context.print(escaper.block(line.message.as_bytes())),
-            None => written = context.print(line.message.as_bytes()),
+            Some(escaper) => written = context.print(escaper.block(line.output())),
+            None => written = context.print(line.output()),
         }
         // Where nobody reads, the command ends as well.
         if written.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -62,11 +62,13 @@ impl Host {
 
 impl Command {
     async fn answer(mut self, mut reply: Reply) {
+        // Somebody may page through it; the command ends after `LONGEST` at the latest.
+        reply.wait_for_reader();
         let (mut block, mut kept) = (vec![0; BLOCK], 0);
         loop {
             let read = tokio::select! {
                 read = self.output.read(&mut block[kept..]) => read,
-                () = reply.closed() => return,
+                () = reply.closed() => return reply.left(),
             };
             let all = match read {
                 Ok(0) | Err(_) => break,
@@ -74,21 +76,18 @@ impl Command {
             };
             // A character that is not complete yet waits for the rest of it.
             let whole = complete(&block[..all]);
-            let text = String::from_utf8_lossy(&block[..whole]);
-            let there = reply.output(&Progress::now(Some(&self.service), "output", &*text)).await;
-            if !there {
-                return;
+            if !reply.output(&Progress::of_output(Some(&self.service), &block[..whole])).await {
+                return reply.left();
             }
             block.copy_within(whole..all, 0);
             kept = all - whole;
         }
         if kept > 0 {
-            let text = String::from_utf8_lossy(&block[..kept]).into_owned();
-            reply.output(&Progress::now(Some(&self.service), "output", &*text)).await;
+            reply.output(&Progress::of_output(Some(&self.service), &block[..kept])).await;
         }
         let ended = tokio::select! {
             ended = &mut self.ended => ended.unwrap_or_else(|_| Err("svd is about to end".to_owned())),
-            () = reply.closed() => return,
+            () = reply.closed() => return reply.left(),
         };
         match ended {
             Ok(ExitStatus::Code(code)) => reply.ok(&ExecResult { exit_code: Some(code), signal: None }),

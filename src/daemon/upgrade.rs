@@ -11,14 +11,14 @@ use super::paths::Paths;
 use super::pool::Lane;
 use super::state::Key;
 use crate::api::Reply;
-use crate::api::types::{ApiError, ErrorCode, Progress, UpgradeResult, rfc3339};
+use crate::api::types::{ApiError, ErrorCode, Progress, UpgradeResult};
 use crate::sys::spawn::{Prepared, c_string};
 use crate::sys::trust::{self, Rule};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// For the new program to say that it understands what this svd leaves.
@@ -61,8 +61,7 @@ impl Host {
             Err(why) => return self.upgrade_refused(&why, reply),
         };
         let text = format!("{} is tried", successor.path.display());
-        let time = rfc3339(SystemTime::now());
-        reply.progress(&Progress { time, service: None, step: "trial".into(), message: text.into(), dropped: 0 });
+        reply.progress(&Progress::now(None, "trial", text));
         self.write_state();
         if self.state.is_behind() {
             return self.upgrade_refused("what the new program must know cannot be written", reply);
