@@ -224,7 +224,8 @@ fn following_through_rotation_and_reload() {
         "while :; do n=$(($(cat {0})+1)); echo $n >{0}; echo number $n {{service}} and a few more words; sleep 0.004; done",
         counter.display()
     );
-    svd.service("count", &script(&text, "[logs]\nmax_size = '4KiB'\nkeep = 3\n[stop]\ngrace = '1s'"));
+    // Enough files for a follower that gets no processor for some seconds.
+    svd.service("count", &script(&text, "[logs]\nmax_size = '4KiB'\nkeep = 20\n[stop]\ngrace = '1s'"));
     svd.start();
     wait_until("it counts", PATIENCE, || lines(&svd, "count", "number") > 3);
     let follow = Follow::start(&svd, &["logs", "-f", "-n", "1", "count"]);
