@@ -402,16 +402,16 @@ fn shut_down(script: Vec<Says>) -> ((i32, String, String), Vec<String>) {
         }
         asked
     });
-    let mut child = command(&place.socket, "shutdown").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let end = Instant::now() + PATIENCE;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > end {
-            child.kill().unwrap();
-            panic!("svctl does not end: {:?}", child.wait_with_output());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let said = told(child.wait_with_output().unwrap());
+    let child = command(&place.socket, "shutdown").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    let Ok(output) = end.recv_timeout(PATIENCE) else {
+        // It was not waited for to its end, so the number is its own.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        panic!("svctl does not end: {:?}", end.recv());
+    };
+    let said = told(output.unwrap());
     // Else the thread would wait for ever for the rest.
     let _ = (0..length).try_for_each(|_| std::os::unix::net::UnixStream::connect(&place.socket).map(drop));
     (said, svd.join().unwrap_or_default())
