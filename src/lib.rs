@@ -10,6 +10,7 @@
 //! | [`core`] | PURE decisions: `handle(now, event) → actions`. No clock, file, process, randomness or hash order | `config`'s types |
 //! | [`kinds`] | gunicorn, jvm, command: from a specification to what is spawned, gated, counted, stopped | `config`, `sys` types |
 //! | [`sys`] | everything unsafe: processes, pidfds, cgroups, sockets, pipes; knows nothing of services | nothing of ours |
+//! | [`release`] | a host's releases: import, sealing, virtual environments, which one is in force | `config`, `sys` |
 //! | [`daemon`] | the event loop that executes the core's actions; logs, probes, notify, state | all of the above, `api` |
 //! | [`api`] | request and reply types, routes, access rules, server, client, public health and metrics | `config` |
 //! | [`cli`] | arguments, one file per verb, rendering | `api::client`, `config` (check), `sys` (the demo starts svd) |
@@ -28,6 +29,7 @@ pub mod daemon;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod kinds;
+pub mod release;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod sys;

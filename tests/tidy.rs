@@ -120,6 +120,7 @@ fn folders_use_what_they_may() {
         ("src/core/", &["api", "cli", "daemon", "kinds", "sys"]),
         ("src/api/", &["cli", "core", "daemon", "kinds", "sim", "sys"]),
         ("src/kinds/", &["api", "cli", "core", "daemon", "sim"]),
+        ("src/release/", &["api", "cli", "core", "daemon", "kinds", "sim"]),
         ("src/cli/", &["core", "daemon", "kinds", "sim"]),
         ("src/daemon/", &["cli", "sim"]),
     ];

@@ -99,7 +99,7 @@ fn is(want: &str, name: &str, number: u32) -> bool {
 }
 
 fn grants(rule: &AccessRule, verb: Verb) -> bool {
-    let everything = !matches!(verb, Verb::Exec | Verb::Upgrade);
+    let everything = !matches!(verb, Verb::Exec | Verb::Upgrade | Verb::Deploy);
     rule.verbs.iter().any(|v| &**v == verb.as_str() || (everything && &**v == "*"))
 }
 

@@ -58,7 +58,7 @@ fn who_may_what() {
         rule(&["ann"], &[], &["restart", "status"], &["web-*"]),
         rule(&[], &["deploy"], &["*"], &["*"]),
         rule(&["1500"], &["77"], &["logs"], &["db"]),
-        rule(&["eve"], &[], &["exec", "upgrade"], &["*"]),
+        rule(&["eve"], &[], &["exec", "upgrade", "deploy"], &["*"]),
         rule(&["kim"], &[], &["update"], &["web-*"]),
         rule(&["", "x"], &[""], &["*"], &["*"]),
     ]);
@@ -73,7 +73,7 @@ fn who_may_what() {
     let nobody = peer(65534, "", &[(65534, "")]);
     for verb in Verb::ALL {
         assert!(access.allows(&root, verb, "web-1") && access.allows(&owner, verb, "web-1"));
-        let named = matches!(verb, Verb::Exec | Verb::Upgrade);
+        let named = matches!(verb, Verb::Exec | Verb::Upgrade | Verb::Deploy);
         assert_eq!(access.allows(&bob, verb, "web-1"), !named, "bob {verb:?}");
         let eve_may = named || verb == Verb::Version;
         assert_eq!(access.allows(&eve, verb, "web-1"), eve_may, "eve {verb:?}");

@@ -89,7 +89,7 @@ impl Pending {
     /// `None`: the request changes nothing.
     pub fn new(request: &Request, peer: &Peer, numbers: &Numbers, sink: &AuditSink) -> Option<Pending> {
         let verb = request.verb();
-        if verb.is_read() {
+        if verb.is_read() || request.is_renewal() {
             return None;
         }
         let record = AuditRecord {

@@ -74,7 +74,8 @@ impl Handler {
             return Err(error);
         }
         let audit = audit.map(|mut audit| {
-            audit.record.services = request.services().cloned().unwrap_or_default();
+            let one = || request.single_name().map(Into::into).into_iter().collect();
+            audit.record.services = request.services().cloned().unwrap_or_else(one);
             audit.clone().write(Outcome::Begun);
             audit
         });

@@ -9,6 +9,7 @@
 
 mod accept;
 pub mod access;
+pub mod apps;
 pub mod audit;
 pub mod client;
 mod connections;
@@ -17,6 +18,7 @@ mod handle;
 mod health;
 mod hex;
 mod http;
+pub mod internal;
 pub mod metrics;
 pub mod peer;
 pub mod public;

@@ -101,6 +101,11 @@ impl Reply {
         Reply::to_nobody(Some(Pending { record, sink }))
     }
 
+    /// To nobody: svd does it by itself.
+    pub fn unheard() -> Reply {
+        Reply::to_nobody(None)
+    }
+
     pub(super) fn to_nobody(audit: Option<Pending>) -> Reply {
         Reply::new(true, Arc::default(), audit).0
     }

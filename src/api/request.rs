@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::access::Scope;
+use super::apps::AppRequest;
 use super::types::LogPosition;
 use crate::config::show_signal;
 
@@ -91,6 +92,11 @@ pub enum Request {
         /// `None`: the file that svd was started from, as it is now.
         binary: Option<PathBuf>,
     },
+    /// Of the releases of an app.
+    App {
+        name: Name,
+        ask: AppRequest,
+    },
     /// [`super::types::Version`].
     Version,
     /// Stops everything in order, then svd.
@@ -148,12 +154,14 @@ pub enum Verb {
     Exec,
     /// Root's; not covered by `*`.
     Upgrade,
+    /// Brings releases here and switches to them: code of one's own choice runs as the service's user. Not covered by `*`.
+    Deploy,
     /// Anyone who may connect.
     Version,
 }
 
 impl Verb {
-    pub const ALL: [Verb; 16] = [
+    pub const ALL: [Verb; 17] = [
         Verb::Status,
         Verb::Logs,
         Verb::Start,
@@ -169,6 +177,7 @@ impl Verb {
         Verb::Shutdown,
         Verb::Exec,
         Verb::Upgrade,
+        Verb::Deploy,
         Verb::Version,
     ];
 
@@ -189,6 +198,7 @@ impl Verb {
             Verb::Shutdown => "shutdown",
             Verb::Exec => "exec",
             Verb::Upgrade => "upgrade",
+            Verb::Deploy => "deploy",
             Verb::Version => "version",
         }
     }
@@ -255,6 +265,8 @@ impl Request {
             Request::Update { .. } => Verb::Update,
             Request::Exec { .. } => Verb::Exec,
             Request::Upgrade { .. } => Verb::Upgrade,
+            Request::App { ask: AppRequest::Status | AppRequest::History { .. }, .. } => Verb::Status,
+            Request::App { .. } => Verb::Deploy,
             Request::Version => Verb::Version,
             Request::Shutdown => Verb::Shutdown,
         }
@@ -268,11 +280,17 @@ impl Request {
             | Request::Service { .. }
             | Request::Pid { .. }
             | Request::Logs(_)
+            | Request::App { ask: AppRequest::Status | AppRequest::History { .. }, .. }
             | Request::Version
             | Request::PublicHealth { .. }
             | Request::Metrics => false,
             _ => true,
         }
+    }
+
+    /// Says only that somebody is still there, again and again.
+    pub(super) fn is_renewal(&self) -> bool {
+        matches!(self, Request::App { ask: AppRequest::Renew(_), .. })
     }
 
     /// The list of names, where the request has one.
@@ -287,7 +305,7 @@ impl Request {
     /// The one name, where the request has exactly one.
     pub fn single_name(&self) -> Option<&str> {
         match self {
-            Request::Service { name } => Some(name),
+            Request::Service { name } | Request::App { name, .. } => Some(name),
             Request::Logs(logs) => Some(&logs.name),
             _ => None,
         }
@@ -312,6 +330,7 @@ impl Request {
                 whole.chars().take(MOST_DETAIL).collect::<String>().into()
             }
             Request::Update { dry_run: true } => "dry-run".into(),
+            Request::App { ask, .. } => ask.detail(),
             Request::Upgrade { binary: Some(path) } => format!("binary={}", path.display()).into(),
             _ => "".into(),
         }

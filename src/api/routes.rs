@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::access::Scope;
+use super::apps::{ActivateOptions, AppRequest, ReleaseOptions, StageOptions, StepOptions};
 use super::request::{EventsRequest, LogsRequest, Name, Request, parse_since};
 use super::types::{ApiError, ErrorCode, LogPosition};
 use crate::config::{check_name as check_service_name, parse_signal};
@@ -33,6 +34,18 @@ pub enum Endpoint {
     Shutdown,
     Exec,
     Upgrade,
+    App,
+    AppHistory,
+    AppLock,
+    AppUnlock,
+    AppStage,
+    AppBuild,
+    AppStep,
+    AppActivate,
+    AppRenew,
+    AppConfirm,
+    AppTakeBack,
+    AppPrune,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +78,18 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/v1/services/{names}/pid", Endpoint::Pid, "Process ids of the workers"),
     route("GET", "/v1/services/{name}/logs", Endpoint::Logs, "Captured output"),
     route("POST", "/v1/services/{name}/exec", Endpoint::Exec, "Run a command in a service's environment"),
+    route("GET", "/v1/apps/{name}", Endpoint::App, "Releases, lock and lease of an app"),
+    route("GET", "/v1/apps/{name}/history", Endpoint::AppHistory, "What was deployed here"),
+    route("POST", "/v1/apps/{name}/lock", Endpoint::AppLock, "Take or renew the lock"),
+    route("POST", "/v1/apps/{name}/unlock", Endpoint::AppUnlock, "Give the lock back"),
+    route("POST", "/v1/apps/{name}/stage", Endpoint::AppStage, "Take what was sent as a release"),
+    route("POST", "/v1/apps/{name}/build", Endpoint::AppBuild, "Build the environment of a release"),
+    route("POST", "/v1/apps/{name}/step", Endpoint::AppStep, "Run a step of [deploy]"),
+    route("POST", "/v1/apps/{name}/activate", Endpoint::AppActivate, "Switch to a release, on trial"),
+    route("POST", "/v1/apps/{name}/renew", Endpoint::AppRenew, "Move the end of lock and trial on"),
+    route("POST", "/v1/apps/{name}/confirm", Endpoint::AppConfirm, "Keep what is on trial"),
+    route("POST", "/v1/apps/{name}/take-back", Endpoint::AppTakeBack, "Go back from what is on trial"),
+    route("POST", "/v1/apps/{name}/prune", Endpoint::AppPrune, "Remove old releases"),
     route("GET", "/v1/events", Endpoint::Events, "What happens"),
     route("POST", "/v1/update", Endpoint::Update, "Apply the configuration"),
     route("GET", "/v1/version", Endpoint::Version, "About svd"),
@@ -199,6 +224,21 @@ pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) ->
             nothing(body)?;
             Request::Version
         }
+        Endpoint::App
+        | Endpoint::AppHistory
+        | Endpoint::AppLock
+        | Endpoint::AppUnlock
+        | Endpoint::AppStage
+        | Endpoint::AppBuild
+        | Endpoint::AppStep
+        | Endpoint::AppActivate
+        | Endpoint::AppRenew
+        | Endpoint::AppConfirm
+        | Endpoint::AppTakeBack
+        | Endpoint::AppPrune => {
+            let ask = of_app(endpoint, &mut query, body)?;
+            Request::App { name: found.names.into_iter().next().unwrap_or_default(), ask }
+        }
         _ => act(endpoint, found.names, body)?,
     };
     query.end()?;
@@ -226,6 +266,49 @@ fn read(endpoint: Endpoint, found: Found, query: &mut Query, now: SystemTime) ->
             scope: Scope::everything().wanting(query.names()?),
         }),
         _ => Request::Status { services: query.names()?, full: query.flag("full")? },
+    })
+}
+
+/// Entries of the history that one answer has at most, and without a number.
+const HISTORY: u64 = 1000;
+
+fn of_app(endpoint: Endpoint, query: &mut Query, body: &[u8]) -> Result<AppRequest, ApiError> {
+    let release = |id: &str| check_release(id);
+    Ok(match endpoint {
+        Endpoint::AppHistory => {
+            nothing(body)?;
+            AppRequest::History { lines: query.number("lines")?.unwrap_or(HISTORY).min(HISTORY) }
+        }
+        Endpoint::AppLock => AppRequest::Lock(options(body)?),
+        Endpoint::AppUnlock => AppRequest::Unlock(options(body)?),
+        Endpoint::AppStage => {
+            let wanted: StageOptions = options(body)?;
+            release(&wanted.release)?;
+            AppRequest::Stage(wanted)
+        }
+        Endpoint::AppBuild => {
+            let wanted: ReleaseOptions = options(body)?;
+            release(&wanted.release)?;
+            AppRequest::Build(wanted)
+        }
+        Endpoint::AppStep => {
+            let wanted: StepOptions = options(body)?;
+            release(&wanted.release)?;
+            AppRequest::Step(wanted)
+        }
+        Endpoint::AppActivate => {
+            let wanted: ActivateOptions = options(body)?;
+            release(&wanted.release)?;
+            AppRequest::Activate(wanted)
+        }
+        Endpoint::AppRenew => AppRequest::Renew(options(body)?),
+        Endpoint::AppConfirm => AppRequest::Confirm(options(body)?),
+        Endpoint::AppTakeBack => AppRequest::TakeBack(options(body)?),
+        Endpoint::AppPrune => AppRequest::Prune(options(body)?),
+        _ => {
+            nothing(body)?;
+            AppRequest::Status
+        }
     })
 }
 

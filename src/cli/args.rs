@@ -78,6 +78,16 @@ pub enum Command {
     Events(EventsArgs),
     /// Run a command as a service's user, in its environment; its exit code is svctl's
     Exec(ExecArgs),
+    /// Show the releases of an app on this host, and what of them runs
+    Releases(ReleasesArgs),
+    /// Show what was deployed on this host, when, by whom
+    History(HistoryArgs),
+    /// Go back to the previous good release, or to one by name
+    Rollback(RollbackArgs),
+    /// Keep everybody from deploying an app
+    Lock(LockArgs),
+    /// Let people deploy an app again
+    Unlock(UnlockArgs),
     /// Check a configuration without svd
     Check(CheckArgs),
     /// Print the versions of svctl and svd
@@ -210,6 +220,52 @@ pub struct ExecArgs {
 
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ReleasesArgs {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+}
+
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+
+    /// The last entries
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
+    pub lines: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+
+    /// A release that is on the host [default: the good one before]
+    #[arg(long, value_name = "ID")]
+    pub to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+
+    /// Why, for those who are refused
+    #[arg(short, long, value_name = "TEXT", default_value = "")]
+    pub message: String,
+}
+
+#[derive(Debug, Args)]
+pub struct UnlockArgs {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+
+    /// Also from a rollout that goes on
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -16,7 +16,9 @@ mod host;
 mod logs;
 mod manual;
 mod pid;
+mod releases;
 pub mod render;
+mod render_releases;
 mod shutdown;
 mod status;
 pub mod text;
@@ -72,6 +74,11 @@ fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Pid(args) => pid::pid(context, &args.names),
         Command::Logs(args) => logs::logs(context, &args),
         Command::Events(args) => events::events(context, &args),
+        Command::Releases(args) => releases::releases(context, &args),
+        Command::History(args) => releases::history(context, &args),
+        Command::Rollback(args) => releases::rollback(context, &args),
+        Command::Lock(args) => releases::lock(context, &args),
+        Command::Unlock(args) => releases::unlock(context, &args),
         Command::Check(args) => configuration(context, &args.dir),
         Command::Completions(args) => completion::completions(args.shell),
         Command::Man => manual::man(),

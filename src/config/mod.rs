@@ -6,6 +6,7 @@
 
 mod counts;
 mod daemon;
+mod deploy;
 mod diagnostic;
 pub mod diff;
 mod health;

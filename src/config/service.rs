@@ -5,7 +5,7 @@ use super::scope::Scope;
 use super::section::{self, Item, Schema, Section};
 use super::source::{At, File, Problem, Span};
 use super::spec::{Service, Template};
-use super::{counts, health, logs, ready, reload, restart, sockets, stop, units};
+use super::{counts, deploy, health, logs, ready, reload, restart, sockets, stop, units};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -46,6 +46,7 @@ pub(super) static SCHEMA: Schema = Schema {
         "restart",
         "logs",
         "counts",
+        "deploy",
     ],
 };
 
@@ -93,6 +94,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         restart: Arc::new(restart::decode(&top)),
         logs: logs::decode(&top),
         counts: counts::decode(&top, &scope),
+        deploy: deploy::decode(&top, &scope).map(Box::new),
         sockets: listening,
         root: scope.root,
     };

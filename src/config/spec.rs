@@ -96,6 +96,9 @@ pub struct Service {
     pub restart: Arc<Restart>,
     pub logs: Logs,
     pub counts: Counts,
+    /// Where the file has the section. [`Deploy::standard`] holds else.
+    #[serde(default)]
+    pub deploy: Option<Box<Deploy>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -292,6 +295,80 @@ pub struct Logs {
 pub struct Counts {
     /// svd takes the generation's counts as statsd datagrams. Never for gunicorn, whose launcher counts.
     pub statsd: bool,
+}
+
+/// `[deploy]`: how a release gets onto this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deploy {
+    pub build: Build,
+    pub build_on: BuildOn,
+    /// Paths inside the release: what a virtual environment is made from, and named after.
+    pub requirements: Vec<Box<str>>,
+    /// What makes it; default `python3` from `PATH`.
+    pub python: Option<Template>,
+    /// Paths inside each release that are links into `ROOT/shared`.
+    pub shared: Vec<Box<str>>,
+    /// Releases that are kept, beside those that are needed.
+    pub keep: u32,
+    /// How long a copy of the old release stays booted behind the gate.
+    pub standby: Option<Duration>,
+    /// Before anything else is done with the new release.
+    pub before: Option<Step>,
+    pub verify: Option<Step>,
+    pub migrate: Option<Migrate>,
+    /// When all waves have passed.
+    pub migrate_after: Option<Migrate>,
+    pub static_files: Option<Step>,
+    /// When the release is confirmed.
+    pub after: Option<Step>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Build {
+    /// A virtual environment where there are requirements; nothing for a JVM.
+    #[default]
+    Auto,
+    Nothing,
+    Command(Vec<Template>),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BuildOn {
+    /// Every host builds.
+    #[default]
+    Hosts,
+    /// The machine that deploys does, and ships the result.
+    Here,
+}
+
+/// A command that runs in the new release, as the service's user, in its environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub command: Vec<Template>,
+    /// `None`: it may take as long as it takes.
+    pub timeout: Option<Duration>,
+    /// Only where one of these paths differs from the release that runs; empty: always.
+    pub when_changed: Vec<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migrate {
+    pub step: Step,
+    /// Exits with 0 when there is nothing to do; empty: there always is.
+    pub pending: Vec<Template>,
+    pub on: StepOn,
+    /// The old code works with the new schema.
+    pub compatible: bool,
+    /// Undoes it; only ever by hand.
+    pub down: Vec<Template>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepOn {
+    /// Once a rollout, on one host.
+    #[default]
+    One,
+    EachHost,
 }
 
 impl Service {

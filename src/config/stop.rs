@@ -46,6 +46,9 @@ mod tests {
         assert_eq!(errors(&with("signal = 'STOP'")), ["STOP does not end a process"]);
         assert_eq!(errors(&with("signal = 0")).len(), 1);
         assert_eq!(helps(&with("grace = 35")), ["write \"35s\" (or ms, m, h, d)"]);
-        assert_eq!(helps(&with("timeout = '3s'")), ["\"timeout\" belongs in [ready], in [health] or in probe = { … }"]);
+        assert_eq!(
+            helps(&with("timeout = '3s'")),
+            ["\"timeout\" belongs in [ready], in [health], in probe = { … } or in [deploy.STEP]"]
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::section::{self, Schema};
 use super::source::{Problem, Span};
-use super::{counts, daemon, health, logs, probe, ready, reload, restart, service, sockets, stop};
+use super::{counts, daemon, deploy, health, logs, probe, ready, reload, restart, service, sockets, stop};
 
 /// Tables of a service file, and of `svd.toml`: a key is looked for among its own.
 pub(super) static SERVICE_FILE: &[&Schema] = &[
@@ -17,6 +17,8 @@ pub(super) static SERVICE_FILE: &[&Schema] = &[
     &restart::LIMIT,
     &logs::SCHEMA,
     &counts::SCHEMA,
+    &deploy::SCHEMA,
+    &deploy::STEP,
 ];
 pub(super) static DAEMON_FILE: &[&Schema] = &[&daemon::SCHEMA, &daemon::HTTP, &daemon::CONTROL, &daemon::ACCESS];
 
@@ -129,7 +131,7 @@ mod tests {
         assert_eq!(help(&service::SCHEMA, "grace"), "\"grace\" belongs in [stop]");
         assert_eq!(
             help(&service::SCHEMA, "timeout"),
-            "\"timeout\" belongs in [ready], in [health] or in probe = { … }"
+            "\"timeout\" belongs in [ready], in [health], in probe = { … } or in [deploy.STEP]"
         );
         assert!(help(&sockets::SCHEMA, "umask").contains("above the first [section]"));
         assert_eq!(help(&daemon::SCHEMA, "verbs"), "\"verbs\" belongs in [[access]]");

@@ -11,6 +11,7 @@ use super::logs::{InFlight, LogThread, Options};
 use super::messages::Messages;
 use super::orders::Orders;
 use super::paths::Paths;
+use super::releases::Releases;
 use super::state::aside::{self, Aside};
 use super::state::{Key, State};
 use super::store::Store;
@@ -229,6 +230,9 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     let known = found.as_ref().map_or(0, Found::last_order).max(interrupted.keys().next_back().copied().unwrap_or(0));
     let numbers = Numbers::after(audit::last_id(&paths).max(known));
     let orders = Orders::new(&journal, numbers.clone());
+    let boot = crate::sys::process::boot_id().unwrap_or_default();
+    // Before anything is started: what was not confirmed is not started by a boot.
+    let (releases, of_releases) = Releases::open(&paths, &boot, calls.clone());
     let context = ServerContext {
         calls,
         directory: directory.clone(),
@@ -262,6 +266,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         own_messages,
         keeper: keeper.take().unwrap_or_default(),
         orders,
+        releases,
     };
     let mut host = Host::new(start);
     if let Some(aside) = aside {
@@ -279,7 +284,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         }
         None => format!("{why} What runs is ended and started anew."),
     });
-    for why in trouble.into_iter().chain(unusable).chain(not_public) {
+    for why in trouble.into_iter().chain(of_releases).chain(unusable).chain(not_public) {
         host.warn(None, &why);
     }
     match (found, config) {
@@ -306,6 +311,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         }
         (None, Err(why)) => return Err(why),
     }
+    host.begin_releases();
     host.daemon_ready();
     report.up();
     let inputs = Inputs { calls: calls_in, messages: messages_in, logs: logs_in };

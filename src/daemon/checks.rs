@@ -131,21 +131,13 @@ impl Host {
         Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())
     }
 
-    /// Runs a program that is svd's own.
-    ///
-    /// # Errors
-    /// A sentence: it could not be started.
-    pub fn run_check(
-        &mut self,
-        prepared: Prepared,
-        what: String,
-        limit: Duration,
-        done: oneshot::Sender<Ended>,
-    ) -> Result<(), String> {
+    /// Runs what is prepared. That it could not be started is told as any other end.
+    pub fn run_check(&mut self, prepared: &Prepared, what: String, limit: Duration, done: oneshot::Sender<Ended>) {
         let name = group_name(self.last_check + 1);
-        let worker = Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())?;
-        self.watch_check(what, limit, None, done, worker);
-        Ok(())
+        match Worker::start(&self.spawner, prepared, &self.containment, &name) {
+            Ok(worker) => self.watch_check(what, limit, None, done, worker),
+            Err(e) => _ = done.send(Err(e.to_string())),
+        }
     }
 
     fn watch_check(

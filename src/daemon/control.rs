@@ -45,7 +45,7 @@ pub struct Op {
 impl Host {
     pub fn handle_call(&mut self, call: Call) {
         self.note_order(&call);
-        let Call { request, reply, .. } = call;
+        let Call { peer, request, reply } = call;
         match request {
             Request::Status { services, full: false } => {
                 let services = services.iter().filter_map(|n| self.row(n)).collect();
@@ -74,6 +74,7 @@ impl Host {
                 [name] => self.exec(name, command, reply),
                 _ => reply.error(ApiError::new(ErrorCode::BadRequest, "exec takes one service.")),
             },
+            Request::App { name, ask } => self.app(&name, ask, peer, reply),
             Request::Version => reply.ok(&self.version()),
             Request::Shutdown => {
                 self.shut_down();

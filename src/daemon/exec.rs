@@ -110,7 +110,7 @@ fn complete(bytes: &[u8]) -> usize {
 }
 
 /// Our end, which does not wait, and the command's, which does.
-fn pipe() -> std::io::Result<(Receiver, OwnedFd)> {
+pub fn pipe() -> std::io::Result<(Receiver, OwnedFd)> {
     let (theirs, ours) = tokio::net::unix::pipe::pipe()?;
     Ok((ours, theirs.into_blocking_fd()?))
 }

@@ -93,6 +93,23 @@ pub enum Message {
     },
     /// The limit of a check has passed.
     CheckLate(u64),
+    /// A command of a deploy, whose program was found.
+    Command {
+        prepared: Box<crate::sys::spawn::Prepared>,
+        what: String,
+        limit: Duration,
+        done: tokio::sync::oneshot::Sender<super::checks::Ended>,
+    },
+    /// The lease of an app's release may have run out.
+    Lease {
+        app: crate::api::request::Name,
+        matter: super::releases::Matter,
+    },
+    /// Something that people should see.
+    OfApp {
+        app: crate::api::request::Name,
+        text: String,
+    },
     /// The state file was written. With the answer to whoever waits for that.
     Saved {
         result: Result<(), String>,
@@ -141,6 +158,8 @@ pub struct Host {
     pub own_messages: Messages,
     pub calls: BTreeMap<u64, Pending>,
     pub orders: Orders,
+    /// What was deployed here.
+    pub releases: super::releases::Releases,
     pub ops: BTreeMap<OpId, super::control::Op>,
     pub last_call: u64,
     pub last_op: u64,
@@ -223,6 +242,7 @@ pub struct Start {
     pub own_messages: Messages,
     pub keeper: Keeper,
     pub orders: Orders,
+    pub releases: super::releases::Releases,
 }
 
 /// What the loop waits for, beside its own descriptors.
@@ -264,6 +284,7 @@ impl Host {
             own_messages: start.own_messages,
             calls: BTreeMap::new(),
             orders: start.orders,
+            releases: start.releases,
             ops: BTreeMap::new(),
             last_call: 0,
             last_op: 0,
@@ -476,6 +497,9 @@ impl Host {
             Message::UpgradeFound { found, reply } => self.handle_upgrade_found(found, *reply),
             Message::UpgradeTried { tried, reply } => self.handle_upgrade_tried(tried, *reply),
             Message::CheckLate(number) => self.end_late_check(number),
+            Message::Command { prepared, what, limit, done } => self.run_check(&prepared, what, limit, done),
+            Message::Lease { app, matter } => self.handle_lease(&app, matter),
+            Message::OfApp { app, text } => self.handle_of_app(&app, &text),
             Message::Saved { result, answer } => self.handle_saved(result, answer),
             Message::Owners { service, change, owners } => self.handle_owners(service, &change, owners),
         }

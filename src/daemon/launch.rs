@@ -8,7 +8,7 @@ use crate::config::spec::{Kind, Listen, Service, Stderr, Template};
 use crate::kinds::environment::{self, HandedOver, Login};
 use crate::kinds::{self, Context, FIRST_SOCKET, gunicorn};
 use crate::sys::files;
-use crate::sys::spawn::{Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
+use crate::sys::spawn::{Ids, Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
 use crate::sys::user::{self, Account};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -126,18 +126,27 @@ fn memory_available(meminfo: &str) -> Option<u64> {
 }
 
 fn run_as(spec: &Service, own: &Arc<Login>) -> Result<RunAs, String> {
-    let group = spec.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
+    let ids = ids_of(spec)?;
     let Some(name) = &spec.user else {
-        if group.is_none() {
-            return Ok(RunAs { ids: None, login: Arc::clone(own) });
-        }
-        let account = Account::own().map_err(|e| e.to_string())?;
-        let ids = account.ids(group).map_err(|e| e.to_string())?;
-        return Ok(RunAs { ids: Some(ids), login: Arc::clone(own) });
+        return Ok(RunAs { ids, login: Arc::clone(own) });
     };
     let account = Account::find(name).map_err(|e| e.to_string())?;
-    let ids = account.ids(group).map_err(|e| e.to_string())?;
-    Ok(RunAs { ids: Some(ids), login: Arc::new(login_of(&account)) })
+    Ok(RunAs { ids, login: Arc::new(login_of(&account)) })
+}
+
+/// Whom a service runs as; `None`: as svd itself. Asks the user database, which may hang.
+///
+/// # Errors
+/// A sentence: there is no such user or group.
+pub fn ids_of(spec: &Service) -> Result<Option<Ids>, String> {
+    let group = spec.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
+    let account = match &spec.user {
+        Some(name) => Account::find(name),
+        None if group.is_none() => return Ok(None),
+        None => Account::own(),
+    };
+    let ids = account.and_then(|account| account.ids(group)).map_err(|e| e.to_string())?;
+    Ok(Some(ids))
 }
 
 pub fn login_of(account: &Account) -> Login {
@@ -149,6 +158,7 @@ pub fn login_of(account: &Account) -> Login {
 }
 
 /// What stays the same for all spawns of this svd.
+#[derive(Clone)]
 pub struct Surroundings {
     pub host: String,
     pub paths: Paths,
@@ -198,21 +208,81 @@ pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) ->
         Some(program) => program.clone(),
         None => resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?,
     };
+    let mut prepared = of_service(plan, around, &program, &line.argv, &variables, &directory)?;
+    prepared.descriptors = wires;
+    prepared.listen_pid = !plan.spec.sockets.is_empty() && !line.socket_on_stdin;
+    prepared.watchdog_pid = watchdog(&plan.spec).is_some();
+    Ok(prepared)
+}
+
+/// The context of what is no worker's.
+fn without_worker<'a>(plan: &'a Plan, around: &'a Surroundings) -> Context<'a> {
+    Context {
+        spec: &plan.spec,
+        places: &plan.places,
+        host: &around.host,
+        generation: 0,
+        worker: 0,
+        // A variable of the environment may mention it, which nothing but a worker listens on.
+        port: Some(0),
+        workers: None,
+        launcher: Path::new("launcher"),
+    }
+}
+
+/// The words of a command that is no worker's.
+///
+/// # Errors
+/// A sentence: a placeholder without a value.
+pub fn expand(plan: &Plan, around: &Surroundings, templates: &[Template]) -> Result<Vec<String>, String> {
+    without_worker(plan, around).expand_all(templates)
+}
+
+/// A command that is no worker's, as the service's user, in its directory and environment. Looks for the program on the disk.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn prepare_command(
+    plan: &Plan,
+    around: &Surroundings,
+    argv: &[String],
+    output: Arc<std::os::fd::OwnedFd>,
+) -> Result<Prepared, String> {
+    let context = without_worker(plan, around);
+    let directory = directory(&context)?;
+    let text = directory.to_str().ok_or("the directory's path is not UTF-8")?;
+    let handed = HandedOver::default();
+    let variables = environment::variables(&context, &plan.run_as.login, text, &plan.variables, handed)?;
+    let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
+    let name = argv.first().ok_or("the command is empty")?;
+    let program = resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?;
+    let mut prepared = of_service(plan, around, &program, argv, &variables, &directory)?;
+    let wire = |target| Wire { source: Source::Fd(Arc::clone(&output)), target };
+    prepared.descriptors = vec![wire(1), wire(2)];
+    Ok(prepared)
+}
+
+/// What all that runs for a service has.
+fn of_service(
+    plan: &Plan,
+    around: &Surroundings,
+    program: &Path,
+    argv: &[String],
+    variables: &[(String, String)],
+    directory: &Path,
+) -> Result<Prepared, String> {
     let mut prepared = Prepared::new(
-        c_path(&program).ok_or("the program's path has a NUL byte")?,
-        line.argv.iter().map(|a| text_for_kernel(a)).collect::<Result<_, _>>()?,
+        c_path(program).ok_or("the program's path has a NUL byte")?,
+        argv.iter().map(|a| text_for_kernel(a)).collect::<Result<_, _>>()?,
     );
     prepared.environment =
         variables.iter().map(|(n, v)| text_for_kernel(&format!("{n}={v}"))).collect::<Result<_, _>>()?;
-    prepared.directory = c_path(&directory).ok_or("the directory's path has a NUL byte")?;
+    prepared.directory = c_path(directory).ok_or("the directory's path has a NUL byte")?;
     prepared.ids.clone_from(&plan.run_as.ids);
     prepared.umask = plan.spec.umask.unwrap_or(around.umask);
     prepared.nice = plan.spec.nice;
     prepared.limits = vec![around.open_files];
     prepared.oom_score_adj = around.oom_score_adj;
-    prepared.descriptors = wires;
-    prepared.listen_pid = !plan.spec.sockets.is_empty() && !line.socket_on_stdin;
-    prepared.watchdog_pid = watchdog(&plan.spec).is_some();
     Ok(prepared)
 }
 

@@ -291,6 +291,7 @@ impl Host {
         let undone = match order.verb {
             Verb::Signal => "it is not known whether it was sent",
             Verb::Exec => "what had begun of it was ended",
+            Verb::Deploy => "it was interrupted; `svctl releases` says how things stand",
             Verb::Upgrade if !executed => "it was not done; this version goes on",
             Verb::Update if order.applied => "",
             Verb::Enable | Verb::Disable | Verb::Drain | Verb::Upgrade | Verb::Shutdown => "",

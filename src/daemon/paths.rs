@@ -116,6 +116,29 @@ impl Paths {
         self.state.join("audit.log")
     }
 
+    /// What is known of each app's releases.
+    pub fn apps(&self) -> PathBuf {
+        self.state.join("apps")
+    }
+
+    pub fn app_file(&self, app: &str) -> PathBuf {
+        self.apps().join(format!("{app}.json"))
+    }
+
+    pub fn app_history(&self, app: &str) -> PathBuf {
+        self.apps().join(format!("{app}.history"))
+    }
+
+    /// Output of the steps of its deploys.
+    pub fn app_output(&self, app: &str) -> PathBuf {
+        self.apps().join(format!("{app}.output"))
+    }
+
+    /// Where a user's files for an app arrive; the user's own.
+    pub fn staging(&self, uid: u32, app: &str) -> PathBuf {
+        self.state.join("staging").join(uid.to_string()).join(app)
+    }
+
     /// svd's own messages when it runs as a daemon.
     pub fn own_log(&self) -> PathBuf {
         self.log.join("svd.log")

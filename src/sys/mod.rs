@@ -15,6 +15,7 @@
 //! | [`alone`] | what only a process with one thread may do: fork and go on, close what others opened |
 //! | [`blocking`] | threads for what may block |
 //! | [`memory`] | giving back what only the start needed |
+//! | [`tree`] | copies of directory trees that somebody else may change meanwhile |
 //! | [`files`], [`trust`] | files where others may write; what only root and svd's user may change |
 //! | [`lock`], [`durable`] | one svd per run directory; files that are old or new, never half |
 
@@ -32,6 +33,7 @@ pub mod process;
 pub mod socket;
 pub mod spawn;
 pub mod stub;
+pub mod tree;
 pub mod trust;
 pub mod user;
 pub mod worker;
@@ -60,6 +62,12 @@ pub fn io_text(error: &std::io::Error) -> String {
 pub fn monotonic_micros() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     now.map_or(0, |t| t.tv_sec() as u64 * 1_000_000 + t.tv_nsec() as u64 / 1_000)
+}
+
+/// Milliseconds of `CLOCK_BOOTTIME`: it neither jumps nor stands still while the machine sleeps.
+pub fn boot_millis() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    now.map_or(0, |t| t.tv_sec() as u64 * 1_000 + t.tv_nsec() as u64 / 1_000_000)
 }
 
 /// When this machine was started, by the wall clock as it is now (`CLOCK_BOOTTIME`).

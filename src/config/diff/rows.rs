@@ -98,6 +98,7 @@ pub fn service(service: &Service) -> Vec<Row> {
         restart: again,
         logs: output,
         counts: Counts { statsd },
+        deploy: releases,
     } = service;
     let mut rows = Rows::default();
     kind(&mut rows, how);
@@ -131,7 +132,47 @@ pub fn service(service: &Service) -> Vec<Row> {
     logs(&mut rows, output);
     // Where to send them is in the environment.
     rows.add("counts.statsd", statsd, ByReload);
+    if let Some(releases) = releases {
+        deploy(&mut rows, releases);
+    }
     rows.0
+}
+
+/// All of it matters at the next deploy.
+fn deploy(rows: &mut Rows, deploy: &Deploy) {
+    let Deploy { build, build_on, requirements, python, shared, keep, standby, .. } = deploy;
+    let Deploy { before, verify, migrate, migrate_after, static_files, after, .. } = deploy;
+    match build {
+        Build::Auto => rows.add("deploy.build", "auto", Live),
+        Build::Nothing => rows.add("deploy.build", "none", Live),
+        Build::Command(words) => rows.list("deploy.build", words, Live),
+    }
+    rows.add("deploy.build_on", if *build_on == BuildOn::Here { "here" } else { "hosts" }, Live);
+    rows.names("deploy.requirements", requirements, Live);
+    rows.some("deploy.python", python.as_ref().map(text), Live);
+    rows.names("deploy.shared", shared, Live);
+    rows.add("deploy.keep", keep, Live);
+    rows.some("deploy.standby", standby.map(show_duration), Live);
+    let steps = [("before", before), ("verify", verify), ("static", static_files), ("after", after)];
+    for (name, given) in steps.iter().filter_map(|(name, step)| Some((name, step.as_ref()?))) {
+        step(rows, name, given);
+    }
+    let migrations = [("migrate", migrate), ("migrate_after", migrate_after)];
+    for (name, given) in migrations.iter().filter_map(|(name, step)| Some((name, step.as_ref()?))) {
+        let Migrate { step: how, pending, on, compatible, down } = given;
+        step(rows, name, how);
+        rows.list(&format!("deploy.{name}.pending"), pending, Live);
+        rows.add(format!("deploy.{name}.on"), if *on == StepOn::One { "one" } else { "each host" }, Live);
+        rows.add(format!("deploy.{name}.compatible"), compatible, Live);
+        rows.list(&format!("deploy.{name}.down"), down, Live);
+    }
+}
+
+fn step(rows: &mut Rows, name: &str, step: &Step) {
+    let Step { command, timeout, when_changed } = step;
+    rows.list(&format!("deploy.{name}.command"), command, Live);
+    rows.add(format!("deploy.{name}.timeout"), timeout.map_or("never".to_owned(), show_duration), Live);
+    rows.names(&format!("deploy.{name}.when_changed"), when_changed, Live);
 }
 
 fn kind(rows: &mut Rows, kind: &Kind) {

@@ -1,0 +1,366 @@
+//! Releases over the control socket: what may be asked of an app, and what is answered.
+//!
+//! An app is what is deployed together: all services of one root. Its name is that of the service whose file has
+//! `[deploy]`, or of the only one. Whoever changes an app takes its lock first, and carries the fence that the
+//! lock was granted with in every call.
+
+use serde::{Deserialize, Serialize};
+
+use super::types::ServiceState;
+
+/// Who holds the lock: a number that rises with every lock, and the rollout that it was granted to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fence {
+    pub number: u64,
+    pub rollout: Box<str>,
+}
+
+/// What runs on a host for a release, as `[deploy.STEP]` of the service file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepName {
+    Before,
+    Verify,
+    Migrate,
+    Static,
+    MigrateAfter,
+    After,
+}
+
+impl StepName {
+    pub const ALL: [StepName; 6] = [
+        StepName::Before,
+        StepName::Verify,
+        StepName::Migrate,
+        StepName::Static,
+        StepName::MigrateAfter,
+        StepName::After,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StepName::Before => "before",
+            StepName::Verify => "verify",
+            StepName::Migrate => "migrate",
+            StepName::Static => "static",
+            StepName::MigrateAfter => "migrate_after",
+            StepName::After => "after",
+        }
+    }
+}
+
+/// Something that is asked of one app.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AppRequest {
+    /// [`AppStatus`].
+    Status,
+    /// [`History`], newest last.
+    History {
+        lines: u64,
+    },
+    /// [`LockResult`].
+    Lock(LockOptions),
+    Unlock(UnlockOptions),
+    /// Takes what lies in the caller's staging place as a release. [`StageResult`].
+    Stage(StageOptions),
+    /// Makes its virtual environment. [`BuildResult`].
+    Build(ReleaseOptions),
+    /// [`StepResult`].
+    Step(StepOptions),
+    /// Switches the services to a release, which is on trial then. [`super::types::ActionResult`].
+    Activate(ActivateOptions),
+    /// Moves the end of lock and trial on.
+    Renew(RenewOptions),
+    /// What is on trial is good. [`ConfirmResult`].
+    Confirm(FenceOptions),
+    /// Goes back to what was confirmed before. [`super::types::ActionResult`].
+    TakeBack(TakeBackOptions),
+    /// Removes releases that nobody needs. [`PruneResult`].
+    Prune(FenceOptions),
+}
+
+impl AppRequest {
+    /// For the audit journal.
+    pub(super) fn detail(&self) -> Box<str> {
+        match self {
+            AppRequest::Status => "status".into(),
+            AppRequest::History { .. } => "history".into(),
+            AppRequest::Lock(o) => format!("lock rollout={} number={}", o.fence.rollout, o.fence.number).into(),
+            AppRequest::Unlock(o) if o.force => "unlock force".into(),
+            AppRequest::Unlock(_) => "unlock".into(),
+            AppRequest::Stage(o) => format!("stage release={} source={}", o.release, o.source).into(),
+            AppRequest::Build(o) => format!("build release={}", o.release).into(),
+            AppRequest::Step(o) => format!("{} release={}", o.step.as_str(), o.release).into(),
+            AppRequest::Activate(o) => format!("activate release={}", o.release).into(),
+            AppRequest::Renew(_) => "renew".into(),
+            AppRequest::Confirm(_) => "confirm".into(),
+            AppRequest::TakeBack(o) => format!("take-back reason={}", o.reason).into(),
+            AppRequest::Prune(_) => "prune".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockOptions {
+    pub fence: Fence,
+    /// Until it has to be renewed; without it, it is held until it is unlocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+    /// Whom the client acts for; told beside the user that svd knows.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub holder: Box<str>,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub message: Box<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnlockOptions {
+    /// Of the lock that is to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
+    /// Whoever holds it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FenceOptions {
+    pub fence: Fence,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseOptions {
+    pub fence: Fence,
+    pub release: Box<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageOptions {
+    pub fence: Fence,
+    pub release: Box<str>,
+    /// The commit, or the digest of the artifact: two releases of one name must be the same.
+    pub source: Box<str>,
+    /// The branch or tag, or the artifact's name; for people.
+    #[serde(default)]
+    pub label: Box<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepOptions {
+    pub fence: Fence,
+    pub release: Box<str>,
+    pub step: StepName,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivateOptions {
+    pub fence: Fence,
+    pub release: Box<str>,
+    /// How long it is kept without a renewal.
+    pub lease_seconds: u64,
+    /// A migration came with it that the release before does not work with: it is not taken back by itself.
+    #[serde(default)]
+    pub holds: bool,
+    /// It is a rollback, and why: what runs now is no way back any more once this is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewOptions {
+    pub fence: Fence,
+    pub lease_seconds: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeBackOptions {
+    pub fence: Fence,
+    pub reason: Box<str>,
+}
+
+/// Answer to `GET /v1/apps/NAME`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppStatus {
+    pub app: Box<str>,
+    pub root: Box<str>,
+    pub services: Vec<AppService>,
+    /// What `ROOT/current` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<Box<str>>,
+    /// What a boot starts, and a release that fails is taken back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<Box<str>>,
+    /// Where a rollback goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialStatus>,
+    /// The services are on their way to this release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switching_to: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockStatus>,
+    /// The highest fence that was granted or carried.
+    pub fence: Fence,
+    /// Oldest first.
+    pub releases: Vec<ReleaseStatus>,
+    /// Steps that the service file has.
+    pub steps: Vec<StepName>,
+    /// Needs somebody's decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert: Option<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppService {
+    pub name: Box<str>,
+    pub state: ServiceState,
+    /// What really runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+}
+
+/// A release that serves and is not confirmed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrialStatus {
+    pub release: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<str>>,
+    pub rollout: Box<str>,
+    /// Until the host takes it back by itself.
+    pub seconds_left: u64,
+    /// It does not: a migration came with it that the release before does not work with.
+    pub holds: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LockStatus {
+    pub fence: Fence,
+    pub holder: Box<str>,
+    /// RFC 3339.
+    pub since: Box<str>,
+    pub since_seconds: u64,
+    /// Absent: until somebody unlocks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub message: Box<str>,
+}
+
+/// How far a release has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseState {
+    Staged,
+    Built,
+    Trial,
+    /// It was good.
+    Confirmed,
+    /// Kept for whoever looks into it; no rollback goes there.
+    Failed,
+}
+
+impl ReleaseState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReleaseState::Staged => "staged",
+            ReleaseState::Built => "built",
+            ReleaseState::Trial => "on trial",
+            ReleaseState::Confirmed => "confirmed",
+            ReleaseState::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseStatus {
+    pub release: Box<str>,
+    pub state: ReleaseState,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Box<str>>,
+    pub source: Box<str>,
+    pub label: Box<str>,
+    pub by: Box<str>,
+    /// RFC 3339.
+    pub since: Box<str>,
+    pub since_seconds: u64,
+    /// Is it the one that serves?
+    pub serving: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LockResult {
+    pub fence: Fence,
+    /// A directory on the host that is the caller's own: what lies there becomes a release by `stage`.
+    pub staging: Box<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageResult {
+    /// It was here already.
+    pub known: bool,
+    pub files: u64,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BuildResult {
+    /// Anything was built.
+    pub changed: bool,
+    /// Why, or why not.
+    pub reason: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub venv: Option<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepResult {
+    pub ran: bool,
+    /// Why, or why not.
+    pub reason: Box<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfirmResult {
+    pub release: Box<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PruneResult {
+    pub releases: Vec<Box<str>>,
+    pub venvs: u32,
+}
+
+/// One line of a host's journal of deploys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// RFC 3339.
+    pub time: Box<str>,
+    /// The user that svd knows, and whom the client says it acts for.
+    pub who: Box<str>,
+    pub rollout: Box<str>,
+    /// `staged`, `built`, `migrate`, `activated`, `confirmed`, `taken back` …
+    pub what: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub detail: Box<str>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    pub entries: Vec<HistoryEntry>,
+}

@@ -1,0 +1,152 @@
+//! Verbs about what is deployed on this host: releases, history, rollback, lock, unlock.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::args::{HistoryArgs, LockArgs, ReleasesArgs, RollbackArgs, UnlockArgs};
+use super::context::{Context, need_names};
+use super::exit::{CliError, Exit};
+use super::host::understand;
+use super::render_releases as render;
+use crate::api::apps::{
+    ActivateOptions, AppStatus, Fence, FenceOptions, History, LockOptions, ReleaseState, UnlockOptions,
+};
+use crate::api::client::encode;
+use crate::api::types::{ActionResult, ApiError, ErrorCode};
+
+/// For switching the services and confirming: nobody else renews it.
+const LEASE: u64 = 600;
+
+fn path(app: &str, rest: &str) -> String {
+    format!("/v1/apps/{}{rest}", encode(app))
+}
+
+fn post(context: &Context, app: &str, verb: &str, body: &impl Serialize) -> Result<Box<RawValue>, CliError> {
+    let body = serde_json::to_value(body).unwrap_or_default();
+    context.act(&path(app, &format!("/{verb}")), Some(&body))
+}
+
+fn need_app(name: &str) -> Result<(), CliError> {
+    need_names(std::slice::from_ref(&name.to_owned()), "this verb")
+}
+
+pub fn releases(context: &Context, args: &ReleasesArgs) -> Result<Exit, CliError> {
+    need_app(&args.app)?;
+    let text = context.client()?.get(&path(&args.app, ""))?;
+    if context.json {
+        context.print_json(&text)?;
+        return Ok(Exit::Ok);
+    }
+    let status: AppStatus = serde_json::from_slice(&text).map_err(|e| super::host::odd_answer(&e))?;
+    context.print(render::releases(&status))?;
+    Ok(Exit::Ok)
+}
+
+pub fn history(context: &Context, args: &HistoryArgs) -> Result<Exit, CliError> {
+    need_app(&args.app)?;
+    let text = context.client()?.get(&path(&args.app, &format!("/history?lines={}", args.lines)))?;
+    if context.json {
+        context.print_json(&text)?;
+        return Ok(Exit::Ok);
+    }
+    let history: History = serde_json::from_slice(&text).map_err(|e| super::host::odd_answer(&e))?;
+    context.print(render::history(&history))?;
+    Ok(Exit::Ok)
+}
+
+/// Whoever calls: what the lock says beside the user that svd knows.
+fn holder() -> Box<str> {
+    let name = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+    name.unwrap_or_default().into()
+}
+
+/// One that nobody has had, and higher than all before.
+fn next_fence(status: &AppStatus, what: &str) -> Fence {
+    Fence { number: status.fence.number + 1, rollout: format!("{what}-{:08x}", fastrand::u32(..)).into() }
+}
+
+fn status_of(context: &Context, app: &str) -> Result<AppStatus, CliError> {
+    Ok(context.client()?.fetch(&path(app, ""))?)
+}
+
+pub fn lock(context: &Context, args: &LockArgs) -> Result<Exit, CliError> {
+    need_app(&args.app)?;
+    let fence = next_fence(&status_of(context, &args.app)?, "lock");
+    let message = args.message.as_str().into();
+    let wanted = LockOptions { fence, seconds: None, holder: holder(), message };
+    let result = post(context, &args.app, "lock", &wanted)?;
+    match context.json {
+        true => context.print_json(result.get().as_bytes())?,
+        false => context.print(format!("{} is locked until `svctl unlock {0}`\n", args.app))?,
+    }
+    Ok(Exit::Ok)
+}
+
+pub fn unlock(context: &Context, args: &UnlockArgs) -> Result<Exit, CliError> {
+    need_app(&args.app)?;
+    let status = status_of(context, &args.app)?;
+    // What people have locked, people unlock; a rollout that goes on is another matter.
+    let by_people = status.lock.as_ref().filter(|lock| lock.seconds_left.is_none()).map(|lock| lock.fence.clone());
+    let wanted = UnlockOptions { fence: by_people, force: args.force };
+    let result = post(context, &args.app, "unlock", &wanted)?;
+    let unlocked: bool = understand(&result)?;
+    match context.json {
+        true => context.print_value(&serde_json::json!({ "unlocked": unlocked }))?,
+        false if unlocked => context.print(format!("{} is unlocked\n", args.app))?,
+        false => context.print(format!("{} was not locked\n", args.app))?,
+    }
+    Ok(Exit::Ok)
+}
+
+pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<Exit, CliError> {
+    need_app(&args.app)?;
+    let status = status_of(context, &args.app)?;
+    let to = match &args.to {
+        Some(to) => to.as_str().into(),
+        None => status.previous.clone().ok_or_else(|| nowhere(&status))?,
+    };
+    let fence = next_fence(&status, "rollback");
+    let wanted = LockOptions {
+        fence: fence.clone(),
+        seconds: Some(LEASE),
+        holder: holder(),
+        message: format!("rollback to {to}").into(),
+    };
+    post(context, &args.app, "lock", &wanted)?;
+    let done = switch(context, &args.app, &fence, &to);
+    // Whatever has become of it; the first error is the one to tell.
+    let unlocked = post(context, &args.app, "unlock", &UnlockOptions { fence: Some(fence), force: false });
+    let done = done?;
+    unlocked?;
+    match context.json {
+        true => context.print_value(&serde_json::json!({ "release": to, "services": done.services }))?,
+        false => {
+            super::act::show(context, &done.services)?;
+            context.print(format!("{} is at {to}\n", args.app))?;
+        }
+    }
+    Ok(super::act::exit_of(&done.services))
+}
+
+fn switch(context: &Context, app: &str, fence: &Fence, to: &str) -> Result<ActionResult, CliError> {
+    let wanted = ActivateOptions {
+        fence: fence.clone(),
+        release: to.into(),
+        lease_seconds: LEASE,
+        holds: false,
+        rollback: Some(format!("it was rolled back to {to}").into()),
+    };
+    let result = post(context, app, "activate", &wanted)?;
+    post(context, app, "confirm", &FenceOptions { fence: fence.clone() })?;
+    understand(&result)
+}
+
+fn nowhere(status: &AppStatus) -> CliError {
+    let good = status.releases.iter().filter(|r| r.state == ReleaseState::Confirmed).count();
+    let error = ApiError::new(
+        ErrorCode::UnknownRelease,
+        format!("{}: there is no earlier good release on this host ({good} in all).", status.app),
+    );
+    let hint = format!("`svctl releases {}` lists them; `svctl rollback {0} --to ID` names one.", status.app);
+    CliError::Said { exit: Exit::Failed, error: error.hint(hint) }
+}

@@ -1,0 +1,186 @@
+//! Releases and what was done with them, for people. Pure.
+
+use std::fmt::Write;
+
+use super::render::age;
+use super::text::line;
+use crate::api::apps::{AppStatus, History, ReleaseStatus};
+
+const HEADS: [&str; 6] = ["RELEASE", "STATE", "AGE", "SOURCE", "BY", "REASON"];
+/// Digits of a commit that people compare.
+const SHORT: usize = 12;
+
+/// `svctl releases`: what is here, newest first, and what needs somebody.
+pub fn releases(status: &AppStatus) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{} in {}", line(&status.app), line(&status.root));
+    for service in &status.services {
+        let release = service.release.as_deref().unwrap_or("no release");
+        let _ = writeln!(out, "  {:<24} {:<10} {}", line(&service.name), service.state.as_str(), line(release));
+    }
+    if let Some(trial) = &status.trial {
+        let left = age(trial.seconds_left);
+        let before = trial.before.as_deref().map_or("nothing".to_owned(), line);
+        let _ = match trial.holds {
+            true => writeln!(out, "{} is on trial for {left}, and is held then", line(&trial.release)),
+            false => writeln!(out, "{} is on trial for {left}; then back to {before}", line(&trial.release)),
+        };
+    }
+    if let Some(lock) = &status.lock {
+        let why = if lock.message.is_empty() { String::new() } else { format!(": {}", line(&lock.message)) };
+        let _ = writeln!(out, "locked by {} for {}{why}", line(&lock.holder), age(lock.since_seconds));
+    }
+    if let Some(alert) = &status.alert {
+        let _ = writeln!(out, "ALERT: {}", line(alert));
+    }
+    if status.releases.is_empty() {
+        out.push_str("There are no releases yet; `svctl deploy` brings one.\n");
+        return out;
+    }
+    out.push('\n');
+    let rows: Vec<[String; 6]> = status.releases.iter().rev().map(|r| row(status, r)).collect();
+    push_table(&mut out, &HEADS, &rows);
+    out
+}
+
+fn row(status: &AppStatus, release: &ReleaseStatus) -> [String; 6] {
+    let mut state = release.state.as_str().to_owned();
+    if release.serving {
+        state.push_str(", serving");
+    }
+    if status.previous.as_deref() == Some(&*release.release) {
+        state.push_str(", previous");
+    }
+    let source: String = line(&release.source).chars().take(SHORT).collect();
+    let source = if release.label.is_empty() { source } else { format!("{source} {}", line(&release.label)) };
+    let reason = line(release.reason.as_deref().unwrap_or(""));
+    [line(&release.release), state, age(release.since_seconds), source.trim().to_owned(), line(&release.by), reason]
+}
+
+/// `svctl history`.
+pub fn history(history: &History) -> String {
+    if history.entries.is_empty() {
+        return "Nothing was deployed here yet.\n".to_owned();
+    }
+    let rows: Vec<[String; 5]> = history
+        .entries
+        .iter()
+        .map(|e| {
+            [line(&e.time), line(&e.who), line(&e.what), line(e.release.as_deref().unwrap_or("-")), line(&e.detail)]
+        })
+        .collect();
+    let mut out = String::new();
+    push_table(&mut out, &["TIME", "WHO", "WHAT", "RELEASE", "DETAIL"], &rows);
+    out
+}
+
+fn push_table<const N: usize>(out: &mut String, heads: &[&str; N], rows: &[[String; N]]) {
+    let mut widths = heads.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut push = |cells: [&str; N]| {
+        let mut text = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            let _ = write!(text, "{cell:<width$}  ");
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+    };
+    push(*heads);
+    for row in rows {
+        push(row.each_ref().map(String::as_str));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::apps::{AppService, Fence, HistoryEntry, LockStatus, ReleaseState, TrialStatus};
+    use crate::api::types::ServiceState;
+
+    fn release(name: &str, state: ReleaseState, serving: bool) -> ReleaseStatus {
+        ReleaseStatus {
+            release: name.into(),
+            state,
+            reason: (state == ReleaseState::Failed).then(|| "it did not boot\x1b[2J".into()),
+            source: "0123456789abcdef".into(),
+            label: "production".into(),
+            by: "alice".into(),
+            since: "2026-11-22T18:40:00Z".into(),
+            since_seconds: 4000,
+            serving,
+        }
+    }
+
+    #[test]
+    fn releases_for_people() {
+        let mut status = AppStatus {
+            app: "web".into(),
+            root: "/srv/web".into(),
+            services: vec![AppService {
+                name: "web".into(),
+                state: ServiceState::Running,
+                release: Some("r2".into()),
+                generation: Some(4),
+            }],
+            current: Some("r2".into()),
+            confirmed: Some("r1".into()),
+            previous: Some("r1".into()),
+            trial: Some(TrialStatus {
+                release: "r2".into(),
+                before: Some("r1".into()),
+                rollout: "x".into(),
+                seconds_left: 90,
+                holds: false,
+            }),
+            switching_to: None,
+            lock: Some(LockStatus {
+                fence: Fence::default(),
+                holder: "root (for alice)".into(),
+                since: "2026-11-22T18:40:00Z".into(),
+                since_seconds: 61,
+                seconds_left: Some(90),
+                message: "deploy".into(),
+            }),
+            fence: Fence::default(),
+            releases: vec![
+                release("r0", ReleaseState::Failed, false),
+                release("r1", ReleaseState::Confirmed, false),
+                release("r2", ReleaseState::Trial, true),
+            ],
+            steps: Vec::new(),
+            alert: None,
+        };
+        insta::assert_snapshot!(releases(&status), @r"
+        web in /srv/web
+          web                      running    r2
+        r2 is on trial for 1m30s; then back to r1
+        locked by root (for alice) for 1m01s: deploy
+
+        RELEASE  STATE                AGE    SOURCE                   BY     REASON
+        r2       on trial, serving    1h06m  0123456789ab production  alice
+        r1       confirmed, previous  1h06m  0123456789ab production  alice
+        r0       failed               1h06m  0123456789ab production  alice  it did not boot\x1b[2J
+        ");
+        status.releases.clear();
+        assert!(releases(&status).ends_with("brings one.\n"));
+    }
+
+    #[test]
+    fn history_for_people() {
+        let entry = HistoryEntry {
+            time: "2026-11-22T18:40:00Z".into(),
+            who: "alice".into(),
+            rollout: "x".into(),
+            what: "confirmed".into(),
+            release: Some("r1".into()),
+            detail: "".into(),
+        };
+        let text = history(&History { entries: vec![entry] });
+        assert_eq!(text.lines().last(), Some("2026-11-22T18:40:00Z  alice  confirmed  r1"));
+        assert!(history(&History::default()).starts_with("Nothing"));
+    }
+}

@@ -1,0 +1,125 @@
+//! How things stand with an app.
+
+use super::book::{now, on_disk, seconds};
+use super::{Task, shown};
+use crate::api::Request;
+use crate::api::apps::{
+    AppService, AppStatus, History, LockStatus, ReleaseState, ReleaseStatus, StepName, TrialStatus,
+};
+use crate::api::types::{ApiError, StatusList, rfc3339};
+use crate::config::spec::Deploy;
+use crate::release::ReleaseId;
+use crate::release::app::{App, Lock, Moment, Release, State, Trial};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// For the disk to say what `current` names.
+const LOOK: Duration = Duration::from_secs(5);
+
+impl Task {
+    pub async fn status(&self) -> Result<AppStatus, ApiError> {
+        let services = self.running().await?;
+        let layout = self.layout.clone();
+        let current = tokio::time::timeout(LOOK, on_disk(move || Ok(layout.current_release()))).await;
+        let current = match current {
+            Ok(current) => current.map_err(|why| self.failed(why))?,
+            Err(_) => return Err(self.failed("its disk does not answer within 5 s")),
+        };
+        let app = self.book.app();
+        let name = |id: Option<&ReleaseId>| id.map(|id| id.as_str().into());
+        let mut releases: Vec<_> = app.releases.iter().collect();
+        releases.sort_by_key(|(_, release)| release.number);
+        Ok(AppStatus {
+            app: self.book.name.clone(),
+            root: self.book.root.to_string_lossy().into(),
+            services,
+            current: name(current.as_ref()),
+            confirmed: name(app.confirmed.as_ref()),
+            previous: name(app.previous()),
+            trial: app.trial.as_ref().map(trial),
+            switching_to: app.switch.as_ref().and_then(|s| name(s.to.as_ref())),
+            lock: app.lock.as_ref().map(lock),
+            fence: shown(&app.fence),
+            releases: releases.into_iter().map(|(id, known)| release(&app, id, known)).collect(),
+            steps: steps(&self.deploy),
+            alert: app.alert.clone(),
+        })
+    }
+
+    /// What really runs of each service.
+    pub async fn running(&self) -> Result<Vec<AppService>, ApiError> {
+        let services = self.services.iter().map(|s| (&*s.name).into()).collect();
+        let list: StatusList = self.ask(Request::Status { services, full: false }, None).await?;
+        let service = |row: crate::api::types::StatusRow| AppService {
+            name: row.name,
+            state: row.state,
+            release: row.release,
+            generation: row.generation,
+        };
+        Ok(list.services.into_iter().map(service).collect())
+    }
+
+    pub async fn history(&self, lines: u64) -> Result<History, ApiError> {
+        let most = usize::try_from(lines).unwrap_or(usize::MAX);
+        let entries = self.book.history(most).await.map_err(|why| self.failed(why))?;
+        Ok(History { entries })
+    }
+}
+
+fn left(until: Moment) -> u64 {
+    until.0.saturating_sub(now().0) / 1000
+}
+
+fn trial(trial: &Trial) -> TrialStatus {
+    TrialStatus {
+        release: trial.release.as_str().into(),
+        before: trial.before.as_ref().map(|id| id.as_str().into()),
+        rollout: trial.fence.rollout.clone(),
+        seconds_left: left(trial.until),
+        holds: trial.holds,
+    }
+}
+
+pub fn lock(lock: &Lock) -> LockStatus {
+    LockStatus {
+        fence: shown(&lock.fence),
+        holder: lock.holder.clone(),
+        since: rfc3339(UNIX_EPOCH + Duration::from_secs(lock.since)),
+        since_seconds: seconds().saturating_sub(lock.since),
+        seconds_left: lock.until.map(left),
+        message: lock.message.clone(),
+    }
+}
+
+fn release(app: &App, id: &ReleaseId, release: &Release) -> ReleaseStatus {
+    let on_trial = app.trial.as_ref().is_some_and(|trial| trial.release == *id);
+    let (state, reason) = match &release.state {
+        _ if on_trial => (ReleaseState::Trial, None),
+        State::Staged => (ReleaseState::Staged, None),
+        State::Built => (ReleaseState::Built, None),
+        State::Confirmed => (ReleaseState::Confirmed, None),
+        State::Failed(why) => (ReleaseState::Failed, Some(why.clone())),
+    };
+    ReleaseStatus {
+        release: id.as_str().into(),
+        state,
+        reason,
+        source: release.about.source.clone(),
+        label: release.about.label.clone(),
+        by: release.about.by.clone(),
+        since: rfc3339(UNIX_EPOCH + Duration::from_secs(release.staged_at)),
+        since_seconds: seconds().saturating_sub(release.staged_at),
+        serving: app.serving() == Some(id),
+    }
+}
+
+fn steps(deploy: &Deploy) -> Vec<StepName> {
+    let there = |step: &StepName| match step {
+        StepName::Before => deploy.before.is_some(),
+        StepName::Verify => deploy.verify.is_some(),
+        StepName::Migrate => deploy.migrate.is_some(),
+        StepName::Static => deploy.static_files.is_some(),
+        StepName::MigrateAfter => deploy.migrate_after.is_some(),
+        StepName::After => deploy.after.is_some(),
+    };
+    StepName::ALL.into_iter().filter(there).collect()
+}

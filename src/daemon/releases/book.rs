@@ -1,0 +1,296 @@
+//! What is known of an app, in memory and on the disk: changed as a whole or not at all.
+
+use crate::api::apps::HistoryEntry;
+use crate::api::types::rfc3339;
+use crate::daemon::paths::{JOURNAL_BYTES, Paths, older};
+use crate::daemon::pool::no_thread;
+use crate::release::app::{App, Moment};
+use crate::sys::{blocking, durable, io_text};
+use serde::{Deserialize, Serialize};
+use std::cell::{Cell, Ref, RefCell};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const VERSION: u32 = 1;
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    /// Of the machine, by which its moments are counted (`random(4)`).
+    boot: Box<str>,
+    root: PathBuf,
+    app: App,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// One app.
+pub struct Book {
+    pub name: Box<str>,
+    pub root: PathBuf,
+    paths: Paths,
+    boot: Box<str>,
+    app: RefCell<App>,
+    /// One change at a time.
+    turn: tokio::sync::Mutex<()>,
+    /// What takes its time, and excludes other such things.
+    pub busy: Cell<Option<&'static str>>,
+}
+
+pub fn now() -> Moment {
+    Moment(crate::sys::boot_millis())
+}
+
+/// Since 1970.
+pub fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Work on a thread of its own that may take as long as the disk does.
+///
+/// # Errors
+/// The work's own; or no thread can be had.
+pub async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let done = blocking::start(work).map_err(no_thread)?;
+    done.await.unwrap_or_else(|_| Err("svd's own task failed".to_owned()))
+}
+
+impl Book {
+    pub fn new(name: &str, root: &Path, paths: &Paths, boot: &str) -> Book {
+        Book::with(name, root, paths, boot, App::default())
+    }
+
+    fn with(name: &str, root: &Path, paths: &Paths, boot: &str, app: App) -> Book {
+        Book {
+            name: name.into(),
+            root: root.to_owned(),
+            paths: paths.clone(),
+            boot: boot.into(),
+            app: RefCell::new(app),
+            turn: tokio::sync::Mutex::default(),
+            busy: Cell::new(None),
+        }
+    }
+
+    /// Of an earlier svd; and whether the machine was started anew since. Touches the disk.
+    ///
+    /// # Errors
+    /// A sentence: the file is of no use, and was set aside.
+    pub fn open(file: &Path, paths: &Paths, boot: &str) -> Result<(Book, bool), String> {
+        let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let read = std::fs::read(file).map_err(|e| io_text(&e)).and_then(|bytes| decode(&bytes));
+        let content = read.map_err(|why| set_aside(file, &why))?;
+        let rebooted = *content.boot != *boot;
+        Ok((Book::with(&name, &content.root, paths, boot, content.app), rebooted))
+    }
+
+    pub fn app(&self) -> Ref<'_, App> {
+        self.app.borrow()
+    }
+
+    /// Changes what is known; on the disk when it returns. Refused by `change`, or by the disk: nothing has changed.
+    ///
+    /// # Errors
+    /// The change's own, or by `text` the disk's.
+    pub async fn change<T, E>(
+        &self,
+        change: impl FnOnce(&mut App) -> Result<T, E>,
+        text: impl FnOnce(String) -> E,
+    ) -> Result<T, E> {
+        let _turn = self.turn.lock().await;
+        let mut app = self.app.borrow().clone();
+        let result = change(&mut app)?;
+        if app != *self.app.borrow() {
+            if let Err(why) = self.save(&app).await {
+                return Err(text(why));
+            }
+            self.app.replace(app);
+        }
+        Ok(result)
+    }
+
+    async fn save(&self, app: &App) -> Result<(), String> {
+        let (file, text) = self.encoded(app);
+        on_disk(move || write(&file, &text)).await
+    }
+
+    /// As [`Book::change`], before there is a loop.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn change_at_boot(&self, change: impl FnOnce(&mut App)) -> Result<(), String> {
+        change(&mut self.app.borrow_mut());
+        let (file, text) = self.encoded(&self.app());
+        write(&file, &text)
+    }
+
+    fn encoded(&self, app: &App) -> (PathBuf, Vec<u8>) {
+        let content = Content { version: VERSION, boot: self.boot.clone(), root: self.root.clone(), app: app.clone() };
+        (self.paths.app_file(&self.name), serde_json::to_vec_pretty(&content).unwrap_or_default())
+    }
+
+    /// Appends to the journal. What cannot be written is told, and stops nothing: the state is what counts.
+    pub async fn tell(&self, entry: HistoryEntry) {
+        let (dir, file) = (self.paths.apps(), self.paths.app_history(&self.name));
+        let written = on_disk(move || append(&dir, &file, &entry)).await;
+        if let Err(why) = written {
+            tracing::warn!("{}: the history of its deploys misses an entry: {why}", self.name);
+        }
+    }
+
+    /// The newest entries, oldest first.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub async fn history(&self, most: usize) -> Result<Vec<HistoryEntry>, String> {
+        let file = self.paths.app_history(&self.name);
+        on_disk(move || {
+            let mut entries = Vec::new();
+            for file in [older(&file), file] {
+                match std::fs::read_to_string(&file) {
+                    Ok(text) => entries.extend(text.lines().filter_map(|line| serde_json::from_str(line).ok())),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(format!("cannot read {}: {}", file.display(), io_text(&e))),
+                }
+            }
+            let surplus = entries.len().saturating_sub(most);
+            entries.drain(..surplus);
+            Ok(entries)
+        })
+        .await
+    }
+
+    /// Where the output of a step is kept.
+    pub fn output_file(&self, release: &str, step: &str) -> PathBuf {
+        self.paths.app_output(&self.name).join(format!("{release}.{step}.log"))
+    }
+}
+
+pub fn entry(who: &str, rollout: &str, what: &str, release: Option<&str>, detail: &str) -> HistoryEntry {
+    HistoryEntry {
+        time: rfc3339(SystemTime::now()),
+        who: who.into(),
+        rollout: rollout.into(),
+        what: what.into(),
+        release: release.map(Into::into),
+        detail: detail.into(),
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<Content, String> {
+    let text = |e: serde_json::Error| e.to_string();
+    // First of all: the rest of another version may look different.
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(text)?;
+    if version != VERSION {
+        return Err(format!("it is of version {version}"));
+    }
+    serde_json::from_slice(bytes).map_err(text)
+}
+
+fn write(file: &Path, text: &[u8]) -> Result<(), String> {
+    let cannot = |e: std::io::Error| format!("cannot write {}: {}", file.display(), io_text(&e));
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir).map_err(cannot)?;
+    }
+    durable::write(file, text, 0o600).map_err(cannot)
+}
+
+fn append(dir: &Path, file: &Path, entry: &HistoryEntry) -> Result<(), String> {
+    let cannot = |e: std::io::Error| format!("cannot write {}: {}", file.display(), io_text(&e));
+    std::fs::create_dir_all(dir).map_err(cannot)?;
+    if std::fs::metadata(file).is_ok_and(|meta| meta.len() > JOURNAL_BYTES) {
+        std::fs::rename(file, older(file)).map_err(cannot)?;
+    }
+    let mut line = serde_json::to_vec(entry).unwrap_or_default();
+    line.push(b'\n');
+    let mut open = std::fs::OpenOptions::new().append(true).create(true).open(file).map_err(cannot)?;
+    open.write_all(&line).and_then(|()| open.sync_data()).map_err(cannot)
+}
+
+fn set_aside(file: &Path, why: &str) -> String {
+    let aside = file.with_extension("json.unreadable");
+    match std::fs::rename(file, &aside) {
+        Ok(()) => format!("{} cannot be read ({why}); it is kept as {}", file.display(), aside.display()),
+        Err(e) => format!("{} cannot be read ({why}) nor moved: {}", file.display(), io_text(&e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::ReleaseId;
+
+    fn paths(dir: &Path) -> Paths {
+        Paths { config: dir.into(), run: dir.into(), state: dir.into(), log: dir.into() }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_on_the_disk_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let paths = paths(dir.path());
+        let book = Book::new("web", Path::new("/srv/web"), &paths, "boot-1");
+        let id = ReleaseId::new("r1").expect("a name");
+        let found = |app: &mut App| {
+            app.found(&id, 7);
+            Ok::<_, String>(())
+        };
+        book.change(found, |why| why).await.expect("written");
+        let refused = book.change(
+            |app| {
+                app.found(&id, 9);
+                app.confirmed = None;
+                Err::<(), _>("no".to_owned())
+            },
+            |why| why,
+        );
+        assert_eq!(refused.await, Err("no".to_owned()));
+        assert_eq!(book.app().confirmed, Some(id.clone()));
+        let (again, rebooted) = Book::open(&paths.app_file("web"), &paths, "boot-1").expect("read");
+        assert_eq!((&*again.name, again.root.as_path(), rebooted), ("web", Path::new("/srv/web"), false));
+        assert_eq!(*again.app(), *book.app());
+        assert!(Book::open(&paths.app_file("web"), &paths, "boot-2").expect("read").1);
+        std::fs::remove_dir_all(paths.apps()).expect("removed");
+        std::fs::write(paths.apps(), "no directory").expect("a file in its place");
+        let lost = book
+            .change(
+                |app| {
+                    app.confirmed = None;
+                    Ok::<_, String>(())
+                },
+                |why| why,
+            )
+            .await;
+        assert!(lost.is_err_and(|why| why.contains("cannot write")));
+        assert_eq!(book.app().confirmed, Some(id), "as before");
+    }
+
+    #[tokio::test]
+    async fn the_history_is_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let book = Book::new("web", Path::new("/srv/web"), &paths(dir.path()), "boot");
+        for number in 0..5 {
+            book.tell(entry("root", "r", "staged", Some(&format!("r{number}")), "")).await;
+        }
+        let last = book.history(2).await.expect("read");
+        assert_eq!(last.iter().filter_map(|e| e.release.as_deref()).collect::<Vec<_>>(), ["r3", "r4"]);
+    }
+
+    #[test]
+    fn garbage_is_set_aside() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let paths = paths(dir.path());
+        std::fs::create_dir(paths.apps()).expect("mkdir");
+        for text in ["{", r#"{"version": 9}"#, ""] {
+            std::fs::write(paths.app_file("web"), text).expect("write");
+            let why = Book::open(&paths.app_file("web"), &paths, "b").err().expect("refused");
+            assert!(why.contains("unreadable"), "{why}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The environment of a release: built as the service's user, then sealed.
+
+use super::book::{now, on_disk};
+use super::command::{Place, ending};
+use super::{Task, fence, release_id};
+use crate::api::Reply;
+use crate::api::apps::{BuildResult, ReleaseOptions};
+use crate::api::types::{ApiError, ErrorCode};
+use crate::config::spec::{Build, Template};
+use crate::kinds::environment;
+use crate::release::ReleaseId;
+use crate::release::app::Refusal;
+use crate::release::layout::{Layout, remove_tree};
+use crate::release::venv::{self, COMPLETE, Files, Tool};
+use crate::sys::spawn::resolve_program;
+use crate::sys::tree::{self, Owner, Rules};
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Files of one environment, and their bytes.
+const ENTRIES: u64 = 2_000_000;
+const BYTES: u64 = 64 << 30;
+/// For an interpreter to say what it is.
+const QUESTION: Duration = Duration::from_secs(30);
+const BUILD: Duration = Duration::from_secs(3600);
+
+/// What is built.
+struct Wanted {
+    name: Box<str>,
+    /// Run one after the other, from the release's directory.
+    commands: Vec<Vec<String>>,
+}
+
+impl Task {
+    pub async fn build(&self, wanted: ReleaseOptions, reply: &mut Reply) -> Result<BuildResult, ApiError> {
+        let id = release_id(&wanted.release)?;
+        let theirs = fence(&wanted.fence);
+        self.change(|app| {
+            app.admit_change(now(), &theirs)?;
+            app.releases.get(&id).map(drop).ok_or_else(|| Refusal::Unknown(id.clone()))
+        })
+        .await?;
+        let _busy = self.begin("a virtual environment is being built")?;
+        let place = self.place(&id).await?;
+        let result = match self.wanted(&id, &place).await? {
+            Err(reason) => BuildResult { changed: false, reason: reason.into(), venv: None },
+            Ok(wanted) => self.build_wanted(&id, &place, wanted, reply).await?,
+        };
+        let venv = result.venv.clone();
+        self.change(|app| app.built(&id, venv)).await?;
+        let detail = result.reason.clone();
+        self.tell(&wanted.fence, "built", Some(id.as_str()), &detail).await;
+        Ok(result)
+    }
+
+    /// What is to be built; inside, an error: why nothing is.
+    async fn wanted(&self, id: &ReleaseId, place: &Place) -> Result<Result<Wanted, &'static str>, ApiError> {
+        let release = self.layout.release(id);
+        match &self.deploy.build {
+            Build::Nothing => return Ok(Err("[deploy] build = \"none\"")),
+            Build::Auto if !self.deploy.wants_venv(&self.lead.kind) => return Ok(Err("a JVM needs none")),
+            Build::Command(words) => {
+                let source = self.book.app().releases.get(id).map(|r| r.about.source.clone()).unwrap_or_default();
+                let shown: Vec<&str> = words.iter().map(|w| &*w.0).collect();
+                let of = Files::from([(PathBuf::from(&*source), shown.join("\0").into_bytes())]);
+                let commands = vec![self.words(place, words)?];
+                return Ok(Ok(Wanted { name: venv::name(&of, id.as_str()), commands }));
+            }
+            Build::Auto => {}
+        }
+        let (names, at) = (self.deploy.requirements.clone(), release);
+        let files = on_disk(move || venv::requirements(&at, &names)).await.map_err(|why| self.failed(why))?;
+        if files.is_empty() {
+            return Ok(Err("the release has no requirements.txt"));
+        }
+        let python = self.deploy.python.clone().unwrap_or_else(|| Template("python3".into()));
+        let python = self.words(place, &[python])?.into_iter().next().unwrap_or_default();
+        let question = [python.as_str(), "-c", venv::QUESTION].map(str::to_owned).to_vec();
+        let answer = self.command(place, "python", question, Some(QUESTION), None).await;
+        if !answer.succeeded() {
+            let why = format!("{}: {python}: {}.", self.book.name, ending(&answer.status));
+            return Err(ApiError::new(ErrorCode::Failed, why).last_output(answer.last));
+        }
+        let name = venv::name(&files, &String::from_utf8_lossy(&answer.output));
+        let tool = on_disk(|| Ok(tool())).await.map_err(|why| self.failed(why))?;
+        let commands = venv::commands(&tool, &python, &self.layout.venv(&name), &self.deploy.requirements);
+        Ok(Ok(Wanted { name, commands }))
+    }
+
+    async fn build_wanted(
+        &self,
+        id: &ReleaseId,
+        place: &Place,
+        wanted: Wanted,
+        reply: &mut Reply,
+    ) -> Result<BuildResult, ApiError> {
+        let Wanted { name, commands } = wanted;
+        let (layout, known) = (self.layout.clone(), name.clone());
+        let there = on_disk(move || Ok(layout.venv(&known).join(COMPLETE).exists()));
+        if there.await.map_err(|why| self.failed(why))? {
+            self.link(id, &name).await?;
+            let reason = "the requirements and the interpreter are the same".into();
+            return Ok(BuildResult { changed: false, reason, venv: Some(name) });
+        }
+        let spec = std::sync::Arc::clone(&self.lead);
+        let ids = on_disk(move || crate::daemon::launch::ids_of(&spec)).await.map_err(|why| self.failed(why))?;
+        let (uid, gid) = ids.map_or((nix::unistd::geteuid().as_raw(), 0), |ids| (ids.uid, ids.gid));
+        let (layout, begun, owner) = (self.layout.clone(), name.clone(), self.root.then_some(Owner { uid, gid }));
+        on_disk(move || prepare(&layout, &begun, owner)).await.map_err(|why| self.failed(why))?;
+        // A command of the file's own finds it as {venv}.
+        self.link(id, &name).await?;
+        for argv in commands {
+            self.say(reply, "build", argv.join(" "));
+            let shown = argv.join(" ");
+            let outcome = self.command(place, "build", argv, Some(BUILD), Some(reply)).await;
+            if !outcome.succeeded() {
+                let (layout, failed) = (self.layout.clone(), name.clone());
+                // The first error is the one to tell.
+                let _ = on_disk(move || remove_tree(&layout.venv(&failed))).await;
+                let why = format!("{}: `{shown}` {}.", self.book.name, ending(&outcome.status));
+                return Err(ApiError::new(ErrorCode::Failed, why)
+                    .hint("The environment was removed again; what ran before is untouched.")
+                    .last_output(outcome.last));
+            }
+        }
+        let (layout, built) = (self.layout.clone(), name.clone());
+        let seal_for = self.root.then_some((uid, Owner { uid: 0, gid }));
+        on_disk(move || seal(&layout, &built, seal_for)).await.map_err(|why| self.failed(why))?;
+        let reason = "the requirements or the interpreter are others than before".into();
+        Ok(BuildResult { changed: true, reason, venv: Some(name) })
+    }
+
+    /// `RELEASE/venv` leads to the environment.
+    async fn link(&self, id: &ReleaseId, name: &str) -> Result<(), ApiError> {
+        let (link, target) = (self.layout.release(id).join("venv"), Path::new("../../venv").join(name));
+        let linked = on_disk(move || {
+            if std::fs::read_link(&link).is_ok_and(|there| there == target) {
+                return Ok(());
+            }
+            let text = |e| format!("cannot make {}: {}", link.display(), crate::sys::io_text(&e));
+            match std::fs::symlink_metadata(&link) {
+                Ok(meta) if meta.is_symlink() => std::fs::remove_file(&link).map_err(text)?,
+                Ok(_) => {
+                    return Err(format!(
+                        "the release has something called venv itself, where the link to its environment goes; leave it \
+                         out, or set [deploy] build = \"none\" to use it ({})",
+                        link.display()
+                    ));
+                }
+                Err(_) => {}
+            }
+            symlink(&target, &link).map_err(text)
+        });
+        linked.await.map_err(|why| self.failed(why))
+    }
+}
+
+/// Where services look for programs.
+fn tool() -> Tool {
+    let found = resolve_program("uv".as_ref(), environment::PATH.as_ref(), Path::new("/"));
+    found.map_or(Tool::Pip, Tool::Uv)
+}
+
+/// An empty directory of the service's user's; what an interrupted build has left is removed.
+fn prepare(layout: &Layout, name: &str, owner: Option<Owner>) -> Result<(), String> {
+    layout.create()?;
+    let path = layout.venv(name);
+    remove_tree(&path)?;
+    let cannot = |e| format!("cannot make {}: {}", path.display(), crate::sys::io_text(&e));
+    std::fs::DirBuilder::new().mode(0o755).create(&path).map_err(cannot)?;
+    if let Some(owner) = owner {
+        std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(cannot)?;
+    }
+    Ok(())
+}
+
+/// What was built becomes root's, by a copy: whoever has one of its files open for writing has another file.
+fn seal(layout: &Layout, name: &str, owner: Option<(u32, Owner)>) -> Result<(), String> {
+    let (built, sealed) = (layout.venv(&format!(".built-{name}")), layout.venv(&format!(".partial-{name}")));
+    let path = layout.venv(name);
+    let cannot = |what: &str, path: &Path, e: std::io::Error| {
+        format!("cannot {what} {}: {}", path.display(), crate::sys::io_text(&e))
+    };
+    let mark = |dir: &Path| {
+        let mark = dir.join(COMPLETE);
+        crate::sys::durable::write(&mark, b"", 0o444).map_err(|e| cannot("write", &mark, e))
+    };
+    let Some((user, owner)) = owner else { return mark(&path) };
+    remove_tree(&built)?;
+    remove_tree(&sealed)?;
+    std::fs::rename(&path, &built).map_err(|e| cannot("rename", &path, e))?;
+    // Its links lead to the interpreter, and only the service itself follows them.
+    let rules = Rules { owner: user, links_out: true, most_entries: ENTRIES, most_bytes: BYTES };
+    tree::copy(&built, &sealed, &rules, Some(owner))?;
+    mark(&sealed)?;
+    std::fs::rename(&sealed, &path).map_err(|e| cannot("rename", &sealed, e))?;
+    let dir = layout.root().join("venv");
+    crate::sys::durable::sync_directory(&dir).map_err(|e| cannot("write", &dir, e))?;
+    remove_tree(&built)
+}

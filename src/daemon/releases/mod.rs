@@ -1,0 +1,306 @@
+//! Releases on this host: what [`crate::release`] decides, done. One task a request, which asks the loop for what it needs by
+//! the same requests as everybody else.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`book`] | what is known of an app, in memory and on the disk |
+//! | [`answer`] | `svctl releases` and the like |
+//! | [`stage`] | lock, staging place, import, pruning |
+//! | [`command`] | a command of a step: as the service's user, in the new release |
+//! | [`build`] | virtual environments |
+//! | [`step`] | migrations, static files, checks |
+//! | [`switch`] | all services to another release, and back; the end of a lease |
+
+mod answer;
+mod book;
+mod build;
+mod command;
+mod stage;
+mod step;
+mod switch;
+
+pub use switch::Matter;
+
+use super::host::{Host, Message};
+use super::launch::Surroundings;
+use crate::api::apps::{AppRequest, Fence};
+use crate::api::request::{Name, Verb};
+use crate::api::types::{ApiError, ErrorCode, Progress};
+use crate::api::{Call, Peer, Reply, Request, internal};
+use crate::config::spec::{Deploy, Service};
+use crate::kinds::environment::Login;
+use crate::release::ReleaseId;
+use crate::release::app::{self, Refusal};
+use crate::release::layout::Layout;
+use book::Book;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::{Notify, mpsc};
+
+/// All apps that anything was deployed of.
+pub struct Releases {
+    /// By name.
+    books: Rc<RefCell<BTreeMap<Name, Rc<Book>>>>,
+    /// To ask svd itself.
+    calls: mpsc::Sender<Call>,
+    /// A lease may end sooner than was thought.
+    leases: Rc<Notify>,
+}
+
+/// What a task works with.
+struct Task {
+    book: Rc<Book>,
+    /// Of the root, in the order in which they are switched.
+    services: Vec<Arc<Service>>,
+    /// Whose file has `[deploy]`.
+    lead: Arc<Service>,
+    deploy: Deploy,
+    layout: Layout,
+    around: Surroundings,
+    own: Arc<Login>,
+    /// svd's own user is root.
+    root: bool,
+    peer: Peer,
+    calls: mpsc::Sender<Call>,
+    messages: mpsc::Sender<Message>,
+    leases: Rc<Notify>,
+}
+
+/// Held while something goes on that excludes others of its kind.
+struct Busy(Rc<Book>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(None);
+    }
+}
+
+impl Releases {
+    /// Reads what an earlier svd has left. If the machine was started anew since, `current` names what was confirmed when this
+    /// returns. The sentences: what went wrong.
+    pub fn open(paths: &super::paths::Paths, boot: &str, calls: mpsc::Sender<Call>) -> (Releases, Vec<String>) {
+        let (mut books, mut troubles) = (BTreeMap::new(), Vec::new());
+        let entries = std::fs::read_dir(paths.apps()).into_iter().flatten().flatten();
+        for file in entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json")) {
+            match Book::open(&file, paths, boot) {
+                Ok((book, rebooted)) => {
+                    if rebooted {
+                        troubles.extend(after_boot(&book).err());
+                    }
+                    books.insert(book.name.clone(), Rc::new(book));
+                }
+                Err(why) => troubles.push(why),
+            }
+        }
+        (Releases { books: Rc::new(RefCell::new(books)), calls, leases: Rc::default() }, troubles)
+    }
+}
+
+/// What was not confirmed is not started.
+fn after_boot(book: &Book) -> Result<(), String> {
+    let mut app = book.app().clone();
+    let changed = app.booted();
+    if changed {
+        Layout::new(&book.root).switch(app.serving()).map_err(|why| format!("{}: {why}", book.name))?;
+    }
+    book.change_at_boot(|there| *there = app)
+}
+
+impl Host {
+    /// Begins what is asked of an app, in a task of its own.
+    pub fn app(&mut self, name: &Name, ask: AppRequest, peer: Peer, reply: Reply) {
+        match self.app_task(name, &ask, peer) {
+            Ok(task) => drop(tokio::task::spawn_local(task.run(ask, reply))),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn app_task(&mut self, name: &Name, ask: &AppRequest, peer: Peer) -> Result<Task, ApiError> {
+        let spec = |name: &str| self.units.values().find(|u| *u.name == *name).map(|u| Arc::clone(&u.spec));
+        let asked = spec(name).ok_or_else(|| super::control::unknown(name))?;
+        let root = asked.root.clone().ok_or_else(|| {
+            ApiError::new(ErrorCode::BadRequest, format!("{name} has no root, so it has no releases."))
+                .hint(format!("Add root = \"/srv/{name}\" to its file, and `svctl update`."))
+        })?;
+        let services = self.services_of(&root);
+        let lead = services.iter().find(|s| s.deploy.is_some()).unwrap_or(&asked).clone();
+        if lead.name != asked.name {
+            let why = format!("{name} is deployed together with {}, whose file has [deploy].", lead.name);
+            return Err(ApiError::new(ErrorCode::BadRequest, why).hint(format!("Name {} instead.", lead.name)));
+        }
+        let reads = matches!(ask, AppRequest::Status | AppRequest::History { .. });
+        let verb = if reads { Verb::Status } else { Verb::Deploy };
+        let access = &self.directory.get().access;
+        if let Some(other) = services.iter().find(|s| !access.allows(&peer, verb, &s.name)) {
+            let why = format!(
+                "{} may not use `{}` on {}, which is deployed together with {name}: no access rule grants it.",
+                peer.label(),
+                verb.as_str(),
+                other.name
+            );
+            return Err(ApiError::new(ErrorCode::Forbidden, why));
+        }
+        Ok(self.task_of(&lead, &root, services, peer))
+    }
+
+    /// All that are deployed together.
+    fn services_of(&self, root: &std::path::Path) -> Vec<Arc<Service>> {
+        let members = self.units.values().filter(|u| !u.removed && u.spec.root.as_deref() == Some(root));
+        let mut services: Vec<_> = members.map(|u| Arc::clone(&u.spec)).collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        services
+    }
+
+    fn task_of(
+        &mut self,
+        lead: &Arc<Service>,
+        root: &std::path::Path,
+        services: Vec<Arc<Service>>,
+        peer: Peer,
+    ) -> Task {
+        let name: Name = (&*lead.name).into();
+        let (paths, boot) = (&self.around.paths, &self.boot);
+        let mut books = self.releases.books.borrow_mut();
+        let book = books.entry(name.clone()).or_insert_with(|| Rc::new(Book::new(&name, root, paths, boot)));
+        if book.root != root {
+            // Another place has other releases.
+            *book = Rc::new(Book::new(&name, root, paths, boot));
+        }
+        Task {
+            book: Rc::clone(book),
+            services,
+            deploy: lead.deploy.as_deref().cloned().unwrap_or_else(Deploy::standard),
+            lead: Arc::clone(lead),
+            layout: Layout::new(root),
+            around: self.around.clone(),
+            own: Arc::clone(&self.own),
+            root: nix::unistd::geteuid().is_root(),
+            peer,
+            calls: self.releases.calls.clone(),
+            messages: self.messages.clone(),
+            leases: Rc::clone(&self.releases.leases),
+        }
+    }
+}
+
+impl Task {
+    async fn run(self, ask: AppRequest, mut reply: Reply) {
+        match ask {
+            AppRequest::Status => reply.finish(self.status().await),
+            AppRequest::History { lines } => reply.finish(self.history(lines).await),
+            AppRequest::Lock(wanted) => reply.finish(self.lock(wanted).await),
+            AppRequest::Unlock(wanted) => reply.finish(self.unlock(wanted).await),
+            AppRequest::Stage(wanted) => reply.finish(self.stage(wanted).await),
+            AppRequest::Build(wanted) => {
+                let result = self.build(wanted, &mut reply).await;
+                reply.finish(result);
+            }
+            AppRequest::Step(wanted) => {
+                let result = self.step(wanted, &mut reply).await;
+                reply.finish(result);
+            }
+            AppRequest::Activate(wanted) => match self.activate(wanted, &mut reply).await {
+                Ok(result) => reply.actions(&result),
+                Err(error) => reply.error(error),
+            },
+            AppRequest::Renew(wanted) => reply.finish(self.renew(wanted).await),
+            AppRequest::Confirm(wanted) => reply.finish(self.confirm(wanted).await),
+            AppRequest::TakeBack(wanted) => match self.take_back(wanted, &mut reply).await {
+                Ok(result) => reply.actions(&result),
+                Err(error) => reply.error(error),
+            },
+            AppRequest::Prune(wanted) => reply.finish(self.prune(wanted).await),
+        }
+    }
+
+    /// Marks the app as busy until the result is dropped.
+    ///
+    /// # Errors
+    /// It is busy.
+    fn begin(&self, what: &'static str) -> Result<Busy, ApiError> {
+        if let Some(other) = self.book.busy.get() {
+            return Err(self.refused(Refusal::Busy(other)));
+        }
+        self.book.busy.set(Some(what));
+        Ok(Busy(Rc::clone(&self.book)))
+    }
+
+    fn failed(&self, why: impl std::fmt::Display) -> ApiError {
+        ApiError::new(ErrorCode::Failed, format!("{}: {why}.", self.book.name))
+    }
+
+    fn refused(&self, refusal: Refusal) -> ApiError {
+        let name = &self.book.name;
+        let conflict = |text: String| ApiError::new(ErrorCode::Conflict, text);
+        match refusal {
+            Refusal::Locked(lock) => {
+                let since = humantime::format_duration(std::time::Duration::from_secs(
+                    book::seconds().saturating_sub(lock.since),
+                ));
+                let why = if lock.message.is_empty() { String::new() } else { format!(": {}", lock.message) };
+                conflict(format!("{name} is locked by {}, for {since}{why}.", lock.holder))
+                    .hint(format!("Wait, or break it: `svctl unlock {name} --force`."))
+            }
+            Refusal::Fenced { highest } => conflict(format!(
+                "{name}: another rollout has had the lock since ({}, number {}); this one changes nothing any more.",
+                highest.rollout, highest.number
+            )),
+            Refusal::NotLocked => conflict(format!("{name}: the lock has run out, or was given back."))
+                .hint("Take it again; what was begun can be gone on with: `svctl resume`."),
+            Refusal::Busy(what) => conflict(format!("{name}: {what}; try again when that is done.")),
+            Refusal::Unknown(id) => {
+                ApiError::new(ErrorCode::UnknownRelease, format!("{name}: there is no release {id} on this host."))
+                    .hint(format!("`svctl releases {name}` lists them."))
+            }
+            Refusal::Not(why) => conflict(format!("{name}: {why}.")),
+        }
+    }
+
+    async fn change<T>(&self, change: impl FnOnce(&mut app::App) -> Result<T, Refusal>) -> Result<T, ApiError> {
+        let refuse = |app: &mut app::App| change(app).map_err(|refusal| self.refused(refusal));
+        let result = self.book.change(refuse, |why| self.failed(why)).await;
+        self.leases.notify_one();
+        result
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        request: Request,
+        reply: Option<&mut Reply>,
+    ) -> Result<T, ApiError> {
+        let mut reply = reply;
+        internal::ask(&self.calls, request, &mut |line: &Progress| {
+            if let Some(reply) = reply.as_mut() {
+                reply.progress(line);
+            }
+        })
+        .await
+    }
+
+    fn say(&self, reply: &mut Reply, step: &str, text: impl Into<Box<str>>) {
+        reply.progress(&Progress::now(Some(&self.book.name), step, text));
+    }
+
+    /// For people: the user that svd knows.
+    fn who(&self) -> String {
+        self.peer.label()
+    }
+
+    async fn tell(&self, fence: &Fence, what: &str, release: Option<&str>, detail: &str) {
+        self.book.tell(book::entry(&self.who(), &fence.rollout, what, release, detail)).await;
+    }
+}
+
+fn fence(fence: &Fence) -> app::Fence {
+    app::Fence { number: fence.number, rollout: fence.rollout.clone() }
+}
+
+fn shown(fence: &app::Fence) -> Fence {
+    Fence { number: fence.number, rollout: fence.rollout.clone() }
+}
+
+fn release_id(text: &str) -> Result<ReleaseId, ApiError> {
+    ReleaseId::new(text).map_err(|why| ApiError::new(ErrorCode::BadRequest, format!("{why}.")))
+}

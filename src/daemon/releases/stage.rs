@@ -1,0 +1,199 @@
+//! Who may change an app, and how a release comes to the host.
+
+use super::book::{now, on_disk, seconds};
+use super::{Task, fence, release_id, shown};
+use crate::api::apps::{
+    ConfirmResult, FenceOptions, LockOptions, LockResult, PruneResult, RenewOptions, StageOptions, StageResult,
+    UnlockOptions,
+};
+use crate::api::types::{ApiError, ErrorCode};
+use crate::release::ReleaseId;
+use crate::release::app::{About, Lock, Refusal};
+use crate::release::import::{self, Hands};
+use crate::sys::tree::Owner;
+use std::collections::BTreeSet;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The longest lease.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// # Errors
+/// It is too short to be renewed in time, or longer than anything that is not for ever.
+pub fn lease(seconds: u64) -> Result<Duration, ApiError> {
+    let lease = Duration::from_secs(seconds);
+    match (Duration::from_secs(1)..=LONGEST).contains(&lease) {
+        true => Ok(lease),
+        false => {
+            let why = format!("A lease of {seconds} seconds is none: it is from 1 second to 30 days.");
+            Err(ApiError::new(ErrorCode::BadRequest, why))
+        }
+    }
+}
+
+impl Task {
+    pub async fn lock(&self, wanted: LockOptions) -> Result<LockResult, ApiError> {
+        let LockOptions { fence: theirs, seconds: lasts, holder, message } = wanted;
+        let until = lasts.map(lease).transpose()?.map(|lease| now().after(lease));
+        let holder = match &*holder {
+            "" => self.who(),
+            name if *name == *self.who() => self.who(),
+            name => format!("{} (for {name})", self.who()),
+        };
+        let lock = Lock { fence: fence(&theirs), holder: holder.into(), since: 0, until, message };
+        let layout = self.layout.clone();
+        let current = on_disk(move || Ok(layout.current_release())).await.map_err(|why| self.failed(why))?;
+        self.change(|app| {
+            if let Some(id) = &current {
+                app.found(id, seconds());
+            }
+            app.lock(now(), seconds(), lock)
+        })
+        .await?;
+        let staging = self.staging().await?;
+        Ok(LockResult { fence: theirs, staging: staging.to_string_lossy().into() })
+    }
+
+    /// Makes the place where the caller's files arrive.
+    async fn staging(&self) -> Result<PathBuf, ApiError> {
+        let (uid, root, own) = (self.peer.uid, self.root, nix::unistd::geteuid().as_raw());
+        if !root && uid != own {
+            return Err(self.failed("svd does not run as root, so only its own user can send releases"));
+        }
+        let path = self.around.paths.staging(uid, &self.book.name);
+        let made = path.clone();
+        on_disk(move || make_staging(&made, uid)).await.map_err(|why| self.failed(why))?;
+        Ok(path)
+    }
+
+    pub async fn unlock(&self, wanted: UnlockOptions) -> Result<bool, ApiError> {
+        let theirs = wanted.fence.as_ref().map(fence).unwrap_or_default();
+        let unlocked = self.change(|app| app.unlock(&theirs, wanted.force)).await?;
+        if unlocked && wanted.force {
+            self.tell(&shown(&theirs), "unlocked", None, "by force").await;
+        }
+        Ok(unlocked)
+    }
+
+    pub async fn renew(&self, wanted: RenewOptions) -> Result<(), ApiError> {
+        let until = now().after(lease(wanted.lease_seconds)?);
+        let theirs = fence(&wanted.fence);
+        self.change(|app| app.renew(now(), &theirs, until)).await
+    }
+
+    pub async fn confirm(&self, wanted: FenceOptions) -> Result<ConfirmResult, ApiError> {
+        let theirs = fence(&wanted.fence);
+        let id = self.change(|app| app.confirm(now(), &theirs)).await?;
+        self.tell(&wanted.fence, "confirmed", Some(id.as_str()), "").await;
+        Ok(ConfirmResult { release: id.as_str().into() })
+    }
+
+    pub async fn stage(&self, wanted: StageOptions) -> Result<StageResult, ApiError> {
+        let id = release_id(&wanted.release)?;
+        let theirs = fence(&wanted.fence);
+        let about = About { source: wanted.source, label: wanted.label, by: self.who().into() };
+        let _busy = self.begin("a release is being taken in")?;
+        let key = format!("take in {id}");
+        // Known, by whatever name it came; or begun by an svd that was killed.
+        let known = self
+            .change(|app| {
+                app.admit_change(now(), &theirs)?;
+                if app.releases.contains_key(&id) {
+                    return app.staged(&id, 0, about.clone()).map(|()| None);
+                }
+                Ok(Some(app.begin_step(&key).is_some()))
+            })
+            .await?;
+        let Some(begun) = known else {
+            return Ok(StageResult { known: true, files: 0, bytes: 0 });
+        };
+        let (layout, taken, staging) = (self.layout.clone(), id.clone(), self.staging().await?);
+        let (hands, shared) = (self.hands().await?, self.deploy.shared.clone());
+        let copied = on_disk(move || {
+            if !begun && layout.release(&taken).exists() {
+                return Err(format!("{} is there, and did not come by a deploy", layout.release(&taken).display()));
+            }
+            import::import(&layout, &taken, &staging, hands, &shared)
+        });
+        let copied = match copied.await {
+            Ok(copied) => copied,
+            Err(why) => {
+                self.change(|app| {
+                    app.forget_step(&key);
+                    Ok(())
+                })
+                .await?;
+                return Err(self.failed(format!("release {id} cannot be taken in: {why}")));
+            }
+        };
+        self.change(|app| {
+            app.forget_step(&key);
+            app.staged(&id, seconds(), about)
+        })
+        .await?;
+        self.tell(&wanted.fence, "staged", Some(id.as_str()), "").await;
+        Ok(StageResult { known: false, files: copied.entries, bytes: copied.bytes })
+    }
+
+    /// Whose the files are that arrive, and whose they become: root's, readable for the service.
+    async fn hands(&self) -> Result<Hands, ApiError> {
+        let from = self.peer.uid;
+        if !self.root {
+            return Ok(Hands { from, to: None });
+        }
+        let spec = std::sync::Arc::clone(&self.lead);
+        let ids = on_disk(move || crate::daemon::launch::ids_of(&spec)).await.map_err(|why| self.failed(why))?;
+        Ok(Hands { from, to: Some(Owner { uid: 0, gid: ids.map_or(0, |ids| ids.gid) }) })
+    }
+
+    pub async fn prune(&self, wanted: FenceOptions) -> Result<PruneResult, ApiError> {
+        let theirs = fence(&wanted.fence);
+        let _busy = self.begin("old releases are being removed")?;
+        let services = self.running().await?;
+        let runs: BTreeSet<ReleaseId> =
+            services.iter().filter_map(|s| ReleaseId::new(s.release.as_deref()?).ok()).collect();
+        let keep = self.deploy.keep as usize;
+        let old = self
+            .change(|app| {
+                app.admit_change(now(), &theirs)?;
+                let old = app.prunable(keep, &runs);
+                // First of all: a death leaves directories that nobody knows, and not the other way round.
+                old.iter().for_each(|id| app.pruned(id));
+                Ok::<_, Refusal>(old)
+            })
+            .await?;
+        let venvs: BTreeSet<Box<str>> = self.book.app().releases.values().filter_map(|r| r.venv.clone()).collect();
+        let (layout, removed) = (self.layout.clone(), old.clone());
+        let venvs = on_disk(move || {
+            removed.iter().try_for_each(|id| layout.remove(id))?;
+            layout.prune_venvs(&venvs)
+        });
+        let venvs = venvs.await.map_err(|why| self.failed(why))?;
+        for id in &old {
+            self.tell(&wanted.fence, "pruned", Some(id.as_str()), "").await;
+        }
+        Ok(PruneResult { releases: old.iter().map(|id| id.as_str().into()).collect(), venvs })
+    }
+}
+
+/// A directory of the user's in one of svd's.
+fn make_staging(path: &Path, uid: u32) -> Result<(), String> {
+    let cannot = |what: &str, path: &Path, e: std::io::Error| {
+        format!("cannot {what} the staging directory {}: {}", path.display(), crate::sys::io_text(&e))
+    };
+    let users = path.parent().ok_or("the staging directory has no parent")?;
+    if let Some(all) = users.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(all).map_err(|e| cannot("make", all, e))?;
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(users).map_err(|e| cannot("make", users, e))?;
+    // Both are svd's: nobody can put another thing in its place.
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() && meta.uid() == uid => return Ok(()),
+        Ok(_) => return Err(format!("{} is not a directory of user {uid}'s", path.display())),
+        Err(_) => {}
+    }
+    std::fs::DirBuilder::new().mode(0o700).create(path).map_err(|e| cannot("make", path, e))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(|e| cannot("make", path, e))?;
+    std::os::unix::fs::chown(path, Some(uid), None).map_err(|e| cannot("give away", path, e))
+}

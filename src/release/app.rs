@@ -1,0 +1,547 @@
+//! What a host knows of one app: who may change it, which releases are here, which one is in force. PURE.
+//!
+//! A release comes here in steps, each of which leaves something that can be gone on from:
+//!
+//! ```text
+//! staged ── built ──┬── switching ── on trial ── confirmed      what a boot starts, and a rollback goes back to
+//!                   │       └────────────┴────── failed         kept, and never chosen again
+//!                   └ pruned
+//! ```
+//!
+//! - **The fence.** Whoever changes anything holds the lock, and carries a [`Fence`] in every call: a number that the lock
+//!   was granted with, and the rollout it was granted to. Lower ones are refused for ever, so that whoever has lost
+//!   the lock without noticing changes nothing any more.
+//! - **The lease.** The lock and a release on trial are held until a moment that whoever drives the rollout moves on, again
+//!   and again. When it passes, the lock is free, and the release is taken back, unless a migration came with it that the
+//!   old code does not work with: then the host holds what it has, and says so.
+//! - **Two clocks.** [`Moment`]s do not jump and end with the boot; after one, every lease has run out. Times for people are
+//!   seconds since 1970.
+//!
+//! Whoever calls [`App`] makes what it has decided durable before anything that follows from it is done.
+
+use super::ReleaseId;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Milliseconds of a clock that does not jump and counts while the machine sleeps (`CLOCK_BOOTTIME`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    pub fn after(self, time: Duration) -> Moment {
+        Moment(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Ordered by number; the rollout tells two apart that chose the same one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Fence {
+    pub number: u64,
+    pub rollout: Box<str>,
+}
+
+/// Who holds the lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    pub fence: Fence,
+    /// The authenticated user, and what the client says of itself.
+    pub holder: Box<str>,
+    /// Seconds since 1970.
+    pub since: u64,
+    /// `None`: until it is unlocked (`svctl lock`); a boot does not end it either.
+    pub until: Option<Moment>,
+    /// Why, for those who are refused.
+    #[serde(default)]
+    pub message: Box<str>,
+}
+
+/// How far a release has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its files are here and sealed.
+    Staged,
+    /// Its environment is as well.
+    Built,
+    /// It has served, and was found good.
+    Confirmed,
+    /// Why; it is kept for whoever looks into it.
+    Failed(Box<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    pub state: State,
+    /// Counts the releases of this app, as they came.
+    pub number: u64,
+    /// Which confirmation of this app was its last one; 0: it has none.
+    #[serde(default)]
+    pub confirmed: u64,
+    /// Seconds since 1970.
+    pub staged_at: u64,
+    pub about: About,
+    /// The name of its virtual environment, where it has one.
+    #[serde(default)]
+    pub venv: Option<Box<str>>,
+}
+
+/// What whoever sent it says about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The commit, or the digest of the artifact.
+    #[serde(default)]
+    pub source: Box<str>,
+    /// The branch or tag, or the artifact's name.
+    #[serde(default)]
+    pub label: Box<str>,
+    #[serde(default)]
+    pub by: Box<str>,
+}
+
+/// A release that serves and is not confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    pub release: ReleaseId,
+    /// What was confirmed before, and is gone back to; `None`: there was nothing.
+    pub before: Option<ReleaseId>,
+    pub fence: Fence,
+    pub until: Moment,
+    /// The old code does not work any more: when the lease runs out, the release stays.
+    pub holds: bool,
+    /// It is a rollback: why what was before is left, which no rollback goes to again.
+    #[serde(default)]
+    pub rollback: Option<Box<str>>,
+}
+
+/// The services are being brought from one release to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    pub to: Option<ReleaseId>,
+    /// What they go back to when that fails.
+    pub from: Option<ReleaseId>,
+    /// It is a way back itself: nothing is beyond it.
+    pub back: bool,
+    /// For whom it is put on trial.
+    pub trial: Option<Trial>,
+}
+
+/// How a release is put on trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub until: Moment,
+    pub holds: bool,
+    pub rollback: Option<Box<str>>,
+}
+
+/// What has become of a step of a rollout: it is never begun twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// svd may have died in it.
+    Begun,
+    Done,
+    Failed(Box<str>),
+}
+
+/// Steps of earlier rollouts that are remembered.
+const STEPS: usize = 64;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    /// The highest that was granted or carried.
+    pub fence: Fence,
+    pub lock: Option<Lock>,
+    pub releases: BTreeMap<ReleaseId, Release>,
+    pub confirmed: Option<ReleaseId>,
+    pub trial: Option<Trial>,
+    pub switch: Option<Switch>,
+    /// By rollout and step, in the order in which they were begun.
+    pub steps: Vec<(Box<str>, StepState)>,
+    pub last_number: u64,
+    pub last_confirmation: u64,
+    /// The lease of a release that cannot be taken back has run out.
+    #[serde(default)]
+    pub alert: Option<Box<str>>,
+}
+
+/// Why something is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Locked(Box<Lock>),
+    /// Somebody else has been granted the lock since.
+    Fenced {
+        highest: Fence,
+    },
+    NotLocked,
+    Busy(&'static str),
+    Unknown(ReleaseId),
+    Not(String),
+}
+
+impl App {
+    /// Grants the lock to `fence`, or renews it. `seconds`: since 1970.
+    ///
+    /// # Errors
+    /// Somebody else holds it, or the number is not higher than those before.
+    pub fn lock(&mut self, now: Moment, seconds: u64, wanted: Lock) -> Result<(), Refusal> {
+        let held = self.lock.as_ref().filter(|lock| lock.until.is_none_or(|until| now < until));
+        if let Some(held) = held {
+            if held.fence != wanted.fence {
+                return Err(Refusal::Locked(Box::new(held.clone())));
+            }
+            let since = held.since;
+            self.lock = Some(Lock { since, ..wanted });
+            return Ok(());
+        }
+        // The same rollout may come back for what it held.
+        if wanted.fence < self.fence || (wanted.fence.number == self.fence.number && wanted.fence != self.fence) {
+            return Err(Refusal::Fenced { highest: self.fence.clone() });
+        }
+        self.fence = wanted.fence.clone();
+        self.lock = Some(Lock { since: seconds, ..wanted });
+        Ok(())
+    }
+
+    /// # Errors
+    /// It is another's, and `force` is not given.
+    pub fn unlock(&mut self, fence: &Fence, force: bool) -> Result<bool, Refusal> {
+        match &self.lock {
+            None => Ok(false),
+            Some(lock) if force || lock.fence == *fence => {
+                self.lock = None;
+                Ok(true)
+            }
+            Some(lock) => Err(Refusal::Locked(Box::new(lock.clone()))),
+        }
+    }
+
+    /// May a call that carries this fence change anything?
+    ///
+    /// # Errors
+    /// No: somebody else has had the lock since, or it has run out.
+    pub fn admit(&self, now: Moment, fence: &Fence) -> Result<(), Refusal> {
+        if *fence != self.fence {
+            return Err(Refusal::Fenced { highest: self.fence.clone() });
+        }
+        match &self.lock {
+            Some(lock) if lock.fence == *fence && lock.until.is_none_or(|until| now < until) => Ok(()),
+            _ => Err(Refusal::NotLocked),
+        }
+    }
+
+    /// As [`App::admit`], and nothing is under way.
+    ///
+    /// # Errors
+    /// As [`App::admit`], or the services are being switched.
+    pub fn admit_change(&self, now: Moment, fence: &Fence) -> Result<(), Refusal> {
+        self.admit(now, fence)?;
+        match &self.switch {
+            Some(_) => Err(Refusal::Busy("its services are being switched to another release")),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves the ends of the lock and of the trial on.
+    ///
+    /// # Errors
+    /// As [`App::admit`].
+    pub fn renew(&mut self, now: Moment, fence: &Fence, until: Moment) -> Result<(), Refusal> {
+        self.admit(now, fence)?;
+        if let Some(lock) = self.lock.as_mut().filter(|lock| lock.until.is_some()) {
+            lock.until = Some(until);
+        }
+        for trial in [self.trial.as_mut(), self.switch.as_mut().and_then(|s| s.trial.as_mut())].into_iter().flatten() {
+            if trial.fence == *fence {
+                trial.until = until;
+            }
+        }
+        Ok(())
+    }
+
+    /// A release's files are here and sealed.
+    ///
+    /// # Errors
+    /// One of that name is here, with other content.
+    pub fn staged(&mut self, id: &ReleaseId, seconds: u64, about: About) -> Result<(), Refusal> {
+        if let Some(there) = self.releases.get(id) {
+            return match there.about.source == about.source && !about.source.is_empty() {
+                true => Ok(()),
+                false => Err(Refusal::Not(format!("there is a release {id} already, of another origin"))),
+            };
+        }
+        self.last_number += 1;
+        let release = Release {
+            state: State::Staged,
+            number: self.last_number,
+            confirmed: 0,
+            staged_at: seconds,
+            about,
+            venv: None,
+        };
+        self.releases.insert(id.clone(), release);
+        Ok(())
+    }
+
+    /// # Errors
+    /// It is not here.
+    pub fn built(&mut self, id: &ReleaseId, venv: Option<Box<str>>) -> Result<(), Refusal> {
+        let release = self.releases.get_mut(id).ok_or_else(|| Refusal::Unknown(id.clone()))?;
+        release.venv = venv;
+        if release.state == State::Staged {
+            release.state = State::Built;
+        }
+        Ok(())
+    }
+
+    /// A step of a rollout is about to be done; `Some`: it was begun before, and must not be done again.
+    pub fn begin_step(&mut self, key: &str) -> Option<StepState> {
+        if let Some((_, state)) = self.steps.iter().find(|(known, _)| **known == *key) {
+            return Some(state.clone());
+        }
+        if self.steps.len() >= STEPS {
+            self.steps.remove(0);
+        }
+        self.steps.push((key.into(), StepState::Begun));
+        None
+    }
+
+    /// It was not done, and may be begun again.
+    pub fn forget_step(&mut self, key: &str) {
+        self.steps.retain(|(known, _)| **known != *key);
+    }
+
+    pub fn end_step(&mut self, key: &str, state: StepState) {
+        if let Some((_, known)) = self.steps.iter_mut().find(|(known, _)| **known == *key) {
+            *known = state;
+        }
+    }
+
+    /// What serves as far as is known: the one on trial, or the confirmed one.
+    pub fn serving(&self) -> Option<&ReleaseId> {
+        self.trial.as_ref().map(|trial| &trial.release).or(self.confirmed.as_ref())
+    }
+
+    /// The services are about to be switched to a release, which is then on trial.
+    ///
+    /// # Errors
+    /// Who asks may not, it is not here, was not built, or has failed.
+    pub fn begin_switch(&mut self, now: Moment, fence: &Fence, to: &ReleaseId, wanted: Wanted) -> Result<(), Refusal> {
+        self.admit_change(now, fence)?;
+        let Wanted { until, holds, rollback } = wanted;
+        let release = self.releases.get(to).ok_or_else(|| Refusal::Unknown(to.clone()))?;
+        if let State::Failed(why) = &release.state {
+            return Err(Refusal::Not(format!("release {to} has failed here before: {why}")));
+        }
+        let before = match &self.trial {
+            // A trial that follows another one goes back as far.
+            Some(trial) => trial.before.clone(),
+            None => self.confirmed.clone(),
+        };
+        let holds = holds || self.trial.as_ref().is_some_and(|trial| trial.holds);
+        let trial = Trial { release: to.clone(), before, fence: fence.clone(), until, holds, rollback };
+        let from = self.serving().cloned();
+        self.switch = Some(Switch { to: Some(to.clone()), from, back: false, trial: Some(trial) });
+        Ok(())
+    }
+
+    /// The way back from what is on trial, or from a switch that svd did not finish. `None`: there is nothing to take back.
+    ///
+    /// # Errors
+    /// The services are being switched.
+    pub fn begin_return(&mut self, why: &str) -> Result<Option<Switch>, Refusal> {
+        if self.switch.is_some() {
+            return Err(Refusal::Busy("its services are being switched to another release"));
+        }
+        let Some(trial) = &self.trial else { return Ok(None) };
+        let switch = Switch { to: trial.before.clone(), from: Some(trial.release.clone()), back: true, trial: None };
+        self.fail(&trial.release.clone(), why);
+        self.switch = Some(switch.clone());
+        Ok(Some(switch))
+    }
+
+    /// The switch has come to its end.
+    pub fn switched(&mut self, result: Result<(), Box<str>>) {
+        let Some(switch) = self.switch.take() else { return };
+        match result {
+            // An earlier trial that was come back to goes on.
+            Ok(()) if switch.back => _ = self.trial.take_if(|trial| Some(&trial.release) != switch.to.as_ref()),
+            Ok(()) => self.trial = switch.trial,
+            // The way back failed: it is tried again, and the trial says from where.
+            Err(_) if switch.back => {}
+            Err(why) => {
+                if let Some(to) = &switch.to {
+                    self.fail(to, &why);
+                }
+            }
+        }
+    }
+
+    /// svd has died in a switch: which release the services go back to. `None`: there was no switch.
+    pub fn undo_switch(&mut self, why: &str) -> Option<Switch> {
+        let switch = self.switch.as_mut()?;
+        if switch.back {
+            return Some(switch.clone());
+        }
+        let (to, from) = (switch.to.clone(), switch.from.clone());
+        *switch = Switch { to: from, from: to.clone(), back: true, trial: None };
+        let undo = switch.clone();
+        if let Some(to) = &to {
+            self.fail(to, why);
+        }
+        Some(undo)
+    }
+
+    /// What is on trial is good.
+    ///
+    /// # Errors
+    /// Who asks may not, or nothing of his is on trial.
+    pub fn confirm(&mut self, now: Moment, fence: &Fence) -> Result<ReleaseId, Refusal> {
+        self.admit_change(now, fence)?;
+        let Some(trial) = self.trial.take_if(|trial| trial.fence == *fence) else {
+            return match &self.confirmed {
+                // Asked again, after an answer that was lost.
+                Some(id) if self.trial.is_none() => Ok(id.clone()),
+                _ => Err(Refusal::Not("no release of this rollout is on trial here".to_owned())),
+            };
+        };
+        self.set_confirmed(&trial.release);
+        if let (Some(why), Some(before)) = (&trial.rollback, &trial.before) {
+            self.fail(before, why);
+        }
+        Ok(trial.release)
+    }
+
+    fn set_confirmed(&mut self, id: &ReleaseId) {
+        self.last_confirmation += 1;
+        if let Some(release) = self.releases.get_mut(id) {
+            release.confirmed = self.last_confirmation;
+            release.state = State::Confirmed;
+        }
+        self.confirmed = Some(id.clone());
+        self.alert = None;
+    }
+
+    /// A release that was in force before svd kept books, as `current` names it.
+    pub fn found(&mut self, id: &ReleaseId, seconds: u64) {
+        if self.confirmed.is_none() && self.trial.is_none() {
+            if !self.releases.contains_key(id) {
+                let label = "found here".into();
+                // It cannot be there already.
+                let _ = self.staged(id, seconds, About { label, ..About::default() });
+            }
+            self.set_confirmed(id);
+        }
+    }
+
+    fn fail(&mut self, id: &ReleaseId, why: &str) {
+        // One that was good once stays a way back, unless it is what was just left.
+        if let Some(release) = self.releases.get_mut(id).filter(|_| self.confirmed.as_ref() != Some(id)) {
+            release.state = State::Failed(why.into());
+        }
+    }
+
+    /// What is to be taken back is tried again then.
+    pub fn postpone(&mut self, until: Moment) {
+        if let Some(trial) = &mut self.trial {
+            trial.until = trial.until.max(until);
+        }
+    }
+
+    /// The next moment at which [`App::expire`] has something to decide.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.trial.as_ref().filter(|_| self.alert.is_none()).map(|trial| trial.until)
+    }
+
+    /// A lease may have run out.
+    pub fn expire(&mut self, now: Moment) -> Expired {
+        if self.lock.as_ref().is_some_and(|lock| lock.until.is_some_and(|until| until <= now)) {
+            self.lock = None;
+        }
+        let Some(trial) = self.trial.as_ref().filter(|trial| trial.until <= now) else { return Expired::Nothing };
+        if self.switch.is_some() || self.alert.is_some() {
+            return Expired::Nothing;
+        }
+        if trial.holds {
+            let text = format!(
+                "the lease of {} has run out, and a migration came with it that the release before does not work with",
+                trial.release
+            );
+            self.alert = Some(text.as_str().into());
+            return Expired::Holds(text);
+        }
+        Expired::TakeBack
+    }
+
+    /// The machine was started anew: no lease has outlived that. True where something was under way: `current` must be made to
+    /// name what is [`App::serving`] now.
+    pub fn booted(&mut self) -> bool {
+        const WHY: &str = "the machine was started anew before it was confirmed";
+        self.lock.take_if(|lock| lock.until.is_some());
+        let switch = self.switch.take();
+        if let Some(to) = switch.as_ref().filter(|switch| !switch.back).and_then(|switch| switch.to.clone()) {
+            self.fail(&to, WHY);
+        }
+        if let Some(trial) = self.trial.as_mut().filter(|trial| trial.holds) {
+            trial.until = Moment(0);
+            return switch.is_some();
+        }
+        let trial = self.trial.take();
+        if let Some(trial) = &trial {
+            self.fail(&trial.release, WHY);
+        }
+        switch.is_some() || trial.is_some()
+    }
+
+    /// Where a rollback goes: to the one that was confirmed before the one in force. Releases that failed are no way back.
+    pub fn previous(&self) -> Option<&ReleaseId> {
+        let serving = self.serving();
+        if self.trial.is_some() {
+            return self.trial.as_ref().and_then(|trial| trial.before.as_ref());
+        }
+        let candidates = self
+            .releases
+            .iter()
+            .filter(|(id, release)| Some(*id) != serving && release.confirmed > 0 && release.state == State::Confirmed);
+        candidates.max_by_key(|(_, release)| release.confirmed).map(|(id, _)| id)
+    }
+
+    /// Releases beyond `keep`, oldest first: never one that `runs`, serves, is a way back, or has failed after the last
+    /// confirmation and may still be looked into.
+    pub fn prunable(&self, keep: usize, runs: &BTreeSet<ReleaseId>) -> Vec<ReleaseId> {
+        let latest = self.confirmed.as_ref().and_then(|id| self.releases.get(id)).map_or(0, |r| r.number);
+        let needed = |id: &ReleaseId, release: &Release| {
+            let of_trial = self.trial.as_ref().is_some_and(|t| t.release == *id || t.before.as_ref() == Some(id));
+            let of_switch =
+                self.switch.as_ref().is_some_and(|s| s.to.as_ref() == Some(id) || s.from.as_ref() == Some(id));
+            let newer = release.number > latest;
+            runs.contains(id)
+                || self.confirmed.as_ref() == Some(id)
+                || self.previous() == Some(id)
+                || of_trial
+                || of_switch
+                || newer
+        };
+        let mut by_age: Vec<_> = self.releases.iter().collect();
+        by_age.sort_by_key(|(_, release)| release.number);
+        let surplus = by_age.len().saturating_sub(keep);
+        let old = by_age.into_iter().filter(|(id, release)| !needed(id, release));
+        old.take(surplus).map(|(id, _)| id.clone()).collect()
+    }
+
+    pub fn pruned(&mut self, id: &ReleaseId) {
+        self.releases.remove(id);
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expired {
+    Nothing,
+    TakeBack,
+    /// Why it is held; told once.
+    Holds(String),
+}
+
+#[cfg(test)]
+#[path = "app_test.rs"]
+mod tests;

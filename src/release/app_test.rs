@@ -1,0 +1,197 @@
+use super::*;
+
+const NOW: Moment = Moment(1_000);
+const LATER: Moment = Moment(61_000);
+
+fn id(text: &str) -> ReleaseId {
+    ReleaseId::new(text).expect("a name")
+}
+
+fn fence(number: u64, rollout: &str) -> Fence {
+    Fence { number, rollout: rollout.into() }
+}
+
+fn lock_of(fence: Fence, until: Option<Moment>) -> Lock {
+    Lock { fence, holder: "alice".into(), since: 0, until, message: "".into() }
+}
+
+fn on_trial(until: Moment) -> Wanted {
+    Wanted { until, holds: false, rollback: None }
+}
+
+/// One with release `a` confirmed, `b` built, and the lock of rollout `r`.
+fn app() -> (App, Fence) {
+    let mut app = App::default();
+    app.found(&id("a"), 1);
+    app.staged(&id("b"), 2, About::default()).expect("new");
+    app.built(&id("b"), None).expect("there");
+    let r = fence(1, "r");
+    app.lock(NOW, 5, lock_of(r.clone(), Some(LATER))).expect("free");
+    (app, r)
+}
+
+fn serving(app: &App) -> &str {
+    app.serving().map_or("", ReleaseId::as_str)
+}
+
+#[test]
+fn a_release_goes_on_trial_and_is_confirmed() {
+    let (mut app, r) = app();
+    app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
+    assert_eq!(serving(&app), "a", "it does not serve yet");
+    assert!(matches!(app.confirm(NOW, &r), Err(Refusal::Busy(_))));
+    app.switched(Ok(()));
+    assert_eq!((serving(&app), app.confirmed.as_ref()), ("b", Some(&id("a"))));
+    assert_eq!(app.previous(), Some(&id("a")));
+    assert_eq!(app.confirm(NOW, &r), Ok(id("b")));
+    assert_eq!(app.confirm(NOW, &r), Ok(id("b")), "asked again");
+    assert_eq!((app.trial.as_ref(), app.confirmed.as_ref()), (None, Some(&id("b"))));
+}
+
+#[test]
+fn a_lease_that_runs_out_takes_it_back() {
+    let (mut app, r) = app();
+    app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
+    app.switched(Ok(()));
+    assert_eq!(app.expire(Moment(60_999)), Expired::Nothing);
+    app.renew(NOW, &r, Moment(70_000)).expect("ours");
+    assert_eq!((app.deadline(), app.expire(LATER)), (Some(Moment(70_000)), Expired::Nothing));
+    assert_eq!(app.expire(Moment(70_000)), Expired::TakeBack);
+    assert_eq!(app.lock, None, "it has run out as well");
+    let back = app.begin_return("its lease has run out").expect("idle").expect("on trial");
+    assert_eq!((back.to, back.from), (Some(id("a")), Some(id("b"))));
+    app.switched(Ok(()));
+    assert_eq!((serving(&app), app.trial.as_ref()), ("a", None));
+    assert!(matches!(app.releases[&id("b")].state, State::Failed(_)));
+    let later = fence(2, "s");
+    app.lock(LATER, 0, lock_of(later.clone(), Some(Moment(99_000)))).expect("free again");
+    let again = app.begin_switch(LATER, &later, &id("b"), on_trial(Moment(99_000)));
+    assert!(matches!(again, Err(Refusal::Not(_))), "it has failed");
+}
+
+#[test]
+fn what_an_incompatible_migration_came_with_is_held() {
+    let (mut app, r) = app();
+    let wanted = Wanted { holds: true, ..on_trial(LATER) };
+    app.begin_switch(NOW, &r, &id("b"), wanted).expect("allowed");
+    app.switched(Ok(()));
+    assert!(matches!(app.expire(LATER), Expired::Holds(_)));
+    assert_eq!((app.expire(LATER), app.deadline()), (Expired::Nothing, None), "told once");
+    assert!(!app.booted());
+    assert_eq!(serving(&app), "b");
+}
+
+#[test]
+fn a_boot_starts_what_was_confirmed() {
+    let (mut app, r) = app();
+    app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
+    let mut in_switch = app.clone();
+    assert!(in_switch.booted());
+    app.switched(Ok(()));
+    assert!(app.booted());
+    for app in [in_switch, app] {
+        assert_eq!((serving(&app), app.lock.as_ref(), app.trial.as_ref()), ("a", None, None));
+        assert!(matches!(app.releases[&id("b")].state, State::Failed(_)));
+    }
+}
+
+#[test]
+fn a_switch_that_svd_did_not_finish_is_undone() {
+    let (mut app, r) = app();
+    app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
+    let undo = app.undo_switch("svd died").expect("under way");
+    assert_eq!((undo.to.as_ref(), undo.from.as_ref()), (Some(&id("a")), Some(&id("b"))));
+    assert_eq!(app.undo_switch("svd died"), Some(undo), "it may die again");
+    app.switched(Ok(()));
+    assert_eq!((serving(&app), app.switch.as_ref()), ("a", None));
+    // One that follows a trial goes back to the trial.
+    let (mut app, r) = self::app();
+    app.staged(&id("c"), 3, About::default()).expect("new");
+    app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
+    app.switched(Ok(()));
+    app.begin_switch(NOW, &r, &id("c"), on_trial(LATER)).expect("allowed");
+    app.undo_switch("svd died").expect("under way");
+    app.switched(Ok(()));
+    assert_eq!((serving(&app), app.trial.as_ref().map(|t| &t.release)), ("b", Some(&id("b"))));
+}
+
+#[test]
+fn who_has_lost_the_lock_changes_nothing_any_more() {
+    let (mut app, old) = app();
+    let new = fence(2, "s");
+    let taken = app.lock(NOW, 0, lock_of(new.clone(), Some(Moment(90_000))));
+    assert!(matches!(taken, Err(Refusal::Locked(held)) if held.fence == old));
+    app.lock(LATER, 0, lock_of(new.clone(), Some(Moment(90_000)))).expect("the old one has run out");
+    assert_eq!(app.admit(LATER, &old), Err(Refusal::Fenced { highest: new.clone() }));
+    assert_eq!(app.renew(LATER, &old, Moment(99_000)), Err(Refusal::Fenced { highest: new.clone() }));
+    assert!(matches!(app.unlock(&old, false), Err(Refusal::Locked(_))));
+    assert_eq!(app.unlock(&new, false), Ok(true));
+    assert_eq!(app.admit(LATER, &new), Err(Refusal::NotLocked));
+    let same = app.lock(LATER, 0, lock_of(fence(2, "t"), Some(Moment(90_000))));
+    assert!(matches!(same, Err(Refusal::Fenced { .. })), "a number is granted once");
+    app.lock(LATER, 0, lock_of(new, Some(Moment(90_000)))).expect("it may come back");
+    let frozen = lock_of(fence(9, "freeze"), None);
+    app.unlock(&fence(0, ""), true).expect("by force");
+    app.lock(LATER, 0, frozen).expect("free");
+    assert!(!app.booted());
+    assert!(app.lock.is_some(), "people unlock what people have locked");
+}
+
+#[test]
+fn rollbacks_go_to_what_was_good() {
+    let (mut app, r) = app();
+    let ship = |app: &mut App, name: &str, rollback: Option<&str>| {
+        let wanted = Wanted { rollback: rollback.map(Into::into), ..on_trial(LATER) };
+        app.begin_switch(NOW, &r, &id(name), wanted).expect("allowed");
+        app.switched(Ok(()));
+        app.confirm(NOW, &r).expect("on trial");
+    };
+    ship(&mut app, "b", None);
+    app.staged(&id("c"), 3, About::default()).expect("new");
+    app.staged(&id("d"), 3, About::default()).expect("new");
+    ship(&mut app, "c", None);
+    assert_eq!(app.previous(), Some(&id("b")));
+    ship(&mut app, "b", Some("rolled back"));
+    assert!(matches!(app.releases[&id("c")].state, State::Failed(_)));
+    assert_eq!(app.previous(), Some(&id("a")), "not the one that was left");
+    ship(&mut app, "a", Some("rolled back"));
+    assert_eq!(app.previous(), None);
+}
+
+#[test]
+fn what_is_needed_is_not_pruned() {
+    let (mut app, r) = app();
+    for name in ["c", "d", "e", "f"] {
+        app.staged(&id(name), 3, About::default()).expect("new");
+        app.begin_switch(NOW, &r, &id(name), on_trial(LATER)).expect("allowed");
+        app.switched(Ok(()));
+        app.confirm(NOW, &r).expect("on trial");
+    }
+    app.staged(&id("g"), 3, About::default()).expect("new");
+    let names = |list: Vec<ReleaseId>| list.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(app.prunable(3, &BTreeSet::new())), ["a", "b", "c", "d"]);
+    assert_eq!(names(app.prunable(0, &BTreeSet::from([id("a")]))), ["b", "c", "d"], "a runs, f, e and g are needed");
+    assert_eq!(names(app.prunable(9, &BTreeSet::new())), [""; 0]);
+}
+
+#[test]
+fn steps_are_done_once() {
+    let mut app = App::default();
+    assert_eq!(app.begin_step("r/migrate"), None);
+    assert_eq!(app.begin_step("r/migrate"), Some(StepState::Begun));
+    app.end_step("r/migrate", StepState::Done);
+    assert_eq!(app.begin_step("r/migrate"), Some(StepState::Done));
+    for number in 0..200 {
+        assert_eq!(app.begin_step(&format!("{number}/migrate")), None);
+    }
+    assert_eq!(app.steps.len(), STEPS);
+}
+
+#[test]
+fn names_are_taken_once() {
+    let mut app = App::default();
+    let about = |source: &str| About { source: source.into(), ..About::default() };
+    app.staged(&id("a"), 1, about("x")).expect("new");
+    app.staged(&id("a"), 1, about("x")).expect("the same, again");
+    assert!(app.staged(&id("a"), 1, about("y")).is_err());
+}

@@ -1,0 +1,264 @@
+//! The directories below a root: `releases/ID`, `current`, `shared`, `venv/HASH`. Everything here touches the file system,
+//! which may hang: not for the event loop.
+
+use super::ReleaseId;
+use crate::sys::{durable, io_text};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// Begins what is not whole yet.
+const PARTIAL: &str = ".partial-";
+
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
+    format!("cannot {what} {}: {}", path.display(), io_text(error))
+}
+
+impl Layout {
+    pub fn new(root: &Path) -> Layout {
+        Layout { root: root.to_owned() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn release(&self, id: &ReleaseId) -> PathBuf {
+        self.root.join("releases").join(id.as_str())
+    }
+
+    /// Where a release is put together; nothing looks for one there.
+    pub fn partial(&self, id: &ReleaseId) -> PathBuf {
+        self.root.join("releases").join(format!("{PARTIAL}{id}"))
+    }
+
+    pub fn current(&self) -> PathBuf {
+        self.root.join("current")
+    }
+
+    pub fn shared(&self) -> PathBuf {
+        self.root.join("shared")
+    }
+
+    pub fn venv(&self, name: &str) -> PathBuf {
+        self.root.join("venv").join(name)
+    }
+
+    /// Makes what is missing of `releases`, `venv` and `shared`, but not the root itself, whose place people choose.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn create(&self) -> Result<(), String> {
+        if !self.root.is_dir() {
+            let root = self.root.display();
+            return Err(format!("there is no directory {root}, where the releases go; make it: mkdir -p {root}"));
+        }
+        for name in ["releases", "venv", "shared"] {
+            let path = self.root.join(name);
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&path)
+                .map_err(|e| cannot("make the directory", &path, &e))?;
+        }
+        Ok(())
+    }
+
+    /// What `current` names, if that is a release.
+    pub fn current_release(&self) -> Option<ReleaseId> {
+        let real = self.current().canonicalize().ok()?;
+        let releases = self.root.join("releases").canonicalize().ok()?;
+        (real.parent() == Some(&releases)).then(|| ReleaseId::new(real.file_name()?.to_str()?).ok()).flatten()
+    }
+
+    /// `current` names this release from now on; at no moment none. `None`: it names nothing any more.
+    ///
+    /// # Errors
+    /// A sentence; it is then as it was.
+    pub fn switch(&self, to: Option<&ReleaseId>) -> Result<(), String> {
+        let current = self.current();
+        let Some(id) = to else {
+            return match fs::remove_file(&current) {
+                Err(e) if e.kind() != ErrorKind::NotFound => Err(cannot("remove", &current, &e)),
+                _ => durable::sync_directory(&self.root).map_err(|e| cannot("write", &self.root, &e)),
+            };
+        };
+        let wanted = Path::new("releases").join(id.as_str());
+        if fs::read_link(&current).is_ok_and(|there| there == wanted) {
+            return Ok(());
+        }
+        if !self.release(id).is_dir() {
+            return Err(format!("there is no release {id}: {} does not exist", self.release(id).display()));
+        }
+        if fs::symlink_metadata(&current).is_ok_and(|meta| meta.is_dir()) {
+            let text = current.display();
+            return Err(format!("{text} is a directory, and must be a symbolic link to a release; move it away"));
+        }
+        let new = self.root.join(format!("{PARTIAL}current"));
+        match fs::remove_file(&new) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(cannot("remove", &new, &e)),
+            _ => {}
+        }
+        symlink(&wanted, &new).map_err(|e| cannot("make", &new, &e))?;
+        fs::rename(&new, &current).map_err(|e| cannot("replace", &current, &e))?;
+        durable::sync_directory(&self.root).map_err(|e| cannot("write", &self.root, &e))
+    }
+
+    /// Puts links to `shared` into a release that is being put together.
+    ///
+    /// # Errors
+    /// A sentence: the release has something of that name itself.
+    pub fn link_shared(&self, release: &Path, names: &[Box<str>]) -> Result<(), String> {
+        for name in names {
+            let (link, target) = (release.join(&**name), self.shared().join(&**name));
+            if fs::symlink_metadata(&link).is_ok() {
+                return Err(format!(
+                    "the release has {name:?} itself, which [deploy] shared says is a link into {}; remove it from one of them",
+                    self.shared().display()
+                ));
+            }
+            if let Some(parent) = link.parent() {
+                fs::create_dir_all(parent).map_err(|e| cannot("make the directory", parent, &e))?;
+            }
+            symlink(&target, &link).map_err(|e| cannot("make", &link, &e))?;
+        }
+        Ok(())
+    }
+
+    /// A release that was put together is whole.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn complete(&self, id: &ReleaseId) -> Result<(), String> {
+        let (partial, release) = (self.partial(id), self.release(id));
+        fs::rename(&partial, &release).map_err(|e| cannot("rename", &partial, &e))?;
+        let parent = self.root.join("releases");
+        durable::sync_directory(&parent).map_err(|e| cannot("write", &parent, &e))
+    }
+
+    /// Removes what an interrupted import has left.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn clear_partial(&self, id: &ReleaseId) -> Result<(), String> {
+        remove_tree(&self.partial(id))
+    }
+
+    /// Removes a release, so that at no moment half of one has its name.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn remove(&self, id: &ReleaseId) -> Result<(), String> {
+        let (partial, release) = (self.partial(id), self.release(id));
+        remove_tree(&partial)?;
+        match fs::rename(&release, &partial) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            renamed => renamed.map_err(|e| cannot("rename", &release, &e))?,
+        }
+        remove_tree(&partial)
+    }
+
+    /// Removes virtual environments that none of these releases uses. Gives how many.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn prune_venvs(&self, used: &BTreeSet<Box<str>>) -> Result<u32, String> {
+        let dir = self.root.join("venv");
+        let mut removed = 0;
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
+            Err(e) => return Err(cannot("read", &dir, &e)),
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|name| super::venv::is_name(name)) else { continue };
+            if !used.contains(name) {
+                remove_tree(&entry.path())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// # Errors
+/// A sentence. That there is nothing is none.
+pub fn remove_tree(path: &Path) -> Result<(), String> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(cannot("remove", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> ReleaseId {
+        ReleaseId::new(text).expect("a name")
+    }
+
+    fn layout() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(dir.path());
+        layout.create().expect("created");
+        for name in ["a", "b"] {
+            fs::create_dir(layout.release(&id(name))).expect("mkdir");
+        }
+        (dir, layout)
+    }
+
+    #[test]
+    fn current_is_switched() {
+        let (_dir, layout) = layout();
+        assert_eq!(layout.current_release(), None);
+        layout.switch(Some(&id("a"))).expect("switched");
+        assert_eq!(fs::read_link(layout.current()).expect("a link"), Path::new("releases/a"));
+        // Left by a death.
+        symlink("nowhere", layout.root().join(".partial-current")).expect("symlink");
+        layout.switch(Some(&id("b"))).expect("switched");
+        assert_eq!(layout.current_release(), Some(id("b")));
+        let why = layout.switch(Some(&id("c"))).expect_err("not there");
+        assert!(why.contains("no release c"), "{why}");
+        assert_eq!(layout.current_release(), Some(id("b")));
+        layout.switch(None).expect("removed");
+        layout.switch(None).expect("there is none");
+        fs::create_dir(layout.current()).expect("mkdir");
+        assert!(layout.switch(Some(&id("a"))).expect_err("a directory").contains("move it away"));
+    }
+
+    #[test]
+    fn what_is_shared_is_linked() {
+        let (dir, layout) = layout();
+        let release = layout.release(&id("a"));
+        layout.link_shared(&release, &["media".into(), "config/local.py".into()]).expect("linked");
+        assert_eq!(
+            fs::read_link(release.join("config/local.py")).expect("a link"),
+            dir.path().join("shared/config/local.py")
+        );
+        assert!(layout.link_shared(&release, &["media".into()]).expect_err("there").contains("itself"));
+    }
+
+    #[test]
+    fn releases_and_environments_are_removed() {
+        let (_dir, layout) = layout();
+        fs::write(layout.release(&id("a")).join("file"), "").expect("write");
+        layout.remove(&id("a")).expect("removed");
+        layout.remove(&id("a")).expect("it is not there");
+        assert_eq!(fs::read_dir(layout.root().join("releases")).expect("list").count(), 1);
+        let (used, unused) = ("0".repeat(32), "1".repeat(32));
+        for name in [&*used, &*unused, "people's own"] {
+            fs::create_dir(layout.venv(name)).expect("mkdir");
+        }
+        assert_eq!(layout.prune_venvs(&BTreeSet::from([used.into()])), Ok(1));
+        assert_eq!(fs::read_dir(layout.root().join("venv")).expect("list").count(), 2);
+    }
+}

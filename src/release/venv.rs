@@ -1,0 +1,231 @@
+//! Virtual environments: what one is named after, and the commands that build it.
+//!
+//! One lies at `ROOT/venv/NAME`. The name is a digest of what goes into it: the requirements with all that they include, the
+//! interpreter and the platform. So unchanged requirements cost nothing, and an upgraded Python builds anew.
+
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
+
+/// In hexadecimal digits.
+const NAME: usize = 32;
+/// Of one file of requirements.
+const LARGEST: u64 = 4 << 20;
+/// Files of requirements that include each other.
+const MOST: usize = 200;
+
+/// In an environment that is whole; what has none is of an interrupted build.
+pub const COMPLETE: &str = ".airdock-complete";
+
+/// What an interpreter is asked for: everything that compiled packages depend on.
+pub const QUESTION: &str = "import platform, sys, sysconfig; print(sys.version, sys.implementation.cache_tag, \
+     sysconfig.get_platform(), platform.libc_ver(), sys.base_prefix, sep='\\n')";
+
+/// By path inside the release.
+pub type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Reads the files of requirements and those that they include. Empty: the release has none. Touches the file system.
+///
+/// # Errors
+/// A sentence: one is missing, or leads out of the release.
+pub fn requirements(release: &Path, names: &[Box<str>]) -> Result<Files, String> {
+    let mut files = Files::new();
+    let mut wanted: Vec<PathBuf> = names.iter().map(|name| PathBuf::from(&**name)).collect();
+    if let [only] = &wanted[..]
+        && only == Path::new("requirements.txt")
+        && !release.join(only).exists()
+    {
+        return Ok(files);
+    }
+    while let Some(path) = wanted.pop() {
+        if files.contains_key(&path) {
+            continue;
+        }
+        if files.len() >= MOST {
+            return Err(format!("more than {MOST} files of requirements include each other"));
+        }
+        let content = read(&release.join(&path)).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => {
+                format!("there is no {} in the release, which the requirements name", path.display())
+            }
+            _ => format!("cannot read {}: {}", path.display(), crate::sys::io_text(&e)),
+        })?;
+        for included in includes(&String::from_utf8_lossy(&content)) {
+            let parent = path.parent().unwrap_or(Path::new(""));
+            wanted.push(
+                inside(parent, &included).ok_or_else(|| {
+                    format!("{} includes {included:?}, which is not inside the release", path.display())
+                })?,
+            );
+        }
+        files.insert(path, content);
+    }
+    Ok(files)
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut content = Vec::new();
+    std::fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LARGEST {
+        return Err(std::io::Error::other(format!("it has more than {LARGEST} bytes")));
+    }
+    Ok(content)
+}
+
+/// Files that the options `-r` and `-c` of a file of requirements name, as pip's documentation has them.
+fn includes(text: &str) -> Vec<String> {
+    let option = |line: &str| {
+        let line = line.trim();
+        for name in ["--requirement", "--constraint", "-r", "-c"] {
+            let Some(rest) = line.strip_prefix(name) else { continue };
+            // `-rfoo` is as good as `-r foo`, but `--requirements` would be another option.
+            if name.starts_with("--") && !rest.starts_with([' ', '\t', '=']) {
+                continue;
+            }
+            let rest = rest.strip_prefix('=').unwrap_or(rest);
+            let file = rest.split(" #").next().unwrap_or_default().trim();
+            return (!file.is_empty()).then(|| file.to_owned());
+        }
+        None
+    };
+    text.lines().filter_map(option).filter(|file| !file.contains("://")).collect()
+}
+
+/// The path from the release on; `None`: it leads out.
+fn inside(parent: &Path, file: &str) -> Option<PathBuf> {
+    let mut path = parent.to_owned();
+    for part in Path::new(file).components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            Component::ParentDir if path.pop() => {}
+            _ => return None,
+        }
+    }
+    Some(path)
+}
+
+/// `interpreter`: what it answers to [`QUESTION`].
+pub fn name(files: &Files, interpreter: &str) -> Box<str> {
+    let mut digest = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        digest.update((bytes.len() as u64).to_le_bytes());
+        digest.update(bytes);
+    };
+    part(interpreter.trim().as_bytes());
+    for (path, content) in files {
+        part(path.as_os_str().as_encoded_bytes());
+        part(content);
+    }
+    let text: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    text[..NAME].into()
+}
+
+pub fn is_name(text: &str) -> bool {
+    text.len() == NAME && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
+}
+
+/// What builds environments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// <https://docs.astral.sh/uv/>; its path.
+    Uv(PathBuf),
+    /// `python -m venv`, and the pip that it brings.
+    Pip,
+}
+
+/// The commands that build an environment in an empty directory, from the release's directory.
+pub fn commands(tool: &Tool, python: &str, venv: &Path, names: &[Box<str>]) -> Vec<Vec<String>> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let own = text(&venv.join("bin/python"));
+    let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    let (mut install, make) = match tool {
+        Tool::Uv(uv) => {
+            let uv = text(uv);
+            let make = words(&[&uv, "venv", "--python", python, "--allow-existing", &text(venv)]);
+            (words(&[&uv, "pip", "install", "--python", &own, "--compile-bytecode"]), make)
+        }
+        Tool::Pip => {
+            let make = words(&[python, "-m", "venv", &text(venv)]);
+            (words(&[&own, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]), make)
+        }
+    };
+    for name in names {
+        install.extend(["-r".to_owned(), name.to_string()]);
+    }
+    vec![make, install]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn release(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().expect("it has one")).expect("mkdir");
+            fs::write(path, text).expect("write");
+        }
+        dir
+    }
+
+    fn names(list: &[&str]) -> Vec<Box<str>> {
+        list.iter().map(|name| (*name).into()).collect()
+    }
+
+    #[test]
+    fn included_files_count() {
+        let text = "-r base.txt # common\n--requirement=dev/more.txt\n--constraint  ../limits.txt\n-cpins.txt\n\
+                    -r https://example.org/x.txt\nflask\n--requirements x\n";
+        assert_eq!(includes(text), ["base.txt", "dev/more.txt", "../limits.txt", "pins.txt"]);
+        let dir = release(&[
+            ("requirements/prod.txt", "-r base.txt\n-c ../limits.txt"),
+            ("requirements/base.txt", "-r prod.txt\nflask"),
+            ("limits.txt", "flask<9"),
+        ]);
+        let files = requirements(dir.path(), &names(&["requirements/prod.txt"])).expect("read");
+        assert_eq!(files.len(), 3);
+        let before = name(&files, "3.11");
+        assert!(is_name(&before));
+        fs::write(dir.path().join("limits.txt"), "flask<8").expect("write");
+        let files = requirements(dir.path(), &names(&["requirements/prod.txt"])).expect("read");
+        assert_ne!(name(&files, "3.11"), before);
+        assert_ne!(name(&files, "3.11"), name(&files, "3.12"));
+        assert_eq!(name(&files, "3.11"), name(&files, "3.11\n"));
+    }
+
+    #[test]
+    fn what_is_missing_or_outside_is_told() {
+        let dir = release(&[("a.txt", "-r ../../etc/passwd"), ("b.txt", "-r c.txt")]);
+        assert_eq!(requirements(dir.path(), &names(&["requirements.txt"])), Ok(Files::new()));
+        let why = |name: &str| requirements(dir.path(), &names(&[name])).expect_err("refused");
+        assert!(why("a.txt").contains("not inside the release"));
+        assert!(why("b.txt").contains("no c.txt"));
+    }
+
+    #[test]
+    fn commands_of_both_tools() {
+        let line = |tool: &Tool| {
+            let commands = commands(tool, "python3", Path::new("/srv/a/venv/x"), &names(&["a.txt", "b.txt"]));
+            commands.iter().map(|words| words.join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            line(&Tool::Pip),
+            [
+                "python3 -m venv /srv/a/venv/x",
+                "/srv/a/venv/x/bin/python -m pip install --disable-pip-version-check --no-input -r a.txt -r b.txt"
+            ]
+        );
+        assert_eq!(
+            line(&Tool::Uv("/usr/bin/uv".into())),
+            [
+                "/usr/bin/uv venv --python python3 --allow-existing /srv/a/venv/x",
+                "/usr/bin/uv pip install --python /srv/a/venv/x/bin/python --compile-bytecode -r a.txt -r b.txt"
+            ]
+        );
+    }
+}

@@ -1,0 +1,343 @@
+//! Releases on one host by the control socket: taken in, built, switched to on trial, confirmed, taken back.
+
+#![allow(clippy::disallowed_methods, reason = "forbidden in the core alone")]
+
+mod support;
+
+use airdock::api::client::{Client, ClientError};
+use airdock::api::types::ApiError;
+use serde_json::{Value, json};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use support::app::{App, Release};
+use support::env::Env;
+use support::load::Load;
+use support::plain::{SLEEP, script};
+use support::{PATIENCE, Svd, free_port, http_get, run_limited, wait_until};
+
+/// Whoever deploys, with the lock.
+struct Deployer {
+    client: Client,
+    app: &'static str,
+    fence: Value,
+    staging: PathBuf,
+    /// Where releases are made that are sent.
+    site: App,
+}
+
+impl Deployer {
+    fn new(svd: &Svd, app: &'static str, number: u64) -> Deployer {
+        let fence = json!({ "number": number, "rollout": format!("rollout-{number}") });
+        let client = Client::new(&svd.socket()).expect("a client");
+        let site = svd.app("upload");
+        let mut deployer = Deployer { client, app, fence, staging: PathBuf::new(), site };
+        let locked = deployer.ok("lock", json!({ "seconds": 60, "holder": "alice", "message": "a test" }));
+        deployer.staging = locked["staging"].as_str().expect("a path").into();
+        deployer
+    }
+
+    fn ask(&self, verb: &str, mut body: Value) -> Result<Value, ApiError> {
+        body["fence"] = self.fence.clone();
+        let result = self.client.act(&format!("/v1/apps/{}/{verb}", self.app), Some(&body), |_| {});
+        match result {
+            Ok(value) => Ok(serde_json::from_str(value.get()).expect("JSON")),
+            Err(ClientError::Api(error)) => Err(error),
+            Err(error) => panic!("{verb}: {error}"),
+        }
+    }
+
+    #[track_caller]
+    fn ok(&self, verb: &str, body: Value) -> Value {
+        self.ask(verb, body).unwrap_or_else(|e| panic!("{verb}: {e:?}"))
+    }
+
+    #[track_caller]
+    fn fails(&self, verb: &str, body: Value) -> ApiError {
+        self.ask(verb, body).expect_err("it must fail")
+    }
+
+    /// Puts a directory into the staging place, as rsync would.
+    fn send(&self, dir: &Path) {
+        let mut rsync = Command::new("sh");
+        rsync
+            .args(["-c", "find \"$2\" -mindepth 1 -delete && cp -a \"$1\"/. \"$2\"", "sh"])
+            .arg(dir)
+            .arg(&self.staging);
+        assert!(run_limited(rsync, PATIENCE).status.success());
+    }
+
+    #[track_caller]
+    fn stage(&self, release: &Release, id: &str) {
+        self.send(&self.site.publish(release));
+        self.ok("stage", json!({ "release": id, "source": format!("source of {id}"), "label": "production" }));
+    }
+
+    #[track_caller]
+    fn activate(&self, id: &str) -> Value {
+        self.ok("activate", json!({ "release": id, "lease_seconds": 60 }))
+    }
+
+    /// All the way.
+    #[track_caller]
+    fn deploy(&self, release: &Release, id: &str) {
+        self.stage(release, id);
+        self.ok("build", json!({ "release": id }));
+        self.activate(id);
+        self.ok("confirm", json!({}));
+    }
+
+    fn status(&self) -> Value {
+        self.client.fetch(&format!("/v1/apps/{}", self.app)).expect("its status")
+    }
+
+    fn state_of(&self, id: &str) -> String {
+        let status = self.status();
+        let found = status["releases"].as_array().expect("a list").iter().find(|r| r["release"] == id).cloned();
+        found.map_or_else(String::new, |r| r["state"].as_str().expect("a word").to_owned())
+    }
+}
+
+/// What both services of the app say they are.
+fn running(svd: &Svd) -> Vec<String> {
+    let list = svd.json(&["status"]);
+    let services = list["services"].as_array().expect("a list");
+    services.iter().map(|s| format!("{} {} {}", s["name"], s["state"], s["release"]).replace('"', "")).collect()
+}
+
+fn current(svd: &Svd) -> Option<PathBuf> {
+    fs::read_link(svd.path("srv/web/current")).ok()
+}
+
+/// A gunicorn service `web` and a plain `worker`, of one root without releases yet.
+fn site(env: &Env) -> (Svd, SocketAddr) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut svd = Svd::new();
+    let root = svd.path("srv/web");
+    fs::create_dir_all(root.join("releases")).expect("the root");
+    let (root, python) = (root.display(), env.python());
+    let web = format!(
+        "kind = 'gunicorn'\napp = 'wsgi_app:application'\nroot = '{root}'\npython = '{}'\nworkers = 2\n\
+         sockets.http.listen = '{address}'\n[ready]\nprobe = {{ path = '/healthz' }}\n\
+         [restart]\ndelay = '100ms'\nlimit = {{ failures = 2, then = 'never' }}\n\
+         [deploy]\nkeep = 2\nshared = ['media']\n\
+         [deploy.migrate]\ncommand = ['sh', '-c', 'echo migrating; echo x >> {{root}}/migrated']\n\
+         pending = ['sh', '-c', '! test -e {{release}}/migration']\n\
+         [deploy.static]\ncommand = ['sh', '-c', 'echo x >> {{root}}/published']\nwhen_changed = ['**/static/**']\n\
+         [deploy.verify]\ncommand = ['sh', '-c', 'test -e release.json || exit 3']\n",
+        python.display()
+    );
+    svd.service("web", &web);
+    svd.service("worker", &script(SLEEP, &format!("root = '{root}'\n[stop]\ngrace = '1s'\n")));
+    svd.start();
+    (svd, address)
+}
+
+const GUNICORN: &str = "gunicorn-27.0.1";
+
+#[test]
+fn a_release_comes_serves_on_trial_and_is_kept() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (svd, address) = site(&env);
+    assert!(svd.fails(&["rollback", "web"]).contains("no earlier good release"));
+    let deployer = Deployer::new(&svd, "web", 1);
+    deployer.deploy(&Release::new("r1"), "r1");
+    svd.wait_state("web", "running");
+    assert_eq!(running(&svd), ["web running r1", "worker running r1"], "{:#}", deployer.status());
+    assert_eq!(current(&svd), Some("releases/r1".into()));
+    let load = Load::start(address);
+    load.more(50);
+    deployer.stage(&Release::new("r2"), "r2");
+    let built = deployer.ok("build", json!({ "release": "r2" }));
+    assert_eq!(built["reason"], "the release has no requirements.txt");
+    deployer.activate("r2");
+    assert_eq!(running(&svd), ["web running r2", "worker running r2"]);
+    let status = deployer.status();
+    assert_eq!((&status["confirmed"], &status["trial"]["before"]), (&json!("r1"), &json!("r1")), "{status:#}");
+    assert_eq!(deployer.activate("r2")["services"][0]["changed"], false, "asked again");
+    let said = svd.fails(&["rollback", "web"]);
+    assert!(said.contains("web is locked by root (for alice)") && said.contains("a test"), "{said}");
+    // Nobody needs to know why it is taken back to be able to do it.
+    deployer.ok("take-back", json!({ "reason": "it is slow" }));
+    assert_eq!(running(&svd), ["web running r1", "worker running r1"]);
+    assert_eq!(deployer.state_of("r2"), "failed");
+    let refused = deployer.fails("activate", json!({ "release": "r2", "lease_seconds": 60 }));
+    assert!(refused.message.contains("it is slow"), "{refused}");
+    deployer.deploy(&Release::new("r3"), "r3");
+    assert_eq!(deployer.ok("unlock", json!({})), true);
+    assert!(deployer.fails("confirm", json!({})).message.contains("the lock has run out, or was given back"));
+    svd.ok(&["rollback", "web"]);
+    assert_eq!(running(&svd), ["web running r1", "worker running r1"]);
+    assert_eq!(current(&svd), Some("releases/r1".into()));
+    assert!(svd.fails(&["rollback", "web"]).contains("no earlier good release"), "neither r2 nor r3 was good");
+    load.more(50);
+    let report = load.stop();
+    report.assert_no_failure();
+    let table = svd.ok(&["releases", "web"]);
+    assert!(table.contains("r1       confirmed, serving"), "{table}");
+    let history = svd.ok(&["history", "web"]);
+    let told = ["staged", "built", "activated", "confirmed", "taken back"];
+    assert!(told.iter().all(|what| history.contains(what)), "{history}");
+}
+
+#[test]
+fn all_services_are_switched_or_none() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (svd, address) = site(&env);
+    let deployer = Deployer::new(&svd, "web", 1);
+    deployer.deploy(&Release::new("r1"), "r1");
+    let load = Load::start(address);
+    for (id, key, value) in [("r2", "import", "raise"), ("r3", "probe", "fail")] {
+        deployer.stage(&Release::new(id).with(key, value), id);
+        let error = deployer.fails("activate", json!({ "release": id, "lease_seconds": 60 }));
+        assert!(error.message.contains("is taken back"), "{error:?}");
+        assert_eq!(running(&svd), ["web running r1", "worker running r1"]);
+        assert_eq!((current(&svd), deployer.state_of(id)), (Some("releases/r1".into()), "failed".to_owned()));
+    }
+    // The second service is the one that fails: the first goes back as well.
+    svd.service(
+        "worker",
+        &script(
+            "test $(cat release.json | wc -c) -lt 40 || exit 1; exec sleep 1000",
+            &format!("root = '{}'\nready.delay = '200ms'\n[stop]\ngrace = '1s'\n", svd.path("srv/web").display()),
+        ),
+    );
+    svd.ok(&["update"]);
+    svd.wait_state("worker", "running");
+    deployer.stage(&Release::new("r4").with("slow_note", "x".repeat(100)), "r4");
+    deployer.fails("activate", json!({ "release": "r4", "lease_seconds": 60 }));
+    svd.wait_state("worker", "running");
+    assert_eq!(running(&svd), ["web running r1", "worker running r1"]);
+    load.more(20);
+    load.stop().assert_no_failure();
+}
+
+#[test]
+fn a_lease_that_runs_out_and_a_death_in_the_switch_go_back() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (mut svd, address) = site(&env);
+    let deployer = Deployer::new(&svd, "web", 1);
+    deployer.deploy(&Release::new("r1"), "r1");
+    deployer.stage(&Release::new("r2"), "r2");
+    let load = Load::start(address);
+    deployer.ok("activate", json!({ "release": "r2", "lease_seconds": 2 }));
+    assert_eq!(running(&svd), ["web running r2", "worker running r2"]);
+    wait_until("r2 is taken back", PATIENCE, || running(&svd) == ["web running r1", "worker running r1"]);
+    wait_until("it is at its end", PATIENCE, || deployer.status()["switching_to"].is_null());
+    assert_eq!((current(&svd), deployer.state_of("r2")), (Some("releases/r1".into()), "failed".to_owned()));
+    // One that was renewed stays, also with another svd.
+    deployer.ok("lock", json!({ "seconds": 60 }));
+    deployer.stage(&Release::new("r3"), "r3");
+    deployer.ok("activate", json!({ "release": "r3", "lease_seconds": 2 }));
+    deployer.ok("renew", json!({ "lease_seconds": 60 }));
+    svd.kill_both();
+    svd.start();
+    wait_until("svd knows it again", PATIENCE, || running(&svd) == ["web running r3", "worker running r3"]);
+    assert_eq!(deployer.status()["trial"]["release"], "r3");
+    deployer.ok("confirm", json!({}));
+    // Killed while it waits for r4 to boot.
+    deployer.stage(&Release::new("r4").with("import_seconds", 3), "r4");
+    let client = Client::new(&svd.socket()).expect("a client");
+    let body = json!({ "release": "r4", "lease_seconds": 60, "fence": deployer.fence });
+    std::thread::scope(|scope| {
+        let lost = scope.spawn(move || client.act("/v1/apps/web/activate", Some(&body), |_| {}).err());
+        wait_until("the switch goes on", PATIENCE, || svd.state("web") == "reloading");
+        svd.kill_both();
+        svd.start();
+        assert!(matches!(lost.join(), Ok(Some(ClientError::Lost))));
+    });
+    wait_until("it is undone", PATIENCE, || deployer.status()["switching_to"].is_null());
+    wait_until("r3 serves", PATIENCE, || running(&svd) == ["web running r3", "worker running r3"]);
+    assert_eq!((current(&svd), deployer.state_of("r4")), (Some("releases/r3".into()), "failed".to_owned()));
+    load.more(20);
+    load.stop().assert_no_failure();
+    assert!(http_get(address, "/").expect("it answers").1.contains("release=r3"));
+}
+
+#[test]
+fn steps_run_where_they_are_needed_and_migrations_once() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (svd, _) = site(&env);
+    let deployer = Deployer::new(&svd, "web", 1);
+    let dir = deployer.site.publish(&Release::new("r1"));
+    fs::create_dir_all(dir.join("app/static")).expect("mkdir");
+    fs::write(dir.join("app/static/a.css"), "a").expect("write");
+    deployer.send(&dir);
+    let stage = |id: &str| deployer.ok("stage", json!({ "release": id, "source": id }));
+    let step = |id: &str, step: &str| deployer.ok("step", json!({ "release": id, "step": step }));
+    let lines = |name: &str| fs::read_to_string(svd.path("srv/web").join(name)).unwrap_or_default().lines().count();
+    stage("r1");
+    assert!(step("r1", "migrate")["reason"].as_str().is_some_and(|why| why.starts_with("nothing is pending")));
+    assert_eq!(step("r1", "static")["ran"], true, "there is nothing to compare with");
+    assert_eq!(step("r1", "verify")["ran"], true);
+    assert!(step("r1", "before")["reason"].as_str().is_some_and(|why| why.contains("no [deploy.before]")));
+    deployer.activate("r1");
+    deployer.ok("confirm", json!({}));
+    fs::write(dir.join("migration"), "").expect("write");
+    deployer.send(&dir);
+    stage("r2");
+    assert_eq!(step("r2", "static")["ran"], false, "its static files are the same");
+    assert_eq!(step("r2", "migrate")["ran"], true);
+    assert_eq!(step("r2", "migrate")["reason"], "it was done before in this rollout");
+    assert_eq!((lines("migrated"), lines("published")), (1, 1));
+    fs::write(dir.join("app/static/a.css"), "b").expect("write");
+    fs::remove_file(dir.join("release.json")).expect("unlink");
+    deployer.send(&dir);
+    stage("r3");
+    assert_eq!(step("r3", "static")["ran"], true);
+    let error = deployer.fails("step", json!({ "release": "r3", "step": "verify" }));
+    assert!(error.message.contains("the step verify of r3 failed: exited with 3"), "{error}");
+    let kept = fs::read_to_string(svd.path("state/apps/web.output/r2.migrate.log")).expect("its output is kept");
+    assert!(kept.contains("migrating\n"), "{kept}");
+}
+
+#[test]
+fn releases_are_sealed_and_nothing_bad_comes_in() {
+    let mut svd = Svd::new();
+    fs::create_dir_all(svd.path("srv/job")).expect("the root");
+    let root = svd.path("srv/job");
+    svd.service(
+        "job",
+        &script(SLEEP, &format!("root = '{}'\n[deploy]\nkeep = 1\nshared = ['media']\n", root.display())),
+    );
+    svd.start();
+    let deployer = Deployer::new(&svd, "job", 1);
+    let upload = svd.path("upload");
+    fs::create_dir_all(upload.join("lib")).expect("mkdir");
+    fs::write(upload.join("lib/x.py"), "1").expect("write");
+    let stage = |id: &str| {
+        deployer.send(&upload);
+        deployer.ask("stage", json!({ "release": id, "source": id }))
+    };
+    stage("r1").expect("taken");
+    let release = root.join("releases/r1");
+    assert_eq!(fs::read_link(release.join("media")).expect("a link"), root.join("shared/media"));
+    assert_eq!(fs::metadata(release.join("lib/x.py")).expect("there").mode() & 0o022, 0, "nobody else writes it");
+    symlink("/etc/passwd", upload.join("bad")).expect("symlink");
+    assert!(stage("r2").expect_err("refused").message.contains("leads out of the release"));
+    fs::remove_file(upload.join("bad")).expect("unlink");
+    fs::write(upload.join("-rf"), "").expect("write");
+    assert!(stage("r2").expect_err("refused").message.contains("programs take for an option"));
+    fs::remove_file(upload.join("-rf")).expect("unlink");
+    assert!(!root.join("releases/r2").exists());
+    for id in ["../r2", "-x", ".."] {
+        assert!(stage(id).expect_err("refused").message.contains("cannot be the name of a release"));
+    }
+    assert!(deployer.ask("stage", json!({ "release": "r1", "source": "other" })).is_err(), "another r1");
+    // One that somebody has made by hand is not taken for ours.
+    fs::create_dir(root.join("releases/r2")).expect("mkdir");
+    assert!(stage("r2").expect_err("refused").message.contains("did not come by a deploy"));
+    for id in ["r3", "r4", "r5", "r6"] {
+        stage(id).expect("taken");
+        deployer.activate(id);
+        deployer.ok("confirm", json!({}));
+    }
+    let pruned = deployer.ok("prune", json!({}));
+    assert_eq!(pruned["releases"], json!(["r1", "r3", "r4"]));
+    assert!(root.join("releases/r5").exists() && !root.join("releases/r1").exists());
+    let other = json!({ "fence": { "number": 1, "rollout": "other" }, "seconds": 60 });
+    let refused = deployer.client.act("/v1/apps/job/lock", Some(&other), |_| {});
+    assert!(refused.is_err_and(|e| e.to_string().contains("is locked by")));
+}
