@@ -157,15 +157,15 @@ fn a_release_comes_serves_on_trial_and_is_kept() {
     let status = deployer.status();
     assert_eq!((&status["confirmed"], &status["trial"]["before"]), (&json!("r1"), &json!("r1")), "{status:#}");
     assert_eq!(deployer.activate("r2")["services"][0]["changed"], false, "asked again");
-    let said = svd.fails(&["rollback", "web"]);
-    assert!(said.contains("web is locked by root (for alice)") && said.contains("a test"), "{said}");
-    // Nobody needs to know why it is taken back to be able to do it.
-    deployer.ok("take-back", json!({ "reason": "it is slow" }));
+    assert!(svd.fails(&["rollback", "web"]).contains("r2 of the rollout rollout-1 is on trial"));
+    deployer.ok("take-back", json!({ "reason": "it is slow", "failed": true }));
     assert_eq!(running(&svd), ["web running r1", "worker running r1"]);
     assert_eq!(deployer.state_of("r2"), "failed");
     let refused = deployer.fails("activate", json!({ "release": "r2", "lease_seconds": 60 }));
     assert!(refused.message.contains("it is slow"), "{refused}");
     deployer.deploy(&Release::new("r3"), "r3");
+    let said = svd.fails(&["rollback", "web"]);
+    assert!(said.contains("web is locked by root (for alice)") && said.contains("a test"), "{said}");
     assert_eq!(deployer.ok("unlock", json!({})), true);
     assert!(deployer.fails("confirm", json!({})).message.contains("the lock has run out, or was given back"));
     svd.ok(&["rollback", "web"]);
@@ -226,7 +226,7 @@ fn a_lease_that_runs_out_and_a_death_in_the_switch_go_back() {
     assert_eq!(running(&svd), ["web running r2", "worker running r2"]);
     wait_until("r2 is taken back", PATIENCE, || running(&svd) == ["web running r1", "worker running r1"]);
     wait_until("it is at its end", PATIENCE, || deployer.status()["switching_to"].is_null());
-    assert_eq!((current(&svd), deployer.state_of("r2")), (Some("releases/r1".into()), "failed".to_owned()));
+    assert_eq!((current(&svd), deployer.state_of("r2")), (Some("releases/r1".into()), "staged".to_owned()));
     // One that was renewed stays, also with another svd.
     deployer.ok("lock", json!({ "seconds": 60 }));
     deployer.stage(&Release::new("r3"), "r3");
@@ -250,7 +250,7 @@ fn a_lease_that_runs_out_and_a_death_in_the_switch_go_back() {
     });
     wait_until("it is undone", PATIENCE, || deployer.status()["switching_to"].is_null());
     wait_until("r3 serves", PATIENCE, || running(&svd) == ["web running r3", "worker running r3"]);
-    assert_eq!((current(&svd), deployer.state_of("r4")), (Some("releases/r3".into()), "failed".to_owned()));
+    assert_eq!((current(&svd), deployer.state_of("r4")), (Some("releases/r3".into()), "staged".to_owned()));
     load.more(20);
     load.stop().assert_no_failure();
     assert!(http_get(address, "/").expect("it answers").1.contains("release=r3"));
@@ -340,4 +340,69 @@ fn releases_are_sealed_and_nothing_bad_comes_in() {
     let other = json!({ "fence": { "number": 1, "rollout": "other" }, "seconds": 60 });
     let refused = deployer.client.act("/v1/apps/job/lock", Some(&other), |_| {});
     assert!(refused.is_err_and(|e| e.to_string().contains("is locked by")));
+}
+
+/// A service that runs from an environment that svd builds, as another user where that is possible.
+fn built_site() -> (Svd, SocketAddr) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut svd = Svd::new();
+    let root = svd.path("srv/web");
+    fs::create_dir_all(root.join("releases")).expect("the root");
+    let user = if nix::unistd::geteuid().is_root() { "user = 'nobody'\n" } else { "" };
+    let web = format!(
+        "kind = 'gunicorn'\napp = 'wsgi_app:application'\nroot = '{}'\nworkers = 1\n{user}\
+         sockets.http.listen = '{address}'\n[restart]\nlimit = {{ failures = 1, then = 'never' }}\n[deploy]\nkeep = 1\n",
+        root.display()
+    );
+    svd.service("web", &web);
+    svd.start();
+    (svd, address)
+}
+
+#[test]
+fn an_environment_is_built_once_and_sealed() {
+    // Also says whether packages can be had at all.
+    if Env::get(GUNICORN).is_none() {
+        return;
+    }
+    let (svd, address) = built_site();
+    let deployer = Deployer::new(&svd, "web", 1);
+    let build = |id: &str, requirements: &str| {
+        let dir = deployer.site.publish(&Release::new(id));
+        fs::write(dir.join("requirements.txt"), requirements).expect("write");
+        deployer.send(&dir);
+        deployer.ok("stage", json!({ "release": id, "source": id }));
+        deployer.ask("build", json!({ "release": id }))
+    };
+    let first = build("r1", "gunicorn==27.0.1\nFlask\n").expect("built");
+    deployer.activate("r1");
+    deployer.ok("confirm", json!({}));
+    assert!(http_get(address, "/").expect("it answers").1.contains("release=r1"));
+    let venv = svd.path("srv/web/venv").join(first["venv"].as_str().expect("a name"));
+    assert_eq!(
+        fs::read_link(svd.path("srv/web/releases/r1/venv")).map(|l| l.file_name() == venv.file_name()).ok(),
+        Some(true)
+    );
+    let own = nix::unistd::geteuid().as_raw();
+    for file in ["", "bin/gunicorn", "pyvenv.cfg", "lib"] {
+        let meta = fs::metadata(venv.join(file)).expect("there");
+        assert_eq!((meta.uid(), meta.mode() & 0o022), (own, 0), "{file}: only root can change it");
+    }
+    let began = std::time::Instant::now();
+    let again = build("r2", "gunicorn==27.0.1\nFlask\n").expect("built");
+    assert_eq!((&again["changed"], &again["venv"]), (&json!(false), &first["venv"]));
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "nothing was built");
+    let other = build("r3", "gunicorn==27.0.1\n").expect("built");
+    assert_eq!(other["changed"], true);
+    assert_ne!(other["venv"], first["venv"]);
+    let error = build("r4", "no-such-package-anywhere==77\n").expect_err("there is none");
+    assert!(error.message.contains("pip install"), "{error}");
+    assert!(error.last_output.iter().any(|line| line.contains("no-such-package-anywhere")), "{error:?}");
+    assert_eq!(fs::read_dir(svd.path("srv/web/venv")).expect("a directory").count(), 2, "nothing of it is left");
+    // One that was killed in the middle of it is built anew.
+    fs::remove_file(venv.join(".airdock-complete")).expect("unlink");
+    assert_eq!(build("r5", "gunicorn==27.0.1\nFlask\n").expect("built")["changed"], true);
+    deployer.activate("r5");
+    deployer.ok("confirm", json!({}));
+    assert_eq!(deployer.ok("prune", json!({}))["venvs"], 1, "r3's; r1 and r5 have the same");
 }

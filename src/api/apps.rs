@@ -186,6 +186,9 @@ pub struct RenewOptions {
 pub struct TakeBackOptions {
     pub fence: Fence,
     pub reason: Box<str>,
+    /// It is no good, and nobody is to switch to it again.
+    #[serde(default)]
+    pub failed: bool,
 }
 
 /// Answer to `GET /v1/apps/NAME`.

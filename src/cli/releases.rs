@@ -101,6 +101,12 @@ pub fn unlock(context: &Context, args: &UnlockArgs) -> Result<Exit, CliError> {
 pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<Exit, CliError> {
     need_app(&args.app)?;
     let status = status_of(context, &args.app)?;
+    if let Some(trial) = &status.trial {
+        let why = format!("{}: {} of the rollout {} is on trial.", status.app, trial.release, trial.rollout);
+        let error = ApiError::new(ErrorCode::Conflict, why)
+            .hint("Its own rollout takes it back (`svctl abort`), or the host does when its lease runs out.");
+        return Err(CliError::Said { exit: Exit::Failed, error });
+    }
     let to = match &args.to {
         Some(to) => to.as_str().into(),
         None => status.previous.clone().ok_or_else(|| nowhere(&status))?,

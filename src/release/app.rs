@@ -11,6 +11,8 @@
 //! - **The fence.** Whoever changes anything holds the lock, and carries a [`Fence`] in every call: a number that the lock
 //!   was granted with, and the rollout it was granted to. Lower ones are refused for ever, so that whoever has lost
 //!   the lock without noticing changes nothing any more.
+//! - **Failed** is what did not start, or was found bad. What was taken back for another reason (a lease, a boot, somebody's
+//!   decision) may be switched to again.
 //! - **The lease.** The lock and a release on trial are held until a moment that whoever drives the rollout moves on, again
 //!   and again. When it passes, the lock is free, and the release is taken back, unless a migration came with it that the
 //!   old code does not work with: then the host holds what it has, and says so.
@@ -180,25 +182,38 @@ pub enum Refusal {
 }
 
 impl App {
-    /// Grants the lock to `fence`, or renews it. `seconds`: since 1970.
+    /// Grants the lock to `fence`, or renews it. A rollout that is gone on with from elsewhere takes it over from itself, with a
+    /// higher number. `seconds`: since 1970.
     ///
     /// # Errors
-    /// Somebody else holds it, or the number is not higher than those before.
+    /// Somebody else holds it or has left a release on trial, or the number is not higher than those before.
     pub fn lock(&mut self, now: Moment, seconds: u64, wanted: Lock) -> Result<(), Refusal> {
         let held = self.lock.as_ref().filter(|lock| lock.until.is_none_or(|until| now < until));
+        let ours = |fence: &Fence| fence.rollout == wanted.fence.rollout;
         if let Some(held) = held {
-            if held.fence != wanted.fence {
+            if held.fence == wanted.fence {
+                let since = held.since;
+                self.lock = Some(Lock { since, ..wanted });
+                return Ok(());
+            }
+            if !ours(&held.fence) {
                 return Err(Refusal::Locked(Box::new(held.clone())));
             }
-            let since = held.since;
-            self.lock = Some(Lock { since, ..wanted });
-            return Ok(());
+        }
+        if let Some(trial) = self.trial.as_ref().filter(|trial| !ours(&trial.fence)) {
+            return Err(Refusal::Not(format!(
+                "release {} of the rollout {} is on trial here, and must be confirmed or taken back first",
+                trial.release, trial.fence.rollout
+            )));
         }
         // The same rollout may come back for what it held.
         if wanted.fence < self.fence || (wanted.fence.number == self.fence.number && wanted.fence != self.fence) {
             return Err(Refusal::Fenced { highest: self.fence.clone() });
         }
         self.fence = wanted.fence.clone();
+        for trial in [self.trial.as_mut(), self.switch.as_mut().and_then(|s| s.trial.as_mut())].into_iter().flatten() {
+            trial.fence = wanted.fence.clone();
+        }
         self.lock = Some(Lock { since: seconds, ..wanted });
         Ok(())
     }
@@ -345,17 +360,20 @@ impl App {
         Ok(())
     }
 
-    /// The way back from what is on trial, or from a switch that svd did not finish. `None`: there is nothing to take back.
+    /// The way back from what is on trial. `failed`: why it is no good, so that nobody goes there again. `None`: there is nothing
+    /// to take back.
     ///
     /// # Errors
     /// The services are being switched.
-    pub fn begin_return(&mut self, why: &str) -> Result<Option<Switch>, Refusal> {
+    pub fn begin_return(&mut self, failed: Option<&str>) -> Result<Option<Switch>, Refusal> {
         if self.switch.is_some() {
             return Err(Refusal::Busy("its services are being switched to another release"));
         }
         let Some(trial) = &self.trial else { return Ok(None) };
         let switch = Switch { to: trial.before.clone(), from: Some(trial.release.clone()), back: true, trial: None };
-        self.fail(&trial.release.clone(), why);
+        if let Some(why) = failed {
+            self.fail(&trial.release.clone(), why);
+        }
         self.switch = Some(switch.clone());
         Ok(Some(switch))
     }
@@ -378,18 +396,14 @@ impl App {
     }
 
     /// svd has died in a switch: which release the services go back to. `None`: there was no switch.
-    pub fn undo_switch(&mut self, why: &str) -> Option<Switch> {
+    pub fn undo_switch(&mut self) -> Option<Switch> {
         let switch = self.switch.as_mut()?;
         if switch.back {
             return Some(switch.clone());
         }
         let (to, from) = (switch.to.clone(), switch.from.clone());
-        *switch = Switch { to: from, from: to.clone(), back: true, trial: None };
-        let undo = switch.clone();
-        if let Some(to) = &to {
-            self.fail(to, why);
-        }
-        Some(undo)
+        *switch = Switch { to: from, from: to, back: true, trial: None };
+        Some(switch.clone())
     }
 
     /// What is on trial is good.
@@ -476,21 +490,13 @@ impl App {
     /// The machine was started anew: no lease has outlived that. True where something was under way: `current` must be made to
     /// name what is [`App::serving`] now.
     pub fn booted(&mut self) -> bool {
-        const WHY: &str = "the machine was started anew before it was confirmed";
         self.lock.take_if(|lock| lock.until.is_some());
         let switch = self.switch.take();
-        if let Some(to) = switch.as_ref().filter(|switch| !switch.back).and_then(|switch| switch.to.clone()) {
-            self.fail(&to, WHY);
-        }
         if let Some(trial) = self.trial.as_mut().filter(|trial| trial.holds) {
             trial.until = Moment(0);
             return switch.is_some();
         }
-        let trial = self.trial.take();
-        if let Some(trial) = &trial {
-            self.fail(&trial.release, WHY);
-        }
-        switch.is_some() || trial.is_some()
+        switch.is_some() || self.trial.take().is_some()
     }
 
     /// Where a rollback goes: to the one that was confirmed before the one in force. Releases that failed are no way back.

@@ -58,15 +58,22 @@ fn a_lease_that_runs_out_takes_it_back() {
     assert_eq!((app.deadline(), app.expire(LATER)), (Some(Moment(70_000)), Expired::Nothing));
     assert_eq!(app.expire(Moment(70_000)), Expired::TakeBack);
     assert_eq!(app.lock, None, "it has run out as well");
-    let back = app.begin_return("its lease has run out").expect("idle").expect("on trial");
+    let back = app.begin_return(None).expect("idle").expect("on trial");
     assert_eq!((back.to, back.from), (Some(id("a")), Some(id("b"))));
     app.switched(Ok(()));
     assert_eq!((serving(&app), app.trial.as_ref()), ("a", None));
-    assert!(matches!(app.releases[&id("b")].state, State::Failed(_)));
     let later = fence(2, "s");
     app.lock(LATER, 0, lock_of(later.clone(), Some(Moment(99_000)))).expect("free again");
+    app.begin_switch(LATER, &later, &id("b"), on_trial(Moment(99_000))).expect("nobody has found it bad");
+    app.switched(Ok(()));
+    app.begin_return(Some("it is slow")).expect("idle").expect("on trial");
+    app.switched(Ok(()));
     let again = app.begin_switch(LATER, &later, &id("b"), on_trial(Moment(99_000)));
     assert!(matches!(again, Err(Refusal::Not(_))), "it has failed");
+    let (mut app, r) = self::app();
+    app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
+    app.switched(Err("it does not boot".into()));
+    assert_eq!((serving(&app), &app.releases[&id("b")].state), ("a", &State::Failed("it does not boot".into())));
 }
 
 #[test]
@@ -91,7 +98,6 @@ fn a_boot_starts_what_was_confirmed() {
     assert!(app.booted());
     for app in [in_switch, app] {
         assert_eq!((serving(&app), app.lock.as_ref(), app.trial.as_ref()), ("a", None, None));
-        assert!(matches!(app.releases[&id("b")].state, State::Failed(_)));
     }
 }
 
@@ -99,9 +105,9 @@ fn a_boot_starts_what_was_confirmed() {
 fn a_switch_that_svd_did_not_finish_is_undone() {
     let (mut app, r) = app();
     app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
-    let undo = app.undo_switch("svd died").expect("under way");
+    let undo = app.undo_switch().expect("under way");
     assert_eq!((undo.to.as_ref(), undo.from.as_ref()), (Some(&id("a")), Some(&id("b"))));
-    assert_eq!(app.undo_switch("svd died"), Some(undo), "it may die again");
+    assert_eq!(app.undo_switch(), Some(undo), "it may die again");
     app.switched(Ok(()));
     assert_eq!((serving(&app), app.switch.as_ref()), ("a", None));
     // One that follows a trial goes back to the trial.
@@ -110,7 +116,7 @@ fn a_switch_that_svd_did_not_finish_is_undone() {
     app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
     app.switched(Ok(()));
     app.begin_switch(NOW, &r, &id("c"), on_trial(LATER)).expect("allowed");
-    app.undo_switch("svd died").expect("under way");
+    app.undo_switch().expect("under way");
     app.switched(Ok(()));
     assert_eq!((serving(&app), app.trial.as_ref().map(|t| &t.release)), ("b", Some(&id("b"))));
 }
@@ -135,6 +141,22 @@ fn who_has_lost_the_lock_changes_nothing_any_more() {
     app.lock(LATER, 0, frozen).expect("free");
     assert!(!app.booted());
     assert!(app.lock.is_some(), "people unlock what people have locked");
+}
+
+#[test]
+fn a_rollout_takes_the_lock_over_from_itself_and_from_nobody_else() {
+    let (mut app, r) = app();
+    app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
+    app.switched(Ok(()));
+    let (next, other) = (fence(7, "r"), fence(8, "s"));
+    assert!(matches!(app.lock(NOW, 0, lock_of(other.clone(), Some(LATER))), Err(Refusal::Locked(_))));
+    app.lock(NOW, 0, lock_of(next.clone(), Some(LATER))).expect("it is the same rollout");
+    assert_eq!(app.confirm(NOW, &r), Err(Refusal::Fenced { highest: next.clone() }));
+    app.unlock(&next, false).expect("ours");
+    let refused = app.lock(NOW, 0, lock_of(other, Some(LATER)));
+    assert!(matches!(refused, Err(Refusal::Not(why)) if why.contains("rollout r is on trial")));
+    app.lock(NOW, 0, lock_of(next.clone(), Some(LATER))).expect("it may come back");
+    assert_eq!(app.confirm(NOW, &next), Ok(id("b")));
 }
 
 #[test]

@@ -71,11 +71,11 @@ impl Task {
     pub async fn take_back(&self, wanted: TakeBackOptions, reply: &mut Reply) -> Result<ActionResult, ApiError> {
         let theirs = fence(&wanted.fence);
         let _busy = self.begin("its services are being switched to another release")?;
-        let why = wanted.reason.to_string();
+        let failed = wanted.failed.then_some(&*wanted.reason);
         let switch = self
             .change(|app| {
                 app.admit_change(now(), &theirs)?;
-                app.begin_return(&why)
+                app.begin_return(failed)
             })
             .await?;
         match switch {
@@ -209,9 +209,7 @@ impl Task {
             return drop(late.await);
         };
         let result = match matter {
-            Matter::Died => {
-                self.change(|app| Ok(app.undo_switch("svd was killed while it was being switched to"))).await
-            }
+            Matter::Died => self.change(|app| Ok(app.undo_switch())).await,
             Matter::Lease => self.expired().await,
         };
         let Ok(Some(switch)) = result.inspect_err(|error| tracing::error!("{error}")) else { return };
@@ -232,7 +230,7 @@ impl Task {
     async fn expired(&self) -> Result<Option<Switch>, ApiError> {
         let expired = self.change(|app| {
             Ok(match app.expire(now()) {
-                Expired::TakeBack => (app.begin_return("its lease has run out")?, None),
+                Expired::TakeBack => (app.begin_return(None)?, None),
                 Expired::Holds(text) => (None, Some(text)),
                 Expired::Nothing => (None, None),
             })
