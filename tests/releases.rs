@@ -337,6 +337,13 @@ fn releases_are_sealed_and_nothing_bad_comes_in() {
     let pruned = deployer.ok("prune", json!({}));
     assert_eq!(pruned["releases"], json!(["r1", "r3", "r4"]));
     assert!(root.join("releases/r5").exists() && !root.join("releases/r1").exists());
+    assert_eq!(
+        deployer.ok("append", json!({ "from": 0, "entries": [{ "planned": "x".repeat(1 << 20) }] }))["entries"],
+        1
+    );
+    assert_eq!(deployer.status()["journal"], json!({ "rollout": "rollout-1", "number": 1, "entries": 1 }));
+    let journal: Value = deployer.client.fetch("/v1/apps/job/journal").expect("the journal");
+    assert_eq!(journal["entries"][0]["planned"].as_str().map(str::len), Some(1 << 20));
     let other = json!({ "fence": { "number": 1, "rollout": "other" }, "seconds": 60 });
     let refused = deployer.client.act("/v1/apps/job/lock", Some(&other), |_| {});
     assert!(refused.is_err_and(|e| e.to_string().contains("is locked by")));

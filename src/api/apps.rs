@@ -5,8 +5,9 @@
 //! lock was granted with in every call.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::types::ServiceState;
+use super::types::{ServiceState, Traffic};
 
 /// Who holds the lock: a number that rises with every lock, and the rollout that it was granted to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,9 +79,18 @@ pub enum AppRequest {
     TakeBack(TakeBackOptions),
     /// Removes releases that nobody needs. [`PruneResult`].
     Prune(FenceOptions),
+    /// [`Journal`].
+    Journal,
+    /// Writes entries of the rollout's journal. [`AppendResult`].
+    Append(AppendOptions),
 }
 
 impl AppRequest {
+    /// Changes nothing.
+    pub fn is_read(&self) -> bool {
+        matches!(self, AppRequest::Status | AppRequest::History { .. } | AppRequest::Journal)
+    }
+
     /// For the audit journal.
     pub(super) fn detail(&self) -> Box<str> {
         match self {
@@ -97,6 +107,8 @@ impl AppRequest {
             AppRequest::Confirm(_) => "confirm".into(),
             AppRequest::TakeBack(o) => format!("take-back reason={}", o.reason).into(),
             AppRequest::Prune(_) => "prune".into(),
+            AppRequest::Journal => "journal".into(),
+            AppRequest::Append(_) => "append".into(),
         }
     }
 }
@@ -191,6 +203,39 @@ pub struct TakeBackOptions {
     pub failed: bool,
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppendOptions {
+    pub fence: Fence,
+    /// How many entries stay; what follows them is replaced. 0 begins a journal.
+    pub from: usize,
+    /// svd keeps them as they are.
+    pub entries: Vec<Value>,
+}
+
+/// Of the latest rollout, as whoever drove it has written it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Journal {
+    pub rollout: Box<str>,
+    /// Of the lock that the last entry was written with.
+    pub number: u64,
+    pub entries: Vec<Value>,
+}
+
+/// How far a journal goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JournalMark {
+    pub rollout: Box<str>,
+    pub number: u64,
+    pub entries: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppendResult {
+    /// How many there are now.
+    pub entries: usize,
+}
+
 /// Answer to `GET /v1/apps/NAME`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AppStatus {
@@ -219,9 +264,25 @@ pub struct AppStatus {
     pub releases: Vec<ReleaseStatus>,
     /// Steps that the service file has.
     pub steps: Vec<StepName>,
+    /// What `[deploy]` says about the migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationFacts>,
+    /// A release needs an environment of its own.
+    #[serde(default)]
+    pub builds: bool,
+    pub journal: JournalMark,
     /// Needs somebody's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alert: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationFacts {
+    pub on_each_host: bool,
+    /// The old code works with the new schema.
+    pub compatible: bool,
+    /// There is a second half.
+    pub after: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -233,6 +294,13 @@ pub struct AppService {
     pub release: Option<Box<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    pub restarts: u64,
+    /// Why it does not serve as it should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<Box<str>>,
+    /// Of the committed generation; absent where nothing counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
 }
 
 /// A release that serves and is not confirmed.

@@ -59,6 +59,14 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// It does not fit what is going on now: a stop came during the reload. 409.
     Conflict,
+    /// Somebody else holds the lock of the app. 409.
+    Locked,
+    /// Somebody else has had the lock of the app since; `details` has the number that it was granted with. 409.
+    Fenced,
+    /// The lock of the app has run out, or was given back. 409.
+    NotLocked,
+    /// Something else is being done to the app. 409.
+    Busy,
     /// It needs a running service. 409.
     NotRunning,
     /// 413.
@@ -88,6 +96,10 @@ impl ErrorCode {
             ErrorCode::UnknownRelease => "unknown_release",
             ErrorCode::MethodNotAllowed => "method_not_allowed",
             ErrorCode::Conflict => "conflict",
+            ErrorCode::Locked => "locked",
+            ErrorCode::Fenced => "fenced",
+            ErrorCode::NotLocked => "not_locked",
+            ErrorCode::Busy => "busy",
             ErrorCode::NotRunning => "not_running",
             ErrorCode::TooLarge => "too_large",
             ErrorCode::BadConfiguration => "bad_configuration",
@@ -105,7 +117,12 @@ impl ErrorCode {
             ErrorCode::Forbidden => 403,
             ErrorCode::UnknownRoute | ErrorCode::UnknownService | ErrorCode::UnknownRelease => 404,
             ErrorCode::MethodNotAllowed => 405,
-            ErrorCode::Conflict | ErrorCode::NotRunning => 409,
+            ErrorCode::Conflict
+            | ErrorCode::Locked
+            | ErrorCode::Fenced
+            | ErrorCode::NotLocked
+            | ErrorCode::Busy
+            | ErrorCode::NotRunning => 409,
             ErrorCode::TooLarge => 413,
             ErrorCode::BadConfiguration => 422,
             ErrorCode::Failed | ErrorCode::Internal | ErrorCode::Other => 500,

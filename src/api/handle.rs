@@ -18,14 +18,16 @@ use super::connections::Place;
 use super::http::{Blocks, respond, respond_error};
 use super::peer::Peer;
 use super::reply::{Counters, Reply};
-use super::request::Request;
+use super::request::{Request, Verb};
 use super::resolve::resolve;
 use super::routes;
-use super::server::{Limits, ServerContext, too_many};
+use super::server::{ServerContext, too_many};
 use super::types::{ApiError, ErrorCode};
 
 /// How long a request waits for the supervising loop to take it.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of one request that writes entries of a rollout's journal.
+const JOURNAL_BYTES: usize = 8 << 20;
 
 #[derive(Clone)]
 pub(super) struct Handler {
@@ -60,7 +62,8 @@ impl Handler {
     async fn answer(&self, request: HttpRequest<Incoming>, peer: Peer) -> Result<Response<Blocks>, ApiError> {
         let found = routes::find(request.method().as_str(), request.uri().path())?;
         let (head, body) = request.into_parts();
-        let body = read_body(body, &self.context.limits).await?;
+        let most = self.most_bytes(&found, &peer)?;
+        let body = read_body(body, most, self.context.limits.request_timeout).await?;
         let mut request = routes::parse(found, head.uri.query(), &body, SystemTime::now())?;
         let directory = self.context.directory.get();
         let audit = Pending::new(&request, &peer, &self.context.numbers, &self.context.audit);
@@ -80,6 +83,21 @@ impl Handler {
             audit
         });
         ask(&self.context, request, peer, audit).await
+    }
+}
+
+impl Handler {
+    /// Of the request's body. Journals of large fleets are long, and read for those alone who may write them.
+    fn most_bytes(&self, found: &routes::Found, peer: &Peer) -> Result<usize, ApiError> {
+        if found.route.endpoint != routes::Endpoint::AppAppend {
+            return Ok(self.context.limits.body);
+        }
+        let name = found.names.first().map_or("", |name| name);
+        let access = self.context.directory.get().access;
+        match access.allows(peer, Verb::Deploy, name) {
+            true => Ok(JOURNAL_BYTES),
+            false => Err(super::resolve::forbidden(peer, Verb::Deploy, name)),
+        }
     }
 }
 
@@ -114,15 +132,15 @@ pub(super) async fn ask(
     }
 }
 
-async fn read_body(body: Incoming, limits: &Limits) -> Result<Bytes, ApiError> {
+async fn read_body(body: Incoming, most: usize, limit: Duration) -> Result<Bytes, ApiError> {
     let bad = |message: String| ApiError::new(ErrorCode::BadRequest, message);
-    let whole = timeout(limits.request_timeout, Limited::new(body, limits.body).collect());
+    let whole = timeout(limit, Limited::new(body, most).collect());
     match whole.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(ApiError::new(ErrorCode::TooLarge, format!("The body has more than {} bytes.", limits.body)))
+            Err(ApiError::new(ErrorCode::TooLarge, format!("The body has more than {} bytes.", most)))
         }
         Ok(Err(error)) => Err(bad(format!("The body did not arrive: {error}."))),
-        Err(_) => Err(bad(format!("The body did not arrive within {} seconds.", limits.request_timeout.as_secs()))),
+        Err(_) => Err(bad(format!("The body did not arrive within {} seconds.", limit.as_secs()))),
     }
 }

@@ -265,7 +265,7 @@ impl Request {
             Request::Update { .. } => Verb::Update,
             Request::Exec { .. } => Verb::Exec,
             Request::Upgrade { .. } => Verb::Upgrade,
-            Request::App { ask: AppRequest::Status | AppRequest::History { .. }, .. } => Verb::Status,
+            Request::App { ask, .. } if ask.is_read() => Verb::Status,
             Request::App { .. } => Verb::Deploy,
             Request::Version => Verb::Version,
             Request::Shutdown => Verb::Shutdown,
@@ -280,17 +280,17 @@ impl Request {
             | Request::Service { .. }
             | Request::Pid { .. }
             | Request::Logs(_)
-            | Request::App { ask: AppRequest::Status | AppRequest::History { .. }, .. }
             | Request::Version
             | Request::PublicHealth { .. }
             | Request::Metrics => false,
+            Request::App { ask, .. } => !ask.is_read(),
             _ => true,
         }
     }
 
-    /// Says only that somebody is still there, again and again.
+    /// A part of a rollout that comes again and again, and changes nothing that is not in the journal of the rollout.
     pub(super) fn is_renewal(&self) -> bool {
-        matches!(self, Request::App { ask: AppRequest::Renew(_), .. })
+        matches!(self, Request::App { ask: AppRequest::Renew(_) | AppRequest::Append(_), .. })
     }
 
     /// The list of names, where the request has one.

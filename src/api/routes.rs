@@ -46,6 +46,8 @@ pub enum Endpoint {
     AppConfirm,
     AppTakeBack,
     AppPrune,
+    AppJournal,
+    AppAppend,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,8 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/v1/services/{name}/exec", Endpoint::Exec, "Run a command in a service's environment"),
     route("GET", "/v1/apps/{name}", Endpoint::App, "Releases, lock and lease of an app"),
     route("GET", "/v1/apps/{name}/history", Endpoint::AppHistory, "What was deployed here"),
+    route("GET", "/v1/apps/{name}/journal", Endpoint::AppJournal, "The journal of the latest rollout"),
+    route("POST", "/v1/apps/{name}/append", Endpoint::AppAppend, "Write entries of the rollout's journal"),
     route("POST", "/v1/apps/{name}/lock", Endpoint::AppLock, "Take or renew the lock"),
     route("POST", "/v1/apps/{name}/unlock", Endpoint::AppUnlock, "Give the lock back"),
     route("POST", "/v1/apps/{name}/stage", Endpoint::AppStage, "Take what was sent as a release"),
@@ -235,7 +239,9 @@ pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) ->
         | Endpoint::AppRenew
         | Endpoint::AppConfirm
         | Endpoint::AppTakeBack
-        | Endpoint::AppPrune => {
+        | Endpoint::AppPrune
+        | Endpoint::AppJournal
+        | Endpoint::AppAppend => {
             let ask = of_app(endpoint, &mut query, body)?;
             Request::App { name: found.names.into_iter().next().unwrap_or_default(), ask }
         }
@@ -305,6 +311,11 @@ fn of_app(endpoint: Endpoint, query: &mut Query, body: &[u8]) -> Result<AppReque
         Endpoint::AppConfirm => AppRequest::Confirm(options(body)?),
         Endpoint::AppTakeBack => AppRequest::TakeBack(options(body)?),
         Endpoint::AppPrune => AppRequest::Prune(options(body)?),
+        Endpoint::AppAppend => AppRequest::Append(options(body)?),
+        Endpoint::AppJournal => {
+            nothing(body)?;
+            AppRequest::Journal
+        }
         _ => {
             nothing(body)?;
             AppRequest::Status

@@ -53,6 +53,7 @@ fn of_app(endpoint: Endpoint) -> &'static str {
         Endpoint::AppStep => r#"{"fence": {"number": 1, "rollout": "r"}, "release": "r1", "step": "migrate"}"#,
         Endpoint::AppActivate => r#"{"fence": {"number": 1, "rollout": "r"}, "release": "r1", "lease_seconds": 60}"#,
         Endpoint::AppRenew => r#"{"fence": {"number": 1, "rollout": "r"}, "lease_seconds": 60}"#,
+        Endpoint::AppAppend => r#"{"fence": {"number": 1, "rollout": "r"}, "from": 0, "entries": [{"a": 1}]}"#,
         Endpoint::AppTakeBack => r#"{"fence": {"number": 1, "rollout": "r"}, "reason": "it fails"}"#,
         _ => FENCE,
     }

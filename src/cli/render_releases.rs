@@ -98,7 +98,7 @@ fn push_table<const N: usize>(out: &mut String, heads: &[&str; N], rows: &[[Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::apps::{AppService, Fence, HistoryEntry, LockStatus, ReleaseState, TrialStatus};
+    use crate::api::apps::{AppService, Fence, HistoryEntry, JournalMark, LockStatus, ReleaseState, TrialStatus};
     use crate::api::types::ServiceState;
 
     fn release(name: &str, state: ReleaseState, serving: bool) -> ReleaseStatus {
@@ -125,6 +125,9 @@ mod tests {
                 state: ServiceState::Running,
                 release: Some("r2".into()),
                 generation: Some(4),
+                restarts: 0,
+                unfit: None,
+                traffic: None,
             }],
             current: Some("r2".into()),
             confirmed: Some("r1".into()),
@@ -152,6 +155,9 @@ mod tests {
                 release("r2", ReleaseState::Trial, true),
             ],
             steps: Vec::new(),
+            migration: None,
+            builds: true,
+            journal: JournalMark::default(),
             alert: None,
         };
         insta::assert_snapshot!(releases(&status), @r"

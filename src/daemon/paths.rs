@@ -129,6 +129,11 @@ impl Paths {
         self.apps().join(format!("{app}.history"))
     }
 
+    /// What whoever drives the latest rollout has written down.
+    pub fn app_journal(&self, app: &str) -> PathBuf {
+        self.apps().join(format!("{app}.journal"))
+    }
+
     /// Output of the steps of its deploys.
     pub fn app_output(&self, app: &str) -> PathBuf {
         self.apps().join(format!("{app}.output"))

@@ -4,10 +4,10 @@ use super::book::{now, on_disk, seconds};
 use super::{Task, shown};
 use crate::api::Request;
 use crate::api::apps::{
-    AppService, AppStatus, History, LockStatus, ReleaseState, ReleaseStatus, StepName, TrialStatus,
+    AppService, AppStatus, History, LockStatus, MigrationFacts, ReleaseState, ReleaseStatus, StepName, TrialStatus,
 };
-use crate::api::types::{ApiError, StatusList, rfc3339};
-use crate::config::spec::Deploy;
+use crate::api::types::{ApiError, FullStatusList, HealthState, ServiceState, ServiceStatus, rfc3339};
+use crate::config::spec::{Build, Deploy, Kind, StepOn};
 use crate::release::ReleaseId;
 use crate::release::app::{App, Lock, Moment, Release, State, Trial};
 use std::time::{Duration, UNIX_EPOCH};
@@ -41,6 +41,13 @@ impl Task {
             fence: shown(&app.fence),
             releases: releases.into_iter().map(|(id, known)| release(&app, id, known)).collect(),
             steps: steps(&self.deploy),
+            migration: self.deploy.migrate.as_ref().map(|m| MigrationFacts {
+                on_each_host: m.on == StepOn::EachHost,
+                compatible: m.compatible,
+                after: self.deploy.migrate_after.is_some(),
+            }),
+            builds: self.deploy.build != Build::Nothing && !matches!(self.lead.kind, Kind::Jvm { .. }),
+            journal: self.book.kept.mark(),
             alert: app.alert.clone(),
         })
     }
@@ -48,13 +55,7 @@ impl Task {
     /// What really runs of each service.
     pub async fn running(&self) -> Result<Vec<AppService>, ApiError> {
         let services = self.services.iter().map(|s| (&*s.name).into()).collect();
-        let list: StatusList = self.ask(Request::Status { services, full: false }, None).await?;
-        let service = |row: crate::api::types::StatusRow| AppService {
-            name: row.name,
-            state: row.state,
-            release: row.release,
-            generation: row.generation,
-        };
+        let list: FullStatusList = self.ask(Request::Status { services, full: true }, None).await?;
         Ok(list.services.into_iter().map(service).collect())
     }
 
@@ -62,6 +63,26 @@ impl Task {
         let most = usize::try_from(lines).unwrap_or(usize::MAX);
         let entries = self.book.history(most).await.map_err(|why| self.failed(why))?;
         Ok(History { entries })
+    }
+}
+
+fn service(status: ServiceStatus) -> AppService {
+    let ill = status.health.filter(|health| health.state == HealthState::Unhealthy);
+    let ill = ill.map(|health| format!("unhealthy: {}", health.message.as_deref().unwrap_or("its check fails")));
+    let unfit = match status.state {
+        ServiceState::Failed | ServiceState::Backoff => {
+            Some(format!("{}: {}", status.state.as_str(), status.reason.as_deref().unwrap_or("it fails")))
+        }
+        _ => ill,
+    };
+    AppService {
+        name: status.name,
+        state: status.state,
+        release: status.release,
+        generation: status.generation,
+        restarts: status.restarts,
+        unfit: unfit.map(Into::into),
+        traffic: status.traffic,
     }
 }
 

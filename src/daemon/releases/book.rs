@@ -1,5 +1,6 @@
 //! What is known of an app, in memory and on the disk: changed as a whole or not at all.
 
+use super::journal::Kept;
 use crate::api::apps::HistoryEntry;
 use crate::api::types::rfc3339;
 use crate::daemon::paths::{JOURNAL_BYTES, Paths, older};
@@ -38,6 +39,8 @@ pub struct Book {
     app: RefCell<App>,
     /// One change at a time.
     turn: tokio::sync::Mutex<()>,
+    /// Of the latest rollout.
+    pub kept: Kept,
     /// What takes its time, and excludes other such things.
     pub busy: Cell<Option<&'static str>>,
 }
@@ -64,10 +67,10 @@ pub async fn on_disk<T: Send + 'static>(
 
 impl Book {
     pub fn new(name: &str, root: &Path, paths: &Paths, boot: &str) -> Book {
-        Book::with(name, root, paths, boot, App::default())
+        Book::with(name, root, paths, boot, App::default(), Kept::new(paths.app_journal(name)))
     }
 
-    fn with(name: &str, root: &Path, paths: &Paths, boot: &str, app: App) -> Book {
+    fn with(name: &str, root: &Path, paths: &Paths, boot: &str, app: App, kept: Kept) -> Book {
         Book {
             name: name.into(),
             root: root.to_owned(),
@@ -75,6 +78,7 @@ impl Book {
             boot: boot.into(),
             app: RefCell::new(app),
             turn: tokio::sync::Mutex::default(),
+            kept,
             busy: Cell::new(None),
         }
     }
@@ -88,7 +92,13 @@ impl Book {
         let read = std::fs::read(file).map_err(|e| io_text(&e)).and_then(|bytes| decode(&bytes));
         let content = read.map_err(|why| set_aside(file, &why))?;
         let rebooted = *content.boot != *boot;
-        Ok((Book::with(&name, &content.root, paths, boot, content.app), rebooted))
+        let kept = Kept::open(paths.app_journal(&name));
+        Ok((Book::with(&name, &content.root, paths, boot, content.app, kept), rebooted))
+    }
+
+    /// Nobody else changes anything until the result is dropped.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     pub fn app(&self) -> Ref<'_, App> {
@@ -104,7 +114,7 @@ impl Book {
         change: impl FnOnce(&mut App) -> Result<T, E>,
         text: impl FnOnce(String) -> E,
     ) -> Result<T, E> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn().await;
         let mut app = self.app.borrow().clone();
         let result = change(&mut app)?;
         if app != *self.app.borrow() {

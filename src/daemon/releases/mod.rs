@@ -7,6 +7,7 @@
 //! | [`answer`] | `svctl releases` and the like |
 //! | [`stage`] | lock, staging place, import, pruning |
 //! | [`command`] | a command of a step: as the service's user, in the new release |
+//! | [`journal`] | the journal of the latest rollout, kept for whoever drives it |
 //! | [`build`] | virtual environments |
 //! | [`step`] | migrations, static files, checks |
 //! | [`switch`] | all services to another release, and back; the end of a lease |
@@ -15,6 +16,7 @@ mod answer;
 mod book;
 mod build;
 mod command;
+mod journal;
 mod stage;
 mod step;
 mod switch;
@@ -130,8 +132,7 @@ impl Host {
             let why = format!("{name} is deployed together with {}, whose file has [deploy].", lead.name);
             return Err(ApiError::new(ErrorCode::BadRequest, why).hint(format!("Name {} instead.", lead.name)));
         }
-        let reads = matches!(ask, AppRequest::Status | AppRequest::History { .. });
-        let verb = if reads { Verb::Status } else { Verb::Deploy };
+        let verb = if ask.is_read() { Verb::Status } else { Verb::Deploy };
         let access = &self.directory.get().access;
         if let Some(other) = services.iter().find(|s| !access.allows(&peer, verb, &s.name)) {
             let why = format!(
@@ -212,6 +213,8 @@ impl Task {
                 Err(error) => reply.error(error),
             },
             AppRequest::Prune(wanted) => reply.finish(self.prune(wanted).await),
+            AppRequest::Journal => reply.ok(&*self.book.journal()),
+            AppRequest::Append(wanted) => reply.finish(self.append(wanted).await),
         }
     }
 
@@ -233,28 +236,36 @@ impl Task {
 
     fn refused(&self, refusal: Refusal) -> ApiError {
         let name = &self.book.name;
-        let conflict = |text: String| ApiError::new(ErrorCode::Conflict, text);
+        let error = |code, text: String| ApiError::new(code, text);
         match refusal {
             Refusal::Locked(lock) => {
                 let since = humantime::format_duration(std::time::Duration::from_secs(
                     book::seconds().saturating_sub(lock.since),
                 ));
                 let why = if lock.message.is_empty() { String::new() } else { format!(": {}", lock.message) };
-                conflict(format!("{name} is locked by {}, for {since}{why}.", lock.holder))
+                error(ErrorCode::Locked, format!("{name} is locked by {}, for {since}{why}.", lock.holder))
                     .hint(format!("Wait, or break it: `svctl unlock {name} --force`."))
             }
-            Refusal::Fenced { highest } => conflict(format!(
-                "{name}: another rollout has had the lock since ({}, number {}); this one changes nothing any more.",
-                highest.rollout, highest.number
-            )),
-            Refusal::NotLocked => conflict(format!("{name}: the lock has run out, or was given back."))
-                .hint("Take it again; what was begun can be gone on with: `svctl resume`."),
-            Refusal::Busy(what) => conflict(format!("{name}: {what}; try again when that is done.")),
+            Refusal::Fenced { highest } => error(
+                ErrorCode::Fenced,
+                format!(
+                    "{name}: another rollout has had the lock since ({}, number {}); this one changes nothing any more.",
+                    highest.rollout, highest.number
+                ),
+            )
+            .details(vec![highest.number.to_string().into()]),
+            Refusal::NotLocked => {
+                error(ErrorCode::NotLocked, format!("{name}: the lock has run out, or was given back."))
+                    .hint("Take it again; what was begun can be gone on with: `svctl resume`.")
+            }
+            Refusal::Busy(what) => {
+                error(ErrorCode::Busy, format!("{name}: {what}; try again when that is done."))
+            }
             Refusal::Unknown(id) => {
                 ApiError::new(ErrorCode::UnknownRelease, format!("{name}: there is no release {id} on this host."))
                     .hint(format!("`svctl releases {name}` lists them."))
             }
-            Refusal::Not(why) => conflict(format!("{name}: {why}.")),
+            Refusal::Not(why) => error(ErrorCode::Conflict, format!("{name}: {why}.")),
         }
     }
 

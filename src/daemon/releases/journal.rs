@@ -1,0 +1,182 @@
+//! The journal of the latest rollout, which whoever drives it writes here and reads from anywhere.
+//!
+//! svd keeps the entries as they are. One JSON value a line, each with the number of the lock that it was written with; the
+//! first line has the rollout. What a death has torn at the end was told to nobody.
+
+use super::book::{Book, now, on_disk};
+use super::{Task, fence};
+use crate::api::apps::{AppendOptions, AppendResult, Fence, Journal, JournalMark};
+use crate::api::types::{ApiError, ErrorCode};
+use crate::sys::{durable, io_text};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Entries of one rollout.
+const MOST: usize = 100_000;
+
+/// In memory, and how its file stands.
+pub struct Kept {
+    journal: RefCell<Rc<Journal>>,
+    file: PathBuf,
+    /// The file has something else than this at its end.
+    torn: RefCell<bool>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    rollout: Box<str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line<V> {
+    number: u64,
+    entry: V,
+}
+
+impl Kept {
+    /// Of an app that nothing was deployed of, or at another place. A file that is there is replaced.
+    pub fn new(file: PathBuf) -> Kept {
+        Kept { journal: RefCell::default(), file, torn: RefCell::new(true) }
+    }
+
+    /// Reads what an earlier svd has left, as far as it is whole.
+    pub fn open(file: PathBuf) -> Kept {
+        let text = std::fs::read(&file).unwrap_or_default();
+        let (journal, whole) = decode(&text);
+        Kept { journal: RefCell::new(Rc::new(journal)), file, torn: RefCell::new(whole < text.len()) }
+    }
+
+    pub fn get(&self) -> Rc<Journal> {
+        Rc::clone(&self.journal.borrow())
+    }
+
+    pub fn mark(&self) -> JournalMark {
+        let journal = self.journal.borrow();
+        JournalMark { rollout: journal.rollout.clone(), number: journal.number, entries: journal.entries.len() }
+    }
+
+    /// Replaces what follows the first `from` entries. On the disk when it returns; how many there are then.
+    async fn append(&self, rollout: &str, number: u64, from: usize, entries: Vec<Value>) -> Result<usize, String> {
+        let old = self.get();
+        let same = *old.rollout == *rollout;
+        let there = if same { old.entries.len() } else { 0 };
+        if from > there {
+            return Ok(there);
+        }
+        if from + entries.len() > MOST {
+            return Err(format!("the rollout has more than {MOST} entries"));
+        }
+        let mut all = if same { old.entries[..from].to_vec() } else { Vec::new() };
+        all.extend(entries.iter().cloned());
+        let journal = Journal { rollout: rollout.into(), number, entries: all };
+        let (file, count) = (self.file.clone(), journal.entries.len());
+        if same && from == there && there > 0 && !*self.torn.borrow() {
+            let lines = lines(number, &entries);
+            // Should it fail, part of it may be there.
+            self.torn.replace(true);
+            on_disk(move || add(&file, &lines)).await?;
+        } else {
+            let mut text = serde_json::to_vec(&Head { rollout: rollout.into() }).unwrap_or_default();
+            text.push(b'\n');
+            text.extend(lines(number, &journal.entries));
+            on_disk(move || {
+                durable::write(&file, &text, 0o600)
+                    .map_err(|e| format!("cannot write {}: {}", file.display(), io_text(&e)))
+            })
+            .await?;
+        }
+        self.torn.replace(false);
+        self.journal.replace(Rc::new(journal));
+        Ok(count)
+    }
+}
+
+fn lines(number: u64, entries: &[Value]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for entry in entries {
+        text.extend(serde_json::to_vec(&Line { number, entry }).unwrap_or_default());
+        text.push(b'\n');
+    }
+    text
+}
+
+fn add(file: &Path, lines: &[u8]) -> Result<(), String> {
+    let open = std::fs::OpenOptions::new().append(true).open(file);
+    let written = open.and_then(|mut open| open.write_all(lines).and_then(|()| open.sync_data()));
+    written.map_err(|e| format!("cannot write {}: {}", file.display(), io_text(&e)))
+}
+
+/// As far as it is whole; and how many bytes that is.
+fn decode(text: &[u8]) -> (Journal, usize) {
+    let (mut journal, mut whole) = (Journal::default(), 0);
+    for (at, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let Some(value) = line.strip_suffix(b"\n") else { break };
+        if at == 0 {
+            let Ok(Head { rollout }) = serde_json::from_slice(value) else { break };
+            journal.rollout = rollout;
+        } else {
+            let Ok(Line { number, entry }) = serde_json::from_slice(value) else { break };
+            journal.number = number;
+            journal.entries.push(entry);
+        }
+        whole += line.len();
+    }
+    (journal, whole)
+}
+
+impl Task {
+    pub async fn append(&self, wanted: AppendOptions) -> Result<AppendResult, ApiError> {
+        let theirs = fence(&wanted.fence);
+        // Nobody else may get the lock meanwhile.
+        let _turn = self.book.turn().await;
+        self.book.app().admit(now(), &theirs).map_err(|refusal| self.refused(refusal))?;
+        let Fence { number, rollout } = wanted.fence;
+        let entries = self.book.kept.append(&rollout, number, wanted.from, wanted.entries).await;
+        let entries = entries.map_err(|why| ApiError::new(ErrorCode::Failed, format!("{}: {why}.", self.book.name)))?;
+        Ok(AppendResult { entries })
+    }
+}
+
+impl Book {
+    pub fn journal(&self) -> Rc<Journal> {
+        self.kept.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn values(numbers: std::ops::Range<u64>) -> Vec<Value> {
+        numbers.map(|n| json!({ "n": n })).collect()
+    }
+
+    #[tokio::test]
+    async fn entries_are_appended_replaced_and_survive() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("web.journal");
+        let kept = Kept::open(file.clone());
+        assert_eq!(kept.append("r", 1, 0, values(0..3)).await, Ok(3));
+        assert_eq!(kept.append("r", 1, 3, values(3..5)).await, Ok(5));
+        assert_eq!(kept.append("r", 1, 9, values(9..10)).await, Ok(5), "there is a gap: nothing is written");
+        assert_eq!(kept.append("r", 2, 4, values(14..16)).await, Ok(6), "another driver knows it otherwise");
+        let expected = [values(0..4), values(14..16)].concat();
+        assert_eq!((kept.mark().number, &kept.get().entries), (2, &expected));
+        assert_eq!(*Kept::open(file.clone()).get(), *kept.get());
+        // Torn by a death: the rest counts, and what comes then is not behind it.
+        let mut text = std::fs::read(&file).expect("read");
+        text.extend(b"{\"number\":2,\"ent");
+        std::fs::write(&file, text).expect("write");
+        let kept = Kept::open(file.clone());
+        assert_eq!(kept.get().entries, expected);
+        assert_eq!(kept.append("r", 2, 6, values(20..21)).await, Ok(7));
+        assert_eq!(Kept::open(file.clone()).get().entries.len(), 7);
+        assert_eq!(kept.append("other", 3, 0, values(0..1)).await, Ok(1), "another rollout begins a journal");
+        assert_eq!(Kept::open(file).mark(), JournalMark { rollout: "other".into(), number: 3, entries: 1 });
+    }
+}
