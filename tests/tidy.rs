@@ -122,7 +122,8 @@ fn folders_use_what_they_may() {
         ("src/kinds/", &["api", "cli", "core", "daemon", "sim"]),
         ("src/release/", &["api", "cli", "core", "daemon", "kinds", "sim"]),
         ("src/cli/", &["core", "daemon", "kinds", "sim"]),
-        ("src/daemon/", &["cli", "sim"]),
+        ("src/daemon/", &["cli", "fleet", "sim"]),
+        ("src/fleet/", &["cli", "core", "daemon", "kinds", "sim"]),
     ];
     let found = lines(&sources(), |text, line| {
         let code = line.split("//").next().unwrap_or_default();
