@@ -15,7 +15,7 @@ use super::relations::Relations;
 use super::service::Decoded;
 use super::source::{File, Problem, Span};
 use super::spec::{Config, Daemon, Listen, Service};
-use super::{check_name, daemon, service};
+use super::{check_name, daemon, service, suggest};
 
 /// No file of a configuration is that large; something else was put there.
 const MAX_FILE: u64 = 1 << 20;
@@ -141,6 +141,13 @@ fn unreadable(file: &Path, path: &str, error: &io::Error) -> Diagnostic {
     diagnostic
 }
 
+/// The text of one file, which messages call `shown`.
+pub(crate) fn read_text(file: &Path, shown: &str) -> Result<String, Diagnostic> {
+    let mut reader = Reader::default();
+    reader.append(file, shown)?;
+    Ok(reader.buffer)
+}
+
 /// All texts behind each other in one buffer: a thousand small ones would stay behind as holes between what is kept.
 #[derive(Default)]
 struct Reader {
@@ -172,7 +179,7 @@ impl Reader {
             let at = error.valid_up_to();
             let span = Span::from(at..at + char::REPLACEMENT_CHARACTER.len_utf8());
             let problem = Problem::new(span, "this is not UTF-8").help("save the file as UTF-8");
-            File::new(path.to_owned(), &String::from_utf8_lossy(&self.bytes)).diagnostic(problem)
+            File::new(path.to_owned(), &String::from_utf8_lossy(&self.bytes), &suggest::SERVICE).diagnostic(problem)
         })?;
         self.buffer.push_str(text);
         Ok(())
@@ -211,7 +218,8 @@ fn assemble(texts: &[Text<'_>], mut errors: Vec<Diagnostic>) -> Result<Config, D
     let mut sources = Vec::with_capacity(texts.len());
     for text in texts {
         let Some(source) = text.text else { continue };
-        let file = File::new(text.path.clone(), source);
+        let family = if text.service.is_some() { &suggest::SERVICE } else { &suggest::DAEMON };
+        let file = File::new(text.path.clone(), source, family);
         let (table, syntax) = DeTable::parse_recoverable(source);
         match text.service {
             None => {
@@ -271,7 +279,7 @@ fn relations(
     sources: &[(&str, &str)],
     http: Option<(Listen, String)>,
 ) -> Vec<Diagnostic> {
-    let file = |index: usize| File::new(sources[index].0.to_owned(), sources[index].1);
+    let file = |index: usize| File::new(sources[index].0.to_owned(), sources[index].1, &suggest::SERVICE);
     let found = RefCell::new(Vec::new());
     Relations {
         services,

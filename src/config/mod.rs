@@ -9,6 +9,7 @@ mod daemon;
 mod deploy;
 mod diagnostic;
 pub mod diff;
+pub mod glob;
 mod health;
 mod kind;
 mod load;
@@ -19,15 +20,15 @@ mod relations;
 mod reload;
 mod restart;
 mod scope;
-mod section;
+pub(crate) mod section;
 mod service;
 mod sockets;
-mod source;
+pub(crate) mod source;
 pub mod spec;
 mod stop;
-mod suggest;
+pub(crate) mod suggest;
 pub mod template;
-mod units;
+pub(crate) mod units;
 
 #[cfg(test)]
 mod testing;
@@ -36,6 +37,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Position, counted};
 pub use diff::{Change, KeyChange, Needs, difference, keep_unchanged};
+pub(crate) use load::read_text;
 pub use load::{distrusted, load, load_texts};
 pub use sockets::show as show_listen;
 pub use template::Placeholder;

@@ -10,10 +10,10 @@ use super::source::{At, File, Problem, Span};
 use super::suggest;
 
 /// The name of what no section is around.
-pub(super) const TOP: &str = "the top of the file";
+pub(crate) const TOP: &str = "the top of the file";
 
 /// The keys of one table.
-pub(super) struct Schema {
+pub(crate) struct Schema {
     /// How messages and the reference name it: `[ready]`.
     pub name: &'static str,
     pub keys: &'static [&'static str],
@@ -30,7 +30,7 @@ impl Schema {
 }
 
 /// One table of a file; one that the file leaves out is empty.
-pub(super) struct Section<'a> {
+pub(crate) struct Section<'a> {
     pub file: &'a File<'a>,
     pub schema: &'static Schema,
     /// The header, or the whole inline table.
@@ -45,7 +45,7 @@ impl<'a> Section<'a> {
             if !schema.keys.contains(&key.get_ref().as_ref()) {
                 let span = Span::from(key.span());
                 let header = span.start > 0 && file.text.as_bytes().get(span.start as usize - 1) == Some(&b'[');
-                file.report(suggest::unknown_key(schema, key.get_ref(), span, header));
+                file.report(suggest::unknown_key(file.family, schema, key.get_ref(), span, header));
             }
         }
         Section { file, schema, span, table: Some(table) }
@@ -82,26 +82,9 @@ impl<'a> Section<'a> {
         Some(At { value: self.get(key, parse)?, span })
     }
 
-    /// Every element that fits; each that does not is reported. `None` where the key is absent or no list.
+    /// As [`Item::list`]; `None` also where the key is absent.
     pub fn list<T>(&self, key: &'static str, parse: impl Fn(&Item<'a>) -> Result<T, Problem>) -> Option<Vec<At<T>>> {
-        let item = self.item(key)?;
-        let DeValue::Array(array) = item.value else {
-            let mut problem = item.wrong_type(&format!("{key:?} must be a list"));
-            if let DeValue::String(text) = item.value {
-                problem = problem.help(format!("write {}", as_list(text)));
-            }
-            self.file.report(problem);
-            return None;
-        };
-        let mut out = Vec::with_capacity(array.len());
-        for element in array.iter() {
-            let item = Item::new(self.file, element);
-            match parse(&item) {
-                Ok(value) => out.push(At { value, span: item.span }),
-                Err(problem) => self.file.report(problem),
-            }
-        }
-        Some(out)
+        self.item(key)?.list(key, parse)
     }
 
     /// As [`Section::list`], without the places; empty where there is none.
@@ -149,7 +132,7 @@ fn as_list(text: &str) -> String {
 
 /// One value of a file.
 #[derive(Clone, Copy)]
-pub(super) struct Item<'a> {
+pub(crate) struct Item<'a> {
     pub file: &'a File<'a>,
     pub span: Span,
     pub value: &'a DeValue<'a>,
@@ -177,13 +160,35 @@ impl<'a> Item<'a> {
         self.problem(format!("{expected}, not {found}"))
     }
 
-    fn table(&self, key: &str, file: &File<'_>) -> Option<&'a DeTable<'a>> {
+    /// What is below `key`; anything else is reported.
+    pub fn table(&self, key: &str, file: &File<'_>) -> Option<&'a DeTable<'a>> {
         if let DeValue::Table(table) = self.value {
             return Some(table);
         }
         let problem = self.wrong_type(&format!("{key:?} must be a table"));
         file.report(problem.help(format!("write [{key}] on a line of its own, or {key} = {{ … }}")));
         None
+    }
+
+    /// Every element that fits; each that does not is reported. `None` where this is no list.
+    pub fn list<T>(&self, key: &str, parse: impl Fn(&Item<'a>) -> Result<T, Problem>) -> Option<Vec<At<T>>> {
+        let DeValue::Array(array) = self.value else {
+            let mut problem = self.wrong_type(&format!("{key:?} must be a list"));
+            if let DeValue::String(text) = self.value {
+                problem = problem.help(format!("write {}", as_list(text)));
+            }
+            self.file.report(problem);
+            return None;
+        };
+        let mut out = Vec::with_capacity(array.len());
+        for element in array.iter() {
+            let item = Item::new(self.file, element);
+            match parse(&item) {
+                Ok(value) => out.push(At { value, span: item.span }),
+                Err(problem) => self.file.report(problem),
+            }
+        }
+        Some(out)
     }
 
     /// Text without NUL, which no path, argument or variable can hold.
@@ -243,6 +248,20 @@ impl<'a> Item<'a> {
     pub fn count(&self, min: u32, max: u32) -> Result<u32, Problem> {
         let number = self.integer(i64::from(min), i64::from(max))?;
         Ok(u32::try_from(number).unwrap_or(max))
+    }
+
+    /// A number from `min` to `max`, whole or not.
+    pub fn number(&self, min: f64, max: f64) -> Result<f64, Problem> {
+        let number = match self.value {
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(_) => self.integer(i64::MIN, i64::MAX).ok().map(|n| n as f64),
+            DeValue::String(text) if text.parse::<f64>().is_ok() => {
+                return Err(self.wrong_type("this must be a number").help(format!("write {text}, without quotes")));
+            }
+            _ => return Err(self.wrong_type("this must be a number")),
+        };
+        let fits = number.filter(|n| (min..=max).contains(n));
+        fits.ok_or_else(|| self.problem(format!("this must be from {min} to {max}")))
     }
 
     /// One of a few words.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::diagnostic::{Diagnostic, Position};
+use super::suggest::Family;
 
 /// Errors kept for one file; what comes after them is counted, not listed.
 const MAX_PROBLEMS: usize = 100;
@@ -13,7 +14,7 @@ const MAX_SHOWN: usize = 160;
 
 /// A range of bytes in one file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Span {
+pub(crate) struct Span {
     pub start: u32,
     pub end: u32,
 }
@@ -27,14 +28,14 @@ impl From<Range<usize>> for Span {
 
 /// A value and where it is written.
 #[derive(Clone, Debug)]
-pub(super) struct At<T> {
+pub(crate) struct At<T> {
     pub value: T,
     pub span: Span,
 }
 
 /// Something wrong at one place of a file: a sentence, and where possible what to do.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     pub span: Span,
     pub message: String,
     pub help: Option<String>,
@@ -59,21 +60,28 @@ impl Problem {
 }
 
 /// A file being decoded. Decoders share it and report into it, so that none of them stops at its first error.
-pub(super) struct File<'t> {
+pub(crate) struct File<'t> {
     /// As messages show it: `conf.d/airship.toml`.
     pub path: String,
     pub text: &'t str,
+    /// What else its keys could have been meant to be.
+    pub family: &'static Family,
     problems: RefCell<Vec<Problem>>,
     hints: RefCell<Vec<Problem>>,
 }
 
 impl<'t> File<'t> {
-    pub fn new(path: String, text: &'t str) -> Self {
-        File { path, text, problems: RefCell::default(), hints: RefCell::default() }
+    pub fn new(path: String, text: &'t str, family: &'static Family) -> Self {
+        File { path, text, family, problems: RefCell::default(), hints: RefCell::default() }
     }
 
     pub fn report(&self, problem: Problem) {
         self.problems.borrow_mut().push(problem);
+    }
+
+    /// Nothing was reported so far.
+    pub fn is_good(&self) -> bool {
+        self.problems.borrow().is_empty()
     }
 
     /// Something that is allowed and hardly meant: shown, and nothing is refused for it.
@@ -227,7 +235,7 @@ mod tests {
     use super::*;
 
     fn position(text: &str, range: Range<usize>) -> Position {
-        File::new("f".into(), text).position(range.into())
+        File::new("f".into(), text, &super::super::suggest::SERVICE).position(range.into())
     }
 
     #[test]

@@ -22,6 +22,15 @@ pub(super) static SERVICE_FILE: &[&Schema] = &[
 ];
 pub(super) static DAEMON_FILE: &[&Schema] = &[&daemon::SCHEMA, &daemon::HTTP, &daemon::CONTROL, &daemon::ACCESS];
 
+/// The tables of one format of files, and what other programs call their keys.
+pub(crate) struct Family {
+    pub tables: &'static [&'static Schema],
+    pub habits: &'static [(&'static str, &'static str)],
+}
+
+pub(crate) static SERVICE: Family = Family { tables: SERVICE_FILE, habits: HABITS };
+pub(crate) static DAEMON: Family = Family { tables: DAEMON_FILE, habits: HABITS };
+
 /// What other supervisors call it.
 static HABITS: &[(&str, &str)] = &[
     ("autorestart", "the key is policy in [restart]"),
@@ -54,43 +63,48 @@ static HABITS: &[(&str, &str)] = &[
 
 /// The problem of `key`, which `schema` does not have: it belongs elsewhere, is another program's word, or is misspelt.
 /// `header`: it is written `[key]`.
-pub(super) fn unknown_key(schema: &'static Schema, key: &str, span: Span, header: bool) -> Problem {
+pub(crate) fn unknown_key(
+    family: &'static Family,
+    schema: &'static Schema,
+    key: &str,
+    span: Span,
+    header: bool,
+) -> Problem {
     let message = match header {
         true => format!("unknown section [{key}]"),
         false if schema.name == section::TOP => format!("unknown key {key:?}"),
         false => format!("unknown key {key:?} in {}", schema.name),
     };
-    Problem::new(span, message).help(advice(schema, key))
+    Problem::new(span, message).help(advice(family, schema, key))
 }
 
-fn advice(schema: &'static Schema, key: &str) -> String {
-    let family = if DAEMON_FILE.iter().any(|s| std::ptr::eq(*s, schema)) { DAEMON_FILE } else { SERVICE_FILE };
+fn advice(family: &'static Family, schema: &'static Schema, key: &str) -> String {
     let lower = key.to_ascii_lowercase().replace('-', "_");
-    if let Some(places) = places(family, key) {
+    if let Some(places) = places(family.tables, key) {
         return format!("{key:?} belongs {places}");
     }
-    if let Some((_, help)) = HABITS.iter().find(|(habit, _)| *habit == lower) {
+    if let Some((_, help)) = family.habits.iter().find(|(habit, _)| *habit == lower) {
         return (*help).to_owned();
     }
     if let Some(word) = closest(&lower, schema.keys.iter().copied()) {
         return format!("did you mean {word:?}?");
     }
-    let elsewhere = closest(&lower, family.iter().flat_map(|s| s.keys.iter().copied()));
-    if let Some((word, places)) = elsewhere.and_then(|word| Some((word, places(family, word)?))) {
+    let elsewhere = closest(&lower, family.tables.iter().flat_map(|s| s.keys.iter().copied()));
+    if let Some((word, places)) = elsewhere.and_then(|word| Some((word, places(family.tables, word)?))) {
         return format!("did you mean {word:?}? It belongs {places}");
     }
     format!("known here: {}", schema.keys.join(", "))
 }
 
 /// Where the key stands, if it is one.
-fn places(family: &[&Schema], key: &str) -> Option<String> {
-    let places: Vec<_> = family.iter().filter(|s| s.keys.contains(&key)).map(|s| s.place()).collect();
+fn places(tables: &[&Schema], key: &str) -> Option<String> {
+    let places: Vec<_> = tables.iter().filter(|s| s.keys.contains(&key)).map(|s| s.place()).collect();
     let places: Vec<_> = places.iter().map(String::as_str).collect();
     (!places.is_empty()).then(|| listed(&places, "or"))
 }
 
 /// The candidate nearest to `word`, if it is near: one edit in three characters.
-pub(super) fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // A name of hundreds of characters is no slip of the finger, and the distance is quadratic.
     if word.len() > 64 {
         return None;
@@ -103,7 +117,7 @@ pub(super) fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
 }
 
 /// `a, b or c`.
-pub(super) fn listed(words: &[&str], last: &str) -> String {
+pub(crate) fn listed(words: &[&str], last: &str) -> String {
     match words {
         [] => String::new(),
         [one] => (*one).to_owned(),
@@ -116,7 +130,9 @@ mod tests {
     use super::*;
 
     fn help(schema: &'static Schema, key: &str) -> String {
-        unknown_key(schema, key, Span::default(), false).help.unwrap_or_default()
+        let of_daemon = DAEMON_FILE.iter().any(|s| std::ptr::eq(*s, schema));
+        let family = if of_daemon { &DAEMON } else { &SERVICE };
+        unknown_key(family, schema, key, Span::default(), false).help.unwrap_or_default()
     }
 
     #[test]

@@ -27,7 +27,7 @@ const SIZE: [(&str, u64); 9] = [
 ];
 
 /// A duration of at least a millisecond.
-pub(super) fn positive(item: &Item<'_>) -> Result<Duration, Problem> {
+pub(crate) fn positive(item: &Item<'_>) -> Result<Duration, Problem> {
     match duration(item)? {
         Duration::ZERO => Err(item.problem("this must be longer than 0")),
         duration => Ok(duration),
@@ -35,7 +35,7 @@ pub(super) fn positive(item: &Item<'_>) -> Result<Duration, Problem> {
 }
 
 /// `"100ms"`, `"10m"`, `"1h30m"`; a number without a unit is an error, save 0.
-pub(super) fn duration(item: &Item<'_>) -> Result<Duration, Problem> {
+pub(crate) fn duration(item: &Item<'_>) -> Result<Duration, Problem> {
     match item.value {
         DeValue::Integer(n) if n.as_str() == "0" => Ok(Duration::ZERO),
         DeValue::Integer(_) | DeValue::Float(_) => {
@@ -48,7 +48,7 @@ pub(super) fn duration(item: &Item<'_>) -> Result<Duration, Problem> {
 }
 
 /// `never`, or a duration longer than 0.
-pub(super) fn duration_or_never(item: &Item<'_>) -> Result<Option<Duration>, Problem> {
+pub(crate) fn duration_or_never(item: &Item<'_>) -> Result<Option<Duration>, Problem> {
     match item.value {
         DeValue::String(text) if text == "never" => Ok(None),
         _ => positive(item).map(Some),
@@ -56,7 +56,7 @@ pub(super) fn duration_or_never(item: &Item<'_>) -> Result<Option<Duration>, Pro
 }
 
 /// The duration, or what is wrong with it and what to write instead.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, (String, String)> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, (String, String)> {
     const FORM: &str = "write whole numbers with a unit, largest first: \"100ms\", \"90s\", \"1h30m\", \"1d\"";
     let wrong = |why: &str| Err((format!("{text:?} is not a duration: {why}"), FORM.to_owned()));
     if text == "0" {
@@ -115,7 +115,7 @@ pub fn show_duration(duration: Duration) -> String {
 }
 
 /// Bytes: `"50MB"` (10^6), `"1GiB"` (2^30), `"never"` or 0 for no limit.
-pub(super) fn size(item: &Item<'_>) -> Result<u64, Problem> {
+pub(crate) fn size(item: &Item<'_>) -> Result<u64, Problem> {
     match item.value {
         DeValue::Integer(n) if n.as_str() == "0" => Ok(0),
         DeValue::Integer(_) | DeValue::Float(_) => {
@@ -129,7 +129,7 @@ pub(super) fn size(item: &Item<'_>) -> Result<u64, Problem> {
 }
 
 /// The number of bytes, or what is wrong and what to write instead.
-pub(super) fn parse_size(text: &str) -> Result<u64, (String, String)> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, (String, String)> {
     const FORM: &str = "write a whole number with a unit: \"50MB\" (50,000,000 bytes), \"64KiB\" (65,536 bytes)";
     let (digits, unit) = split_at_digits_end(text);
     let unit = unit.trim_start();
@@ -226,7 +226,7 @@ pub fn show_signal(number: i32) -> String {
 }
 
 /// A signal that a process can end by: STOP, CONT and CHLD cannot be meant.
-pub(super) fn signal(item: &Item<'_>) -> Result<i32, Problem> {
+pub(crate) fn signal(item: &Item<'_>) -> Result<i32, Problem> {
     let number = match item.value {
         DeValue::Integer(_) => item.integer(1, i64::from(LAST_SIGNAL)).map(|n| n as i32)?,
         _ => {
@@ -251,7 +251,7 @@ pub(super) fn signal(item: &Item<'_>) -> Result<i32, Problem> {
 }
 
 /// Permission bits as octal text: `"0027"`. A bare number is an error, for TOML reads 27 as decimal.
-pub(super) fn octal(item: &Item<'_>) -> Result<u32, Problem> {
+pub(crate) fn octal(item: &Item<'_>) -> Result<u32, Problem> {
     if let DeValue::Integer(number) = item.value {
         let digits = number.as_str().trim_start_matches('-');
         let problem = item.problem("permission bits are octal digits in quotes, not a number");
