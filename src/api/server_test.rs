@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::api::audit::{AuditRecord, Outcome};
-use crate::api::client::{Client, ClientError};
+use crate::api::client::{Client, ClientError, Dial, Dialing, Unix};
 use crate::api::request::Verb;
 use crate::api::types::{ActionResult, LogPosition, Progress, ServiceResult, StatusList};
 use crate::api::{Reply, Request};
@@ -454,5 +454,58 @@ fn a_full_queue_makes_requests_wait_not_fail() {
         for answer in answers {
             answer.await.unwrap();
         }
+    });
+}
+
+/// A way to svd that is dear, and counts how often it is gone.
+struct Dear {
+    way: Unix,
+    gone: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Dial for Dear {
+    fn dial(&self) -> Dialing<'_> {
+        self.gone.fetch_add(1, Ordering::Relaxed);
+        self.way.dial()
+    }
+
+    fn place(&self) -> &str {
+        self.way.place()
+    }
+
+    fn is_dear(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_dear_connection_is_used_again_while_it_is_good() {
+    let limits = Limits { request_timeout: Duration::from_millis(200), ..Limits::default() };
+    host(limits, async |mut host| {
+        let gone: Arc<std::sync::atomic::AtomicUsize> = Arc::default();
+        let dear = Dear { way: Unix::new(&host.socket), gone: Arc::clone(&gone) };
+        let task = spawn_blocking(move || {
+            let client = Client::over(Arc::new(dear)).unwrap();
+            for _ in 0..5 {
+                client.get("/v1/version").unwrap();
+            }
+            assert_eq!(gone.load(Ordering::Relaxed), 1);
+            // A stream that is left in its midst takes its connection with it.
+            client.each_line("/v1/events?follow=true", |_| std::ops::ControlFlow::Break(())).unwrap();
+            client.get("/v1/version").unwrap();
+            assert_eq!(gone.load(Ordering::Relaxed), 2);
+            // svd ends one that nobody uses for a while; whether it has by now or not, nobody is the worse for it.
+            std::thread::sleep(Duration::from_millis(500));
+            client.get("/v1/version").unwrap();
+        });
+        for _ in 0..5 {
+            host.call().await.reply.ok(&());
+        }
+        let events = host.call().await.reply.stream(None);
+        events.send(Bytes::from_static(b"{}\n")).await.unwrap();
+        for _ in 0..2 {
+            host.call().await.reply.ok(&());
+        }
+        timeout(PATIENCE, task).await.unwrap().unwrap();
     });
 }

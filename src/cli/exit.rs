@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::api::client::ClientError;
+use crate::api::client::{Away, ClientError, Stage};
 use crate::api::types::{ApiError, ErrorCode};
 
 /// See `docs/svctl.md`.
@@ -28,7 +28,13 @@ pub enum Exit {
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(match exit {
+        ExitCode::from(exit.code())
+    }
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
             Exit::Ok => 0,
             Exit::Failed => 1,
             Exit::Usage => 2,
@@ -37,11 +43,9 @@ impl From<Exit> for ExitCode {
             Exit::Forbidden => 5,
             Exit::Lost => 6,
             Exit::Command(code) => code,
-        })
+        }
     }
-}
 
-impl Exit {
     pub fn of(code: ErrorCode) -> Exit {
         match code {
             ErrorCode::UnknownService => Exit::Unknown,
@@ -80,7 +84,8 @@ impl From<ClientError> for CliError {
     fn from(error: ClientError) -> CliError {
         let exit = match &error {
             ClientError::Api(error) => Exit::of(error.code),
-            ClientError::Unreachable { .. } => Exit::Unknown,
+            ClientError::Away(Away { stage: Stage::Permission, .. }) => Exit::Forbidden,
+            ClientError::Unreachable { .. } | ClientError::Away(_) => Exit::Unknown,
             ClientError::Denied { .. } => Exit::Forbidden,
             ClientError::Lost => Exit::Lost,
             ClientError::Nonsense { .. } | ClientError::Local { .. } => Exit::Failed,
