@@ -12,7 +12,7 @@ Exit codes: 0 done (status: running) · 1 the operation failed · 2 wrong usage 
 svd cannot be reached · 5 not permitted · 6 the connection was lost, so that the outcome is unknown";
 
 /// Watches and directs the services of this host.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(
     name = "svctl",
     version,
@@ -37,11 +37,27 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
 
+    /// Do it on these hosts of the fleet, over ssh: names, groups, patterns, or all
+    #[arg(short = 'H', long = "host", global = true, value_name = "HOSTS", value_delimiter = ',')]
+    pub hosts: Vec<String>,
+
+    /// The fleet file [default: the nearest fleet.toml, from the working directory upward]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "environment")]
+    pub fleet: Option<PathBuf>,
+
+    /// Use fleet.NAME.toml instead of fleet.toml
+    #[arg(short = 'e', long = "environment", global = true, value_name = "NAME")]
+    pub environment: Option<String>,
+
+    /// Hosts that are served at once [default: 20]
+    #[arg(long, global = true, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub parallel: Option<u32>,
+
     #[command(subcommand)]
     pub command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Show services; with one name, everything about it
     Status(StatusArgs),
@@ -103,16 +119,19 @@ pub enum Command {
     IsActive(Names),
     /// Stop all services and svd
     Shutdown,
+    /// Connect standard input and output with svd's control socket, for svctl on another host
+    #[command(hide = true)]
+    Relay,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Names {
     /// Names; * stands for any characters ('*' is all services)
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
     /// Names; * stands for any characters
     #[arg(value_name = "NAME")]
@@ -123,7 +142,7 @@ pub struct StatusArgs {
     pub watch: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ReloadArgs {
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
@@ -137,21 +156,21 @@ pub struct ReloadArgs {
     pub force: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct UpdateArgs {
     /// Show what would be done, and do nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct UpgradeArgs {
     /// The program to go on with [default: the file that svd was started from]
     #[arg(long, value_name = "PATH")]
     pub binary: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ScaleArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
@@ -161,7 +180,7 @@ pub struct ScaleArgs {
     pub count: u32,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SignalArgs {
     /// HUP, SIGHUP or 1
     #[arg(value_name = "SIGNAL")]
@@ -175,7 +194,7 @@ pub struct SignalArgs {
     pub worker: Option<u32>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct LogsArgs {
     /// Several: each line behind the name of its service
     #[arg(value_name = "NAME")]
@@ -202,7 +221,7 @@ pub struct LogsArgs {
     pub raw: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct EventsArgs {
     /// Only of these services
     #[arg(value_name = "NAME")]
@@ -213,7 +232,7 @@ pub struct EventsArgs {
     pub follow: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ExecArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
@@ -222,13 +241,13 @@ pub struct ExecArgs {
     pub command: Vec<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ReleasesArgs {
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct HistoryArgs {
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
@@ -238,7 +257,7 @@ pub struct HistoryArgs {
     pub lines: u64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RollbackArgs {
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
@@ -248,7 +267,7 @@ pub struct RollbackArgs {
     pub to: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct LockArgs {
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
@@ -258,7 +277,7 @@ pub struct LockArgs {
     pub message: String,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct UnlockArgs {
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
@@ -268,14 +287,14 @@ pub struct UnlockArgs {
     pub force: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
     /// Directory with svd.toml and conf.d
     #[arg(value_name = "DIR", default_value = "/etc/airdock")]
     pub dir: PathBuf,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
     /// How long the load lasts, in seconds [default: 16]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(4..=3600))]
@@ -300,7 +319,7 @@ pub enum DemoServer {
     Python,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }

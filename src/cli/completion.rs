@@ -44,7 +44,7 @@ _svctl_with_services() {{
     local at verb="" cur="${{COMP_WORDS[COMP_CWORD]}}"
     for ((at = 1; at < COMP_CWORD; at++)); do
         case "${{COMP_WORDS[at]}}" in
-            --socket) ((at++)) ;;
+            --socket|-H|--host|--fleet|-e|--environment|--parallel) ((at++)) ;;
             -*) ;;
             *) verb="${{COMP_WORDS[at]}}"; break ;;
         esac

@@ -2,34 +2,56 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::exit::{CliError, Exit};
+use super::lanes::Lane;
 use super::render;
-use crate::api::client::{Client, ClientError, encode};
+use crate::api::client::{Client, ClientError, Dial, Unix, encode};
 use crate::api::types::Progress;
 
+#[derive(Clone)]
 pub struct Context {
-    socket: PathBuf,
+    reach: Reach,
     pub json: bool,
     /// stdout is a terminal.
     pub terminal: bool,
 }
 
+/// Which svd a verb is about, and where its words go.
+#[derive(Clone)]
+enum Reach {
+    Here(PathBuf),
+    /// A host among others.
+    There(Arc<dyn Dial>, Lane),
+}
+
 impl Context {
     pub fn new(socket: PathBuf, json: bool) -> Context {
-        Context { socket, json, terminal: io::stdout().is_terminal() }
+        Context { reach: Reach::Here(socket), json, terminal: io::stdout().is_terminal() }
     }
 
-    /// svd's control socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// For the same verb on another host.
+    pub fn of_host(&self, dial: Arc<dyn Dial>, lane: Lane) -> Context {
+        Context { reach: Reach::There(dial, lane), json: self.json, terminal: self.terminal }
+    }
+
+    /// The control socket of this host's svd; `None` where it is another host's.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.reach {
+            Reach::Here(socket) => Some(socket),
+            Reach::There(..) => None,
+        }
     }
 
     pub fn client(&self) -> Result<Client, CliError> {
-        Ok(Client::new(&self.socket)?)
+        Ok(Client::over(match &self.reach {
+            Reach::Here(socket) => Arc::new(Unix::new(socket)),
+            Reach::There(dial, _) => Arc::clone(dial),
+        })?)
     }
 
     /// Only where somebody can see it, and did not ask for none (<https://no-color.org>).
@@ -41,12 +63,10 @@ impl Context {
 
     /// Writes data.
     pub fn print(&self, text: impl AsRef<[u8]>) -> Result<(), CliError> {
-        let mut out = io::stdout().lock();
-        let written = out.write_all(text.as_ref()).and_then(|()| out.flush());
-        written.map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => CliError::NobodyReads,
-            _ => ClientError::Local { message: "svctl cannot write its output", source: error }.into(),
-        })
+        match &self.reach {
+            Reach::Here(_) => print(text.as_ref()),
+            Reach::There(_, lane) => lane.print(text.as_ref()),
+        }
     }
 
     /// The one document of `--json`, as svd wrote it.
@@ -62,7 +82,19 @@ impl Context {
 
     /// A message for people on stderr; whether it can be written does not matter.
     pub fn say(&self, text: &str) {
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        match &self.reach {
+            Reach::Here(_) => drop(writeln!(io::stderr().lock(), "{text}")),
+            Reach::There(_, lane) => lane.say(text),
+        }
+    }
+
+    /// Nobody reads the output any more: this is the end, also of what runs beside.
+    pub fn leave(&self) -> Exit {
+        match &self.reach {
+            Reach::Here(_) => std::process::exit(0),
+            // Whoever runs the hosts has been told by what could not be written.
+            Reach::There(..) => Exit::Ok,
+        }
     }
 
     /// Says an error, and gives the exit code.
@@ -81,7 +113,8 @@ impl Context {
     /// A long operation with its progress on stderr: plain lines, above a spinner where it is a terminal.
     pub fn act(&self, path: &str, body: Option<&serde_json::Value>) -> Result<Box<RawValue>, CliError> {
         let client = self.client()?;
-        let spinner = (!self.json && io::stderr().is_terminal()).then(|| {
+        let spins = !self.json && self.socket().is_some() && io::stderr().is_terminal();
+        let spinner = spins.then(|| {
             let spinner = indicatif::ProgressBar::new_spinner();
             spinner.enable_steady_tick(std::time::Duration::from_millis(120));
             spinner
@@ -102,6 +135,16 @@ impl Context {
         }
         Ok(result?)
     }
+}
+
+/// Writes data to stdout.
+pub fn print(text: &[u8]) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text).and_then(|()| out.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => CliError::NobodyReads,
+        _ => ClientError::Local { message: "svctl cannot write its output", source: error }.into(),
+    })
 }
 
 /// `a,b*` as a part of a path.

@@ -75,7 +75,7 @@ fn follow_all(context: &Context, args: &LogsArgs, names: &[&str]) -> Result<Exit
         of_one(context, args, name, &mut output).map_or_else(
             |error| match error {
                 // The others would find that out with their next lines only.
-                CliError::NobodyReads => std::process::exit(0),
+                CliError::NobodyReads => context.leave(),
                 error => context.report(&error),
             },
             |()| Exit::Ok,
@@ -256,9 +256,9 @@ impl Reconnect {
     /// Waits before the next attempt, or gives the reason why there is none.
     pub fn wait(&mut self, context: &Context, ended: Result<(), ClientError>) -> Result<(), CliError> {
         let again = match &ended {
-            Ok(()) | Err(ClientError::Lost | ClientError::Unreachable { .. }) => true,
+            Ok(()) | Err(ClientError::Lost) => true,
             Err(ClientError::Api(error)) => error.code == crate::api::types::ErrorCode::Unavailable,
-            Err(_) => false,
+            Err(error) => error.is_absence(),
         };
         if !(self.follow && self.was_connected && again) {
             ended?;

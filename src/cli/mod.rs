@@ -1,7 +1,8 @@
 //! `svctl`: arguments ([`args`]), one file per verb or close family, rendering ([`render`], pure) and exit codes
 //! (`exit`). Talks to svd through [`crate::api::client`] alone.
 //!
-//! Data goes to stdout, progress and messages to stderr; nothing ever asks a question.
+//! Data goes to stdout, progress and messages to stderr; nothing ever asks a question. `-H` runs a verb on many hosts (`hosts`), each
+//! of which has a [`Context`] of its own; no verb knows of it.
 
 mod act;
 pub mod args;
@@ -13,9 +14,12 @@ mod events;
 mod exec;
 mod exit;
 mod host;
+mod hosts;
+mod lanes;
 mod logs;
 mod manual;
 mod pid;
+mod relay;
 mod releases;
 pub mod render;
 mod render_releases;
@@ -44,18 +48,18 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    let context = Context::new(cli.socket, cli.json);
-    let done = run(&context, cli.command);
+    let context = Context::new(cli.socket.clone(), cli.json);
+    let done = if hosts::are_meant(&cli) { hosts::run(&context, &cli) } else { run(&context, &cli.command) };
     match done {
         Ok(exit) => exit.into(),
         Err(error) => context.report(&error).into(),
     }
 }
 
-fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
+fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
     match command {
-        Command::Status(args) => status::status(context, &args),
-        Command::IsActive(args) => status::is_active(context, &args),
+        Command::Status(args) => status::status(context, args),
+        Command::IsActive(args) => status::is_active(context, args),
         Command::Start(args) => act::simple(context, "start", &args.names),
         Command::Stop(args) => act::simple(context, "stop", &args.names),
         Command::Restart(args) => act::simple(context, "restart", &args.names),
@@ -63,26 +67,27 @@ fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Disable(args) => act::simple(context, "disable", &args.names),
         Command::Drain(args) => act::simple(context, "drain", &args.names),
         Command::Undrain(args) => act::simple(context, "undrain", &args.names),
-        Command::Reload(args) => act::reload(context, &args),
-        Command::Scale(args) => act::scale(context, &args),
-        Command::Signal(args) => act::signal(context, &args),
-        Command::Update(args) => host::update(context, &args),
-        Command::Upgrade(args) => host::upgrade(context, &args),
+        Command::Reload(args) => act::reload(context, args),
+        Command::Scale(args) => act::scale(context, args),
+        Command::Signal(args) => act::signal(context, args),
+        Command::Update(args) => host::update(context, args),
+        Command::Upgrade(args) => host::upgrade(context, args),
         Command::Shutdown => shutdown::shutdown(context),
         Command::Version => host::version(context),
-        Command::Exec(args) => exec::exec(context, &args),
+        Command::Exec(args) => exec::exec(context, args),
         Command::Pid(args) => pid::pid(context, &args.names),
-        Command::Logs(args) => logs::logs(context, &args),
-        Command::Events(args) => events::events(context, &args),
-        Command::Releases(args) => releases::releases(context, &args),
-        Command::History(args) => releases::history(context, &args),
-        Command::Rollback(args) => releases::rollback(context, &args),
-        Command::Lock(args) => releases::lock(context, &args),
-        Command::Unlock(args) => releases::unlock(context, &args),
+        Command::Logs(args) => logs::logs(context, args),
+        Command::Events(args) => events::events(context, args),
+        Command::Releases(args) => releases::releases(context, args),
+        Command::History(args) => releases::history(context, args),
+        Command::Rollback(args) => releases::rollback(context, args),
+        Command::Lock(args) => releases::lock(context, args),
+        Command::Unlock(args) => releases::unlock(context, args),
         Command::Check(args) => configuration(context, &args.dir),
         Command::Completions(args) => completion::completions(args.shell),
         Command::Man => manual::man(),
-        Command::Demo(args) => demo::demo(context, &args),
+        Command::Demo(args) => demo::demo(context, args),
+        Command::Relay => relay::relay(context),
     }
 }
 

@@ -129,11 +129,16 @@ impl Wait {
         seen: impl Fn(&Version) -> Option<Seen>,
     ) -> Result<Seen, CliError> {
         let (begun, mut pause, mut told) = (Instant::now(), FIRST_PAUSE, context.json);
-        while std::fs::symlink_metadata(context.socket()).is_ok() {
-            if let Ok(now) = client.fetch_within("/v1/version", ANSWER)
-                && let Some(seen) = seen(&now)
-            {
-                return Ok(seen);
+        while context.socket().is_none_or(|socket| std::fs::symlink_metadata(socket).is_ok()) {
+            match client.fetch_within("/v1/version", ANSWER) {
+                Ok(now) => {
+                    if let Some(seen) = seen(&now) {
+                        return Ok(seen);
+                    }
+                }
+                // Of another host there is nothing else to look at.
+                Err(error) if context.socket().is_none() && error.is_gone() => break,
+                Err(_) => {}
             }
             if begun.elapsed() >= self.limit {
                 return Err(failed(format!("{} within {} s.", self.failed, self.limit.as_secs())));

@@ -63,7 +63,7 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, CliError> {
     serde_json::from_slice(body).map_err(|error| super::host::odd_answer(&error))
 }
 
-/// In place on a terminal, anew elsewhere; a svd that is away is shown and awaited.
+/// A svd that is away is shown and awaited.
 fn watch(context: &Context, client: &Client, names: &[String]) -> Result<Exit, CliError> {
     let mut before = String::new();
     let mut first = true;
@@ -79,17 +79,23 @@ fn watch(context: &Context, client: &Client, names: &[String]) -> Result<Exit, C
             Err(error) => return Err(error),
         };
         first = false;
-        if context.terminal && !context.json {
-            // Home, each line cleared to its end, the rest of the screen cleared: no flicker.
-            let text = text.replace('\n', "\x1b[K\n");
-            context.print(format!("\x1b[H{text}\x1b[J"))?;
-        } else if text != before {
-            let gap = if before.is_empty() || context.json { "" } else { "\n" };
-            context.print(format!("{gap}{text}"))?;
-            before = text;
-        }
-        sleep(INTERVAL);
+        show_again(context, text, &mut before)?;
     }
+}
+
+/// In place on a terminal; elsewhere only what differs from what was there before. Then it rests.
+pub fn show_again(context: &Context, text: String, before: &mut String) -> Result<(), CliError> {
+    if context.terminal && !context.json {
+        // Home, each line cleared to its end, the rest of the screen cleared: no flicker.
+        let text = text.replace('\n', "\x1b[K\n");
+        context.print(format!("\x1b[H{text}\x1b[J"))?;
+    } else if text != *before {
+        let gap = if before.is_empty() || context.json { "" } else { "\n" };
+        context.print(format!("{gap}{text}"))?;
+        *before = text;
+    }
+    sleep(INTERVAL);
+    Ok(())
 }
 
 /// Prints the state of each; for habit also `is-active` of systemctl: exit 0 only if all run.

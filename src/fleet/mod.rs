@@ -1,9 +1,20 @@
-//! Many hosts from one place.
+//! Many hosts from one place: which there are, how they are reached, and what is shipped to them.
 //!
-//! | file | what lives there |
+//! | | what lives there |
 //! |---|---|
+//! | [`inventory`] | `fleet.toml` → hosts, groups and apps; the choice of hosts by name, group or pattern |
+//! | [`transport`] | one interface to a host, over a UNIX socket or over the system's `ssh`: a connection to its svd, and files to its staging place |
+//! | [`source`] | what is shipped: commits of a git repository, tags, artifacts and their digests |
 //! | [`verdict`] | PURE: whether a new release is worse than the one it replaces |
 //! | [`waves`] | PURE: which hosts get a release in which wave |
+//! | [`run`] | programs that svctl runs and waits for, with limits |
+//!
+//! May use `config` (its decoder's cursor), `api` (the client and its types) and `sys` for what concerns the machine that deploys.
+//! Hosts are spoken to through [`crate::api::client`] alone.
 
+pub mod inventory;
+pub mod run;
+pub mod source;
+pub mod transport;
 pub mod verdict;
 pub mod waves;

@@ -34,6 +34,15 @@ pub struct Ready {
     pub hung_up: bool,
 }
 
+/// A descriptor for tokio, which tells when it is ready.
+///
+/// # Errors
+/// Of `epoll_ctl(2)`.
+pub fn for_tokio(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    // SAFETY: an OwnedFd keeps its descriptor open and the same until it is dropped.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
+}
+
 /// A set of descriptors, each with a token of the caller's. A closed descriptor leaves the set by itself unless somebody
 /// (a child) holds a copy: delete it first.
 #[derive(Debug)]
@@ -53,9 +62,7 @@ impl Poll {
 
     /// A copy of the epoll set's descriptor for tokio, which tells when something in the set is ready.
     pub fn for_tokio(&self) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
-        let copy = self.as_fd().try_clone_to_owned()?;
-        // SAFETY: an OwnedFd keeps its descriptor open and the same until it is dropped.
-        Ok(unsafe { tokio::io::unix::AsyncFd::register(copy) }?)
+        for_tokio(self.as_fd().try_clone_to_owned()?)
     }
 
     pub fn add(&self, fd: impl AsFd, interest: Interest, token: u64) -> Result<(), Errno> {

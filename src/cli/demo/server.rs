@@ -112,9 +112,7 @@ pub fn prepare(wanted: DemoServer, site: &Site, show: &Show, interrupted: &Atomi
 
 /// `$XDG_CACHE_HOME/airdock/demo` or `~/.cache/airdock/demo`.
 fn cache() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p: &PathBuf| p.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    Some(base.join("airdock/demo"))
+    Some(crate::fleet::source::cache_directory()?.join("demo"))
 }
 
 struct Work<'a> {

@@ -1,0 +1,12 @@
+//! Several hosts on one machine, each with addresses, an ssh server and an svd of its own, and svctl that goes to them by real ssh.
+
+#![allow(clippy::disallowed_methods, reason = "forbidden in the core alone")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bed;
+mod files;
+mod many;
+mod reach;
+mod verbs;

@@ -1,0 +1,151 @@
+//! How far the way to a host goes, and what is told of it.
+
+use super::bed::{Bed, STRANGER};
+use super::support::{PATIENCE, wait_until};
+use std::fs;
+use std::time::{Duration, Instant};
+
+#[test]
+fn status_of_all_with_one_host_down() {
+    let Some(bed) = Bed::start(3) else { return };
+    bed.hosts[2].vanish();
+    let begun = Instant::now();
+    let (code, out, err) = bed.told(&["-H", "all", "status"]);
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert_eq!(code, 4, "{out}{err}");
+    let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().take(4).collect()).collect();
+    assert_eq!(
+        lines,
+        [
+            ["web-0", "|", "NAME", "STATE"],
+            ["web-0", "|", "web", "running"],
+            ["web-1", "|", "NAME", "STATE"],
+            ["web-1", "|", "web", "running"]
+        ]
+    );
+    let mut told = err.lines();
+    let first = told.next().unwrap_or_default();
+    assert!(
+        first.starts_with("web-2 | svctl: web-2 cannot be reached: ssh: connect to host 10.77.0.3 port 22: "),
+        "{err}"
+    );
+    assert!(told.all(|line| line.starts_with("web-2 | ")), "{err}");
+
+    let document = bed.json(&["-H", "all", "status"]);
+    let hosts = document["hosts"].as_array().expect("hosts");
+    let codes: Vec<_> =
+        hosts.iter().map(|host| (host["host"].as_str().unwrap(), host["exit_code"].as_i64().unwrap())).collect();
+    assert_eq!(codes, [("web-0", 0), ("web-1", 0), ("web-2", 4)]);
+    assert_eq!(hosts[1]["result"]["services"][0]["state"], "running");
+    assert_eq!(hosts[2]["error"]["code"], "unavailable");
+    assert!(hosts[2].get("result").is_none());
+
+    // It comes back.
+    bed.hosts[2].return_to_network();
+    assert!(bed.ok(&["-H", "web-2", "status"]).starts_with("NAME "), "one host's words are as they are there");
+}
+
+#[test]
+fn what_is_missing_on_a_host_is_told() {
+    let Some(mut bed) = Bed::start(2) else { return };
+    let reason = |bed: &Bed, what: &str| {
+        let (code, out, err) = bed.told(&["-H", "web-1", "status"]);
+        assert_eq!(out, "", "{what}");
+        (code, err.lines().next().unwrap_or_default().to_owned(), err)
+    };
+    // No svctl.
+    let fleet = fs::read_to_string(bed.path("fleet.toml")).unwrap();
+    fs::write(bed.path("fleet.toml"), format!("{fleet}svctl = \"/nowhere/svctl\"\n")).unwrap();
+    let (code, first, all) = reason(&bed, "no svctl");
+    assert!(code == 4 && first.starts_with("svctl: web-1 has no svctl: ") && first.contains("/nowhere/svctl"), "{all}");
+    fs::write(bed.path("fleet.toml"), &fleet).unwrap();
+
+    // Not allowed: by the access rules, by the socket's mode, by the key.
+    let as_stranger = fleet.replace("ssh = \"10.77.0.2\"", "ssh = \"stranger@10.77.0.2\"");
+    fs::write(bed.path("fleet.toml"), &as_stranger).unwrap();
+    let (code, first, all) = reason(&bed, "the socket");
+    assert!(code == 4 && first.starts_with("svctl: web-1: You may not connect to svd at "), "{all}");
+    let (code, _, _) = bed.told(&["-H", "web-1", "restart", "web"]);
+    assert_eq!(code, 5);
+    bed.hosts[1]
+        .svd
+        .config(&format!("[[access]]\nusers = [\"{STRANGER}\"]\nverbs = [\"status\"]\nservices = [\"*\"]\n"));
+    bed.hosts[1].svd.ok(&["update"]);
+    assert!(bed.ok(&["-H", "web-1", "status"]).contains("running"));
+    let (code, _, err) = bed.told(&["-H", "web-1", "restart", "web"]);
+    assert!(code == 5 && err.contains("stranger"), "{code} {err}");
+    fs::write(bed.path("fleet.toml"), fleet.replace("ssh = \"10.77.0.2\"", "ssh = \"nobody-there@10.77.0.2\""))
+        .unwrap();
+    let (code, first, all) = reason(&bed, "the key");
+    assert!(
+        code == 4 && first.starts_with("svctl: web-1 cannot be reached: nobody-there@10.77.0.2: Permission denied"),
+        "{all}"
+    );
+    fs::write(bed.path("fleet.toml"), &fleet).unwrap();
+
+    // No svd.
+    bed.hosts[1].svd.stop();
+    let (code, first, all) = reason(&bed, "no svd");
+    assert!(
+        code == 4
+            && first.starts_with("svctl: web-1: svd cannot be reached at ")
+            && first.ends_with("there is no such socket."),
+        "{all}"
+    );
+    assert!(bed.ok(&["-H", "web-0", "status"]).contains("running"));
+}
+
+/// What a login script prints, on either side, is not taken for an answer.
+#[test]
+fn chatter_of_a_login_is_no_answer() {
+    let chatter =
+        "ForceCommand sh -c 'echo Welcome.; echo HTTP/1.1 200 OK; echo cat >&2; eval \"$SSH_ORIGINAL_COMMAND\"'";
+    let Some(bed) = Bed::start_with(1, chatter) else { return };
+    let (code, out, err) = bed.told(&["-H", "all", "status"]);
+    assert!(code == 0 && out.contains("running") && err.is_empty(), "{code} {out} {err}");
+}
+
+/// A server that turns connections away when they come too fast is asked again.
+#[test]
+fn connections_that_come_too_fast_are_made_again() {
+    let Some(bed) = Bed::start_with(1, "MaxStartups 1:100:1") else { return };
+    let names: Vec<String> = (0..12).map(|n| format!("alias-{n}")).collect();
+    let mut text = format!("hosts = {names:?}\nssh_config = \"ssh_config\"\n");
+    for name in &names {
+        text += &format!("[host.{name}]\nssh = \"10.77.0.1\"\nsocket = {:?}\n", bed.hosts[0].svd.socket());
+    }
+    fs::write(bed.path("fleet.toml"), text).unwrap();
+    let (code, out, err) = bed.told(&["-H", "all", "--parallel", "4", "version"]);
+    assert_eq!((code, out.lines().filter(|line| line.contains("| svd ")).count()), (0, 12), "{out}{err}");
+    let log = fs::read_to_string(bed.hosts[0].svd.path("ssh/log")).unwrap();
+    assert!(log.contains("MaxStartups"), "none was turned away:\n{log}");
+}
+
+#[test]
+fn an_interrupted_svctl_leaves_nothing() {
+    let Some(bed) = Bed::start(2) else { return };
+    for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM] {
+        let mut child =
+            bed.svctl_command(&["-H", "all", "logs", "-f", "web"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let busy = || bed.hosts.iter().all(|host| !host.processes("relay").is_empty());
+        wait_until("both hosts are followed", PATIENCE, busy);
+        // nsenter has become svctl.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(128 + signal as i32));
+        bed.assert_clean();
+        let idle =
+            || bed.hosts.iter().all(|host| host.processes("relay").is_empty() && host.processes("cat").is_empty());
+        wait_until("nothing of it runs on the hosts", PATIENCE, idle);
+    }
+    // Killed, it can remove nothing, but its connections end with it.
+    let mut child =
+        bed.svctl_command(&["-H", "all", "logs", "-f", "web"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    wait_until("both hosts are followed", PATIENCE, || {
+        bed.hosts.iter().all(|host| !host.processes("relay").is_empty())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let idle = || bed.hosts.iter().all(|host| host.processes("relay").is_empty() && host.processes("cat").is_empty());
+    wait_until("nothing of it runs on the hosts", PATIENCE, idle);
+    fs::remove_dir_all(bed.path("tmp")).unwrap();
+}
