@@ -13,7 +13,7 @@
 //! | [`release`] | a host's releases: import, sealing, virtual environments, which one is in force | `config`, `sys` |
 //! | [`daemon`] | the event loop that executes the core's actions; logs, probes, notify, state | all of the above, `api` |
 //! | [`api`] | request and reply types, routes, access rules, server, client, public health and metrics | `config` |
-//! | [`fleet`] | many hosts from one place: waves, and the verdict on a release (all pure) | `config`, `api` |
+//! | [`fleet`] | many hosts from one place: waves, the verdict on a release, plan, journal and machine of a rollout (all pure) | `config`, `api` |
 //! | [`cli`] | arguments, one file per verb, rendering | `api::client`, `config` (check), `sys` (the demo starts svd) |
 //! | `fuzz` | what must hold for any input, for `fuzz/` and a test (test and feature builds only) | all of the above |
 //! | `sim` | simulated kernel, faults, invariant checks (test and feature builds only) | `core`, `sys` types |
