@@ -13,7 +13,7 @@
 //! | [`release`] | a host's releases: import, sealing, virtual environments, which one is in force | `config`, `sys` |
 //! | [`daemon`] | the event loop that executes the core's actions; logs, probes, notify, state | all of the above, `api` |
 //! | [`api`] | request and reply types, routes, access rules, server, client, public health and metrics | `config` |
-//! | [`fleet`] | many hosts: the fleet file, the ways to a host, what is shipped; waves and the verdict on a release (both pure) | `api::client`, `config`'s cursor, `sys` for the machine that deploys |
+//! | [`fleet`] | many hosts: the fleet file, the ways to a host, what is shipped; waves, the verdict, and a rollout's plan, journal and machine, all pure | `api::client`, `config`'s cursor, `sys` for the machine that deploys |
 //! | [`cli`] | arguments, one file per verb, rendering | `api::client`, `config` (check), `fleet`, `sys` (the demo starts svd) |
 //! | `fuzz` | what must hold for any input, for `fuzz/` and a test (test and feature builds only) | all of the above |
 //! | `sim` | simulated kernel, faults, invariant checks (test and feature builds only) | `core`, `sys` types |

@@ -5,6 +5,7 @@
 //! | [`inventory`] | `fleet.toml` → hosts, groups and apps; the choice of hosts by name, group or pattern |
 //! | [`transport`] | one interface to a host, over a UNIX socket or over the system's `ssh`: a connection to its svd, and files to its staging place |
 //! | [`source`] | what is shipped: commits of a git repository, tags, artifacts and their digests |
+//! | [`rollout`] | PURE: plan, journal, and the machine that says what comes next on which host |
 //! | [`verdict`] | PURE: whether a new release is worse than the one it replaces |
 //! | [`waves`] | PURE: which hosts get a release in which wave |
 //! | [`run`] | programs that svctl runs and waits for, with limits |
@@ -16,5 +17,6 @@ pub mod inventory;
 pub mod run;
 pub mod source;
 pub mod transport;
+pub mod rollout;
 pub mod verdict;
 pub mod waves;

@@ -1,0 +1,192 @@
+//! A wave's bake time: rounds of counts from all hosts at once, and the verdict on them.
+
+use std::time::Duration;
+
+use super::event::{Action, Count, Report, Totals, Wish};
+use super::host::At;
+use super::journal::What;
+use super::machine::{Machine, Purpose};
+use super::phases::{Failure, Phase};
+use super::plan::Limits;
+use super::timers::Timer;
+use crate::fleet::verdict::{Cause, Incident, Judge, Outcome, TICK, Tick};
+
+#[derive(Clone, Debug)]
+pub(super) struct Bake {
+    pub wave: usize,
+    pub judge: Judge,
+    began: Duration,
+    round: u64,
+    round_began: Duration,
+    /// Answers of this round that are still to come; `None`: it is over.
+    awaited: Option<usize>,
+    tick: Tick,
+}
+
+impl Bake {
+    pub fn new(wave: usize, limits: &Limits, now: Duration) -> Bake {
+        let judge = Judge::new(limits.verdict.clone(), limits.baseline, Duration::from_millis(limits.bake));
+        Bake { wave, judge, began: now, round: 0, round_began: now, awaited: None, tick: empty() }
+    }
+}
+
+fn empty() -> Tick {
+    Tick { slow: Some([0, 0]), ..Tick::default() }
+}
+
+impl Machine {
+    pub(super) fn begin_bake(&mut self) {
+        for host in &mut self.hosts {
+            host.counted = None;
+        }
+        if let Some(wish @ (Wish::Pause | Wish::Promote)) = self.wish {
+            self.wish = None;
+            return self.grant(wish);
+        }
+        self.next_round();
+    }
+
+    /// Whoever has not answered the last one is not counted in it.
+    pub(super) fn next_round(&mut self) {
+        self.end_round();
+        if self.next.is_some() || self.ended {
+            return;
+        }
+        let Phase::Baking(bake) = &mut self.phase else { return };
+        bake.round += 1;
+        bake.round_began = self.now;
+        bake.tick = empty();
+        let round = bake.round;
+        let mut awaited = 0;
+        for (at, host) in self.hosts.iter_mut().enumerate() {
+            if host.is_part() && host.locked && host.lost.is_none() && !host.chores.counts {
+                host.chores.counts = true;
+                self.chores.push_back((at, Purpose::Counts { round }));
+                awaited += 1;
+            }
+        }
+        if let Phase::Baking(bake) = &mut self.phase {
+            bake.awaited = Some(awaited);
+        }
+        self.timers.set(Timer::Bake, self.now + TICK);
+    }
+
+    pub(super) fn uncounted(&mut self, round: u64) {
+        if let Phase::Baking(bake) = &mut self.phase
+            && bake.round == round
+        {
+            bake.awaited = bake.awaited.map(|n| n.saturating_sub(1));
+            self.end_round_if_complete();
+        }
+    }
+
+    fn end_round_if_complete(&mut self) {
+        if matches!(&self.phase, Phase::Baking(bake) if bake.awaited == Some(0)) {
+            self.end_round();
+        }
+    }
+
+    pub(super) fn counted(&mut self, at: usize, round: u64, count: Count) {
+        self.seen(at, count.view);
+        let Phase::Baking(bake) = &mut self.phase else { return };
+        let host = &mut self.hosts[at];
+        let before = host.counted.replace((round, count.totals));
+        if bake.round != round {
+            return;
+        }
+        bake.awaited = bake.awaited.map(|n| n.saturating_sub(1));
+        let canary = host.at == At::OnTrial;
+        if canary && let Some(why) = count.unfit {
+            let incident = Incident { host: host.name.as_ref().into(), what: why.into() };
+            bake.judge.handle_incident(self.now.saturating_sub(bake.began), incident);
+            return self.conclude();
+        }
+        // The same seconds of all: a host that was not counted in the round before has nothing to compare.
+        let delta = before.filter(|(last, _)| last + 1 == round).and_then(|(_, before)| since(before, count.totals));
+        if let (Some(delta), At::OnTrial | At::Before) = (delta, host.at) {
+            add(&mut bake.tick, canary, delta);
+            bake.tick.unreliable |= count.unreliable;
+        }
+        self.end_round_if_complete();
+    }
+
+    fn end_round(&mut self) {
+        let Phase::Baking(bake) = &mut self.phase else { return };
+        if bake.awaited.take().is_none() || self.next.is_some() {
+            return;
+        }
+        let tick = std::mem::replace(&mut bake.tick, empty());
+        let at = bake.round_began.saturating_sub(bake.began);
+        if bake.round > 1 {
+            bake.judge.handle_tick(at, tick);
+            self.conclude();
+        }
+    }
+
+    /// Follows the verdict.
+    fn conclude(&mut self) {
+        let Phase::Baking(bake) = &self.phase else { return };
+        let (wave, record) = (bake.wave, bake.judge.record().clone());
+        let verdict = record.verdict.clone();
+        let judged = What::Judged { wave, record: Box::new(record) };
+        match verdict.outcome {
+            Outcome::GoOn => return,
+            Outcome::Extend(n) => {
+                let text =
+                    format!("wave {}: too few requests for a verdict; its bake time begins again ({n})", wave + 1);
+                return self.out.push(Action::Report(Report::Alert(text.into())));
+            }
+            Outcome::Pass => {
+                self.record(judged);
+                self.next_wave(wave + 1);
+            }
+            Outcome::Pause => {
+                self.record(judged);
+                let why = format!("wave {}: too few requests for a verdict", wave + 1);
+                self.record(What::Paused { why: why.as_str().into() });
+                self.out.push(Action::Report(Report::Alert(why.into())));
+                self.goto(Phase::Paused { told: false });
+            }
+            Outcome::TakeBack(cause) => {
+                self.record(judged);
+                let (canary, other) = (verdict.canary, verdict.compared_with);
+                let faulty = cause != Cause::TooFew;
+                let cause = match cause {
+                    Cause::Incident(Incident { host, what }) => format!("{host}: {what}"),
+                    Cause::TooFew => "too few requests for a verdict".to_owned(),
+                    Cause::Slow => "many more slow requests than on the hosts with the release before".to_owned(),
+                    Cause::Errors => format!(
+                        "{} of {} requests failed ({:.2} %), where {:.2} % were to be expected",
+                        canary.errors,
+                        canary.requests,
+                        100.0 * canary.rate(),
+                        100.0 * other
+                    ),
+                };
+                let cause = format!("wave {}: {cause}", wave + 1).into();
+                self.fail_by(Failure { cause, force: false, faulty });
+            }
+        }
+        self.timers.clear(Timer::Bake);
+    }
+}
+
+/// `None`: other processes count now.
+fn since(before: Totals, now: Totals) -> Option<Totals> {
+    let slow = before.slow.zip(now.slow).map(|(before, now)| now.saturating_sub(before));
+    Some(Totals {
+        requests: now.requests.checked_sub(before.requests)?,
+        errors: now.errors.checked_sub(before.errors)?,
+        slow,
+    })
+}
+
+fn add(tick: &mut Tick, canary: bool, delta: Totals) {
+    let side = if canary { &mut tick.canary } else { &mut tick.control };
+    *side = side.plus([delta.requests, delta.errors].into());
+    let which = usize::from(!canary);
+    tick.slow = tick.slow.zip(delta.slow).map(|(mut slow, more)| {
+        slow[which] += more;
+        slow
+    });
+}
