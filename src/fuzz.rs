@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::api::access::Access;
 use crate::api::peer::Peer;
-use crate::api::request::Name;
+use crate::api::request::{Name, Verb};
 use crate::api::resolve::resolve;
 use crate::api::routes;
 use crate::config::spec::{AccessRule, Config};
@@ -130,7 +130,11 @@ pub fn control_request(input: &[u8]) {
         assert!(last < name, "sorted, each once: {request:?}");
         last = name;
     }
-    assert!(!request.verb().is_of_the_host(), "the rule is not over all services: {request:?}");
+    // Its version is anyone's.
+    let verb = request.verb();
+    assert!(!verb.is_of_the_host() || verb == Verb::Version, "the rule is not over all services: {request:?}");
+    let named = matches!(verb, Verb::Exec | Verb::Upgrade | Verb::Deploy);
+    assert!(!named, "a rule that does not name it grants {request:?}");
 }
 
 /// A datagram of sd_notify(3).

@@ -270,6 +270,12 @@ pub struct AppStatus {
     /// A release needs an environment of its own.
     #[serde(default)]
     pub builds: bool,
+    /// What the environment is made from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<Box<str>>,
+    /// The static step runs where one of these differs; empty: always.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub static_when_changed: Vec<Box<str>>,
     pub journal: JournalMark,
     /// Needs somebody's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -94,6 +94,18 @@ pub enum Command {
     Events(EventsArgs),
     /// Run a command as a service's user, in its environment; its exit code is svctl's
     Exec(ExecArgs),
+    /// Ship a release to the hosts of an app, in waves, and take it back if errors rise
+    Deploy(DeployArgs),
+    /// Show what a deploy would do, and why
+    Plan(DeployArgs),
+    /// Show what has become of an app's latest rollout
+    Attach(OfApp),
+    /// Go on with a rollout that was interrupted or is paused
+    Resume(OfApp),
+    /// Call the wave that is being watched good, and go on
+    Promote(OfApp),
+    /// Take back what a rollout has changed
+    Abort(AbortArgs),
     /// Show the releases of an app on this host, and what of them runs
     Releases(ReleasesArgs),
     /// Show what was deployed on this host, when, by whom
@@ -239,6 +251,48 @@ pub struct ExecArgs {
 
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DeployArgs {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+
+    /// A branch, a tag or a commit [default: the branch of the fleet file]
+    #[arg(long = "ref", value_name = "REF")]
+    pub reference: Option<String>,
+
+    /// Ship this file (a jar, a wheel, a tarball) instead of a commit
+    #[arg(long, value_name = "FILE", conflicts_with = "reference")]
+    pub artifact: Option<PathBuf>,
+
+    /// Where there is no fleet file: the git repository [default: that of the working directory]
+    #[arg(long, value_name = "URL")]
+    pub repository: Option<String>,
+
+    /// Where there is no fleet file: the branch [default: the repository's own]
+    #[arg(long, value_name = "BRANCH")]
+    pub branch: Option<String>,
+
+    /// Show what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct OfApp {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct AbortArgs {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+
+    /// Also where a migration came with it that the release before does not work with
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Clone, Debug, Args)]

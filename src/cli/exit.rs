@@ -22,6 +22,12 @@ pub enum Exit {
     Forbidden,
     /// The connection ended before the answer; what was begun may have been done.
     Lost,
+    /// Of `deploy` and the like: the release was taken back.
+    TakenBack,
+    /// Of the same: it waits for somebody's decision.
+    Paused,
+    /// Of the same: somebody else holds the lock.
+    Locked,
     /// Of `exec`: what its command ended with.
     Command(u8),
 }
@@ -42,6 +48,9 @@ impl Exit {
             Exit::Unknown => 4,
             Exit::Forbidden => 5,
             Exit::Lost => 6,
+            Exit::TakenBack => 7,
+            Exit::Paused => 8,
+            Exit::Locked => 9,
             Exit::Command(code) => code,
         }
     }
@@ -52,6 +61,7 @@ impl Exit {
             ErrorCode::NotRunning => Exit::NotRunning,
             ErrorCode::Forbidden => Exit::Forbidden,
             ErrorCode::BadRequest => Exit::Usage,
+            ErrorCode::Locked => Exit::Locked,
             _ => Exit::Failed,
         }
     }

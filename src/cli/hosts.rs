@@ -127,7 +127,7 @@ fn chosen(cli: &Cli) -> Result<(Settings, Vec<Host>), CliError> {
     Ok((settings, hosts))
 }
 
-fn load(path: &Path) -> Result<inventory::Fleet, CliError> {
+pub fn load(path: &Path) -> Result<inventory::Fleet, CliError> {
     inventory::load(path).map_err(|errors| {
         let message = format!("{} has {}; nothing was done.", path.display(), counted(errors.0.len(), "error"));
         let lines = errors.0.iter().map(|error| error.to_string().trim_end().into());

@@ -10,6 +10,7 @@ pub mod check;
 mod completion;
 mod context;
 mod demo;
+mod deploy;
 mod events;
 mod exec;
 mod exit;
@@ -31,6 +32,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::fleet::rollout::Wish;
 use args::{Cli, Command};
 use context::Context;
 use exit::{CliError, Exit};
@@ -49,11 +51,27 @@ pub fn main() -> ExitCode {
         }
     };
     let context = Context::new(cli.socket.clone(), cli.json);
-    let done = if hosts::are_meant(&cli) { hosts::run(&context, &cli) } else { run(&context, &cli.command) };
+    let done = over_hosts(&context, &cli).unwrap_or_else(|| match hosts::are_meant(&cli) {
+        true => hosts::run(&context, &cli),
+        false => run(&context, &cli.command),
+    });
     match done {
         Ok(exit) => exit.into(),
         Err(error) => context.report(&error).into(),
     }
+}
+
+/// Verbs that concern all hosts of an app together, whatever `-H` chooses of them.
+fn over_hosts(context: &Context, cli: &Cli) -> Option<Result<Exit, CliError>> {
+    Some(match &cli.command {
+        Command::Deploy(args) => deploy::deploy(context, cli, args, args.dry_run),
+        Command::Plan(args) => deploy::deploy(context, cli, args, true),
+        Command::Attach(args) => deploy::take_over(context, cli, args, None),
+        Command::Resume(args) => deploy::take_over(context, cli, args, Some(Wish::Resume)),
+        Command::Promote(args) => deploy::take_over(context, cli, args, Some(Wish::Promote)),
+        Command::Abort(args) => deploy::abort(context, cli, args),
+        _ => return None,
+    })
 }
 
 fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
@@ -78,6 +96,13 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         Command::Pid(args) => pid::pid(context, &args.names),
         Command::Logs(args) => logs::logs(context, args),
         Command::Events(args) => events::events(context, args),
+        // Done for all hosts together, above.
+        Command::Deploy(_)
+        | Command::Plan(_)
+        | Command::Attach(_)
+        | Command::Resume(_)
+        | Command::Promote(_)
+        | Command::Abort(_) => Ok(Exit::Usage),
         Command::Releases(args) => releases::releases(context, args),
         Command::History(args) => releases::history(context, args),
         Command::Rollback(args) => releases::rollback(context, args),

@@ -157,6 +157,8 @@ mod tests {
             steps: Vec::new(),
             migration: None,
             builds: true,
+            requirements: Vec::new(),
+            static_when_changed: Vec::new(),
             journal: JournalMark::default(),
             alert: None,
         };

@@ -5,6 +5,7 @@
 //! | [`inventory`] | `fleet.toml` → hosts, groups and apps; the choice of hosts by name, group or pattern |
 //! | [`transport`] | one interface to a host, over a UNIX socket or over the system's `ssh`: a connection to its svd, and files to its staging place |
 //! | [`source`] | what is shipped: commits of a git repository, tags, artifacts and their digests |
+//! | [`drive`] | a rollout, carried out on real hosts |
 //! | [`rollout`] | PURE: plan, journal, and the machine that says what comes next on which host |
 //! | [`verdict`] | PURE: whether a new release is worse than the one it replaces |
 //! | [`waves`] | PURE: which hosts get a release in which wave |
@@ -13,10 +14,11 @@
 //! May use `config` (its decoder's cursor), `api` (the client and its types) and `sys` for what concerns the machine that deploys.
 //! Hosts are spoken to through [`crate::api::client`] alone.
 
+pub mod drive;
 pub mod inventory;
+pub mod rollout;
 pub mod run;
 pub mod source;
 pub mod transport;
-pub mod rollout;
 pub mod verdict;
 pub mod waves;

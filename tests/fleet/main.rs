@@ -6,6 +6,7 @@
 mod support;
 
 mod bed;
+mod deploy;
 mod files;
 mod many;
 mod reach;

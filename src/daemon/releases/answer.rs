@@ -47,6 +47,8 @@ impl Task {
                 after: self.deploy.migrate_after.is_some(),
             }),
             builds: self.deploy.build != Build::Nothing && !matches!(self.lead.kind, Kind::Jvm { .. }),
+            requirements: self.deploy.requirements.clone(),
+            static_when_changed: self.deploy.static_files.iter().flat_map(|s| s.when_changed.clone()).collect(),
             journal: self.book.kept.mark(),
             alert: app.alert.clone(),
         })

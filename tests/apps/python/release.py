@@ -1,11 +1,13 @@
 """What the test applications of one release do: `release.json` beside this file, written by a test.
 
     {"name": "2", "import": "ok" | "raise" | "hang", "import_seconds": 0.5, "probe": "ok" | "fail" | "raise" | "hang",
-     "lifespan": "ok" | "fail" (of the ASGI application), "slow_note": "a file that is made when /slow begins"}
+     "lifespan": "ok" | "fail" (of the ASGI application), "slow_note": "a file that is made when /slow begins",
+     "fail_share": 0.2 (of the requests for / are answered with 500)}
 """
 
 import json
 import os
+import random
 import time
 
 try:
@@ -51,4 +53,6 @@ def answer(path, seconds):
         raise ValueError("asked to raise")
     if path == "/environ":
         return 200, json.dumps(dict(os.environ, cwd=os.getcwd()), sort_keys=True) + "\n"
+    if random.random() < settings.get("fail_share", 0):
+        return 500, "one of those that fail\n"
     return 200, body()

@@ -1,0 +1,218 @@
+//! `deploy`, `plan`, `attach`, `resume`, `abort`, `promote`: a release's journey over the hosts of an app.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`target`] | which hosts, by which app of the fleet file; one host without any |
+//! | [`goods`] | what is shipped: a commit or an artifact, and how it differs from what runs |
+//! | [`show`] | the plan and what happens, for people and as JSON |
+
+mod goods;
+mod show;
+mod target;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::args::{AbortArgs, Cli, DeployArgs, OfApp};
+use super::context::Context;
+use super::exit::{CliError, Exit};
+use crate::api::apps::AppStatus;
+use crate::api::client::runtime;
+use crate::api::types::{ApiError, ErrorCode};
+use crate::fleet::drive::facts::{self, Answer};
+use crate::fleet::drive::{Cargo, drive};
+use crate::fleet::rollout::journal::What;
+use crate::fleet::rollout::plan::{Facts, Limits};
+use crate::fleet::rollout::{Driver, End, Entry, Machine, Outcome, Plan, Start, Wish};
+use crate::fleet::verdict::Baseline;
+use goods::Goods;
+use show::Show;
+use target::Target;
+
+/// How long hosts hold what they have while a rollout is paused.
+const PAUSED: Duration = Duration::from_secs(24 * 3600);
+
+fn failed(message: impl Into<Box<str>>) -> CliError {
+    CliError::Said { exit: Exit::Failed, error: ApiError::new(ErrorCode::Failed, message) }
+}
+
+/// Whoever drives: what locks and journals say.
+fn by() -> Box<str> {
+    let name = ["SUDO_USER", "USER"].into_iter().find_map(|name| std::env::var(name).ok());
+    let name =
+        name.or_else(|| Some(nix::unistd::User::from_uid(nix::unistd::getuid()).ok()??.name)).unwrap_or_default();
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    format!("{}@{host}", if name.is_empty() { "somebody" } else { &name }).into()
+}
+
+fn driver() -> Driver {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Driver { by: by(), salt: fastrand::u32(..), unix }
+}
+
+pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) -> Result<Exit, CliError> {
+    let target = Target::find(cli, &args.app, Some(args))?;
+    let goods = Goods::find(&target, args)?;
+    let runtime = runtime()?;
+    let local = LocalSet::new();
+    let parallel = target.app.parallel as usize;
+    let answers = runtime.block_on(local.run_until(facts::ask(&target.links, &args.app, parallel)));
+    let plan = plan(&target, &goods, &answers)?;
+    let mut show = Show::new(context);
+    show.plan(&plan, &goods.news(&answers));
+    if dry_run || plan.is_empty() {
+        show.end_of_plan();
+        return Ok(Exit::Ok);
+    }
+    let files = goods.prepare(&target)?;
+    let cargo = Cargo {
+        app: args.app.as_str().into(),
+        rollout: plan.rollout.clone(),
+        release: plan.release.clone(),
+        source: goods.source(),
+        label: goods.label(),
+        by: by(),
+        files: Some(files.path().to_owned()),
+    };
+    let machine = Machine::new(plan, Start::Deploy, &driver(), highest(&answers), Duration::ZERO);
+    let end = run(&runtime, &local, &target, machine, cargo, &mut show);
+    target.ways.close();
+    finish(&mut show, &args.app, end)
+}
+
+/// Shows what a rollout that was begun from elsewhere has come to, or does something with it.
+pub fn take_over(context: &Context, cli: &Cli, args: &OfApp, wish: Option<Wish>) -> Result<Exit, CliError> {
+    let target = Target::find(cli, &args.app, None)?;
+    let runtime = runtime()?;
+    let local = LocalSet::new();
+    let parallel = target.app.parallel as usize;
+    let answers = runtime.block_on(local.run_until(facts::ask(&target.links, &args.app, parallel)));
+    let entries = runtime.block_on(local.run_until(furthest(&target, &answers)))?;
+    let mut show = Show::new(context);
+    let Some(What::Planned(plan)) = entries.first().map(|entry| &entry.what) else {
+        return Err(failed(format!("{}: no host knows of a rollout.", args.app)));
+    };
+    let Some(wish) = wish else {
+        show.journal(plan, &entries);
+        return Ok(Exit::Ok);
+    };
+    let status = answers.values().flatten().flat_map(|s| &s.releases).find(|r| r.release == plan.release);
+    let cargo = Cargo {
+        app: args.app.as_str().into(),
+        rollout: plan.rollout.clone(),
+        release: plan.release.clone(),
+        source: status.map_or("".into(), |r| r.source.clone()),
+        label: status.map_or("".into(), |r| r.label.clone()),
+        by: by(),
+        files: None,
+    };
+    let start = Start::TakeOver(wish);
+    let machine = Machine::new(Plan::clone(plan), start, &driver(), highest(&answers), Duration::ZERO);
+    let end = run(&runtime, &local, &target, machine, cargo, &mut show);
+    target.ways.close();
+    finish(&mut show, &args.app, end)
+}
+
+pub fn abort(context: &Context, cli: &Cli, args: &AbortArgs) -> Result<Exit, CliError> {
+    let of = OfApp { app: args.app.clone() };
+    take_over(context, cli, &of, Some(Wish::Abort { force: args.force }))
+}
+
+fn plan(target: &Target, goods: &Goods, answers: &BTreeMap<Box<str>, Answer>) -> Result<Plan, CliError> {
+    let app = &target.app;
+    let release = goods.release(answers);
+    let rollout = format!("{}-{:08x}", release, fastrand::u32(..));
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    // Nobody counts the requests of a service that answers none, or that nobody has used yet.
+    let counts = |s: &AppStatus| facts::serves(s).is_some() && s.services.iter().any(|s| s.traffic.is_some());
+    let counted = target.judged && answers.values().flatten().any(counts);
+    let limits = Limits {
+        bake: millis(app.bake),
+        lease: millis(app.lease),
+        long_lease: millis(PAUSED),
+        parallel: app.parallel as usize,
+        max_unreachable: app.max_unreachable as usize,
+        verdict: app.verdict.clone(),
+        baseline: if counted { Baseline::Control } else { Baseline::Health },
+        slow: None,
+    };
+    let driver = driver();
+    let facts = Facts {
+        rollout: &rollout,
+        app: &app.name,
+        release: &release,
+        by: &driver.by,
+        at: driver.unix,
+        hosts: facts::facts(answers, &release),
+        changes: goods.changes(answers)?,
+        waves: &app.waves,
+        groups: &target.groups,
+        limits,
+    };
+    Plan::new(facts).map_err(|why| {
+        let error = ApiError::new(ErrorCode::Failed, format!("{} cannot be deployed; nothing was done.", app.name));
+        CliError::Said { exit: Exit::Failed, error: error.details(why.into_iter().map(Into::into).collect()) }
+    })
+}
+
+/// That any host has granted a lock with.
+fn highest(answers: &BTreeMap<Box<str>, Answer>) -> u64 {
+    answers.values().flatten().map(|status| status.fence.number).max().unwrap_or(0)
+}
+
+/// The journal that goes furthest.
+async fn furthest(target: &Target, answers: &BTreeMap<Box<str>, Answer>) -> Result<Vec<Entry>, CliError> {
+    let marks = answers.iter().filter_map(|(name, answer)| Some((name, &answer.as_ref().ok()?.journal)));
+    let best = marks.max_by_key(|(_, mark)| (mark.number, mark.entries));
+    let Some(link) = best.and_then(|(name, _)| target.links.get(name)) else { return Ok(Vec::new()) };
+    let journal = link.journal(&target.app.name).await.map_err(|e| failed(format!("{}: {e:?}", link.host.name)))?;
+    let entries: Result<Vec<Entry>, _> = journal.entries.into_iter().map(serde_json::from_value).collect();
+    entries.map_err(|e| failed(format!("The journal of the rollout is not understood: {e}.")))
+}
+
+/// Until its end, or until somebody interrupts it: then the hosts hold what they have for their lease.
+fn run(
+    runtime: &tokio::runtime::Runtime,
+    local: &LocalSet,
+    target: &Target,
+    machine: Machine,
+    cargo: Cargo,
+    show: &mut Show<'_>,
+) -> Option<End> {
+    let cargo = Rc::new(cargo);
+    let (_wishes, mut wished) = mpsc::channel::<Wish>(1);
+    runtime.block_on(local.run_until(async {
+        let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        let stopped = async {
+            match (interrupt, terminate) {
+                (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                },
+                // Then the signals end svctl as any program, which comes to the same.
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            end = drive(machine, &target.links, &cargo, &mut wished, |said| show.said(&said)) => Some(end),
+            () = stopped => None,
+        }
+    }))
+}
+
+fn finish(show: &mut Show<'_>, app: &str, end: Option<End>) -> Result<Exit, CliError> {
+    show.end(app, end.as_ref());
+    Ok(match end {
+        Some(End::Over { outcome: Outcome::Done { .. }, .. }) => Exit::Ok,
+        Some(End::Over { outcome: Outcome::TakenBack { .. }, .. }) => Exit::TakenBack,
+        Some(End::Over { outcome: Outcome::Failed { .. }, .. } | End::Refused(_)) => Exit::Failed,
+        Some(End::Paused { .. }) => Exit::Paused,
+        Some(End::Locked(_)) => Exit::Locked,
+        Some(End::Superseded | End::Lost(_)) | None => Exit::Lost,
+    })
+}

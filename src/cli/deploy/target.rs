@@ -1,0 +1,140 @@
+//! Where an app is deployed to: the fleet file's hosts, or this one alone.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::args::{Cli, DeployArgs};
+use super::super::exit::CliError;
+use super::super::hosts;
+use crate::fleet::drive::{Link, Links};
+use crate::fleet::inventory::{self, App, Host, NotFound, Source};
+use crate::fleet::transport::Ways;
+use crate::fleet::transport::local::Local;
+use crate::fleet::transport::ssh::{Settings, Ssh};
+use crate::fleet::verdict;
+use crate::fleet::waves::Wave;
+
+/// Where there is no fleet file.
+const LEASE: Duration = Duration::from_secs(600);
+const PARALLEL: u32 = 20;
+
+pub struct Target {
+    pub app: App,
+    pub groups: BTreeMap<Box<str>, Vec<Box<str>>>,
+    /// What relative paths of the fleet file begin at.
+    pub base: PathBuf,
+    pub links: Links,
+    pub ways: Arc<Ways>,
+    /// By errors and latencies, beside readiness: where a fleet file says so.
+    pub judged: bool,
+}
+
+impl Target {
+    /// `args`: what is shipped, where no fleet file says it.
+    ///
+    /// # Errors
+    /// The fleet file has errors, does not know the app, or the hosts that were chosen.
+    pub fn find(cli: &Cli, app: &str, args: Option<&DeployArgs>) -> Result<Target, CliError> {
+        let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
+        let path = match &cli.fleet {
+            Some(path) => Some(path.clone()),
+            None => match inventory::find(&here, cli.environment.as_deref()) {
+                Ok(path) => Some(path),
+                Err(NotFound::Nowhere { .. }) if cli.environment.is_none() => None,
+                Err(error) => return Err(CliError::usage(error.to_string(), "--fleet FILE names another place.")),
+            },
+        };
+        match path {
+            Some(path) => Target::of_fleet(cli, hosts::load(&path)?, app),
+            None if cli.hosts.is_empty() => Ok(Target::here(cli, app, args, here)),
+            None => Err(CliError::usage(
+                format!("No fleet.toml says how {app} is deployed to other hosts."),
+                "Write one here, or name it: --fleet FILE. Without -H it is deployed to this host.",
+            )),
+        }
+    }
+
+    fn of_fleet(cli: &Cli, fleet: inventory::Fleet, name: &str) -> Result<Target, CliError> {
+        let Some(app) = fleet.apps.get(name) else {
+            let known: Vec<&str> = fleet.apps.keys().map(|name| &**name).collect();
+            return Err(CliError::usage(
+                format!("{} has no [app.{name}].", fleet.path.display()),
+                format!("It has {}.", if known.is_empty() { "no app".to_owned() } else { known.join(", ") }),
+            ));
+        };
+        let mut app = app.clone();
+        if !cli.hosts.is_empty() {
+            let chosen = fleet.select(&cli.hosts).map_err(|e| CliError::usage(e.to_string(), "See the fleet file."))?;
+            app.hosts.retain(|name| chosen.iter().any(|host| host.name == *name));
+            if app.hosts.is_empty() {
+                return Err(CliError::usage(
+                    format!("None of these hosts has {name}."),
+                    format!("[app.{name}] hosts says which have it."),
+                ));
+            }
+        }
+        if let Some(parallel) = cli.parallel {
+            app.parallel = parallel;
+        }
+        let mut settings = Settings { parallel: app.parallel as usize, ..Settings::default() };
+        settings.connect_timeout = fleet.connect_timeout.unwrap_or(settings.connect_timeout);
+        settings.config.clone_from(&fleet.ssh_config);
+        let hosts: Vec<Host> = app.hosts.iter().filter_map(|name| fleet.host(name).cloned()).collect();
+        let base = fleet.directory().to_owned();
+        Ok(Target::new(cli, app, fleet.groups, base, hosts, settings))
+    }
+
+    /// A fleet of one.
+    fn here(cli: &Cli, name: &str, args: Option<&DeployArgs>, base: PathBuf) -> Target {
+        let host = Host { local: true, ..Host::named(&host_name()) };
+        let source = match args.and_then(|args| args.artifact.clone()) {
+            Some(artifact) => Source::Artifact(artifact),
+            None => {
+                let repository = args.and_then(|args| args.repository.clone());
+                Source::Git {
+                    repository: repository.unwrap_or_else(|| base.to_string_lossy().into_owned()).into(),
+                    branch: args.and_then(|args| args.branch.clone()).unwrap_or_default().into(),
+                    trunk: None,
+                    only_branch: false,
+                }
+            }
+        };
+        let app = App {
+            name: name.into(),
+            source,
+            services: vec![name.into()],
+            hosts: vec![host.name.clone()],
+            paths: Vec::new(),
+            waves: vec![Wave::Percent(100)],
+            bake: Duration::ZERO,
+            parallel: cli.parallel.unwrap_or(PARALLEL),
+            max_unreachable: 0,
+            lease: LEASE,
+            verdict: verdict::Settings::default(),
+        };
+        let target = Target::new(cli, app, BTreeMap::new(), base, vec![host], Settings::default());
+        Target { judged: false, ..target }
+    }
+
+    fn new(
+        cli: &Cli,
+        app: App,
+        groups: BTreeMap<Box<str>, Vec<Box<str>>>,
+        base: PathBuf,
+        hosts: Vec<Host>,
+        settings: Settings,
+    ) -> Target {
+        let ways = Arc::new(Ways::new(Local::new(&cli.socket), Ssh::new(settings)));
+        let link = |host: Host| (host.name.clone(), Rc::new(Link::new(host, Arc::clone(&ways) as _)));
+        let links = hosts.into_iter().map(link).collect();
+        Target { app, groups, base, links, ways, judged: true }
+    }
+}
+
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| inventory::check_host_name(name).is_ok()).unwrap_or_else(|| "here".to_owned())
+}
