@@ -131,6 +131,8 @@ pub enum Command {
     IsActive(Names),
     /// Stop all services and svd
     Shutdown,
+    /// Bring an app's branch forward to where its trunk is, and push it
+    Push(PushArgs),
     /// Connect standard input and output with svd's control socket, for svctl on another host
     #[command(hide = true)]
     Relay,
@@ -339,6 +341,13 @@ pub struct UnlockArgs {
     /// Also from a rollout that goes on
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct PushArgs {
+    /// An app of the fleet file
+    #[arg(value_name = "APP")]
+    pub app: String,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -16,8 +16,8 @@ use super::lanes::{Lane, Lanes, Order};
 use super::status::show_again;
 use crate::api::client;
 use crate::api::types::{ApiError, ErrorCode};
-use crate::config::counted;
-use crate::fleet::inventory::{self, Host, NotFound, check_host_name};
+use crate::config::{counted, suggest};
+use crate::fleet::inventory::{self, App, Fleet, Host, NotFound, check_host_name};
 use crate::fleet::transport::local::Local;
 use crate::fleet::transport::ssh::{Settings, Ssh};
 use crate::fleet::transport::{HostDial, Transport, Ways};
@@ -78,12 +78,17 @@ pub fn run(context: &Context, cli: &Cli) -> Result<Exit, CliError> {
 fn order(command: &Command, json: bool) -> Result<Order, CliError> {
     match command {
         Command::Check(_) | Command::Completions(_) | Command::Man | Command::Demo(_) | Command::Relay => {
-            Err(CliError::usage("This verb is about this machine alone.", "Leave -H out, and what belongs to it."))
+            Err(not_of_hosts())
         }
         Command::Exec(_) if !json => Ok(Order::AsItComes),
         command if follows(command) => Ok(Order::AsItComes),
         _ => Ok(Order::OfHosts),
     }
+}
+
+/// The error of a verb that is not done on hosts.
+pub fn not_of_hosts() -> CliError {
+    CliError::usage("This verb is about this machine alone.", "Leave -H out.")
 }
 
 /// Goes on until it is interrupted.
@@ -100,34 +105,64 @@ fn chosen(cli: &Cli) -> Result<(Settings, Vec<Host>), CliError> {
     if cli.hosts.is_empty() {
         return Err(CliError::usage("No host is chosen.", "For example: svctl -H all status"));
     }
-    let mut settings = Settings { parallel: cli.parallel.unwrap_or(PARALLEL) as usize, ..Settings::default() };
-    let path = match &cli.fleet {
-        Some(path) => path.clone(),
-        None => {
-            let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
-            match inventory::find(&here, cli.environment.as_deref()) {
-                Ok(path) => path,
-                Err(NotFound::Nowhere { .. }) if cli.environment.is_none() => return Ok((settings, bare(&cli.hosts)?)),
-                Err(error) => return Err(CliError::usage(error.to_string(), "--fleet FILE names another place.")),
-            }
-        }
-    };
-    let fleet = load(&path)?;
+    let fleet = fleet(cli)?;
+    let settings = settings(cli, fleet.as_ref());
+    let Some(fleet) = fleet else { return Ok((settings, bare(&cli.hosts)?)) };
     let hosts = fleet.select(&cli.hosts).map_err(|unknown| {
         let known: Vec<&str> = fleet.hosts.iter().map(|host| &*host.name).take(20).collect();
         let hint = match &unknown.near {
             Some(near) => format!("Did you mean {near:?}?"),
-            None => format!("{} has {}.", path.display(), known.join(", ")),
+            None => format!("{} has {}.", fleet.path.display(), known.join(", ")),
         };
         CliError::usage(unknown.to_string(), hint)
     })?;
-    let hosts = hosts.into_iter().cloned().collect();
-    settings.connect_timeout = fleet.connect_timeout.unwrap_or(settings.connect_timeout);
-    settings.config = fleet.ssh_config;
-    Ok((settings, hosts))
+    Ok((settings, hosts.into_iter().cloned().collect()))
 }
 
-pub fn load(path: &Path) -> Result<inventory::Fleet, CliError> {
+/// What the fleet file says that the command line means; `None` where there is none, and none was asked for.
+///
+/// # Errors
+/// Everything that is wrong with it; that the one that was asked for is not there.
+pub fn fleet(cli: &Cli) -> Result<Option<Fleet>, CliError> {
+    if let Some(path) = &cli.fleet {
+        return load(path).map(Some);
+    }
+    let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    match inventory::find(&here, cli.environment.as_deref()) {
+        Ok(path) => load(&path).map(Some),
+        Err(NotFound::Nowhere { .. }) if cli.environment.is_none() => Ok(None),
+        Err(error) => Err(CliError::usage(error.to_string(), "--fleet FILE names another place.")),
+    }
+}
+
+/// The app of that name in the fleet file.
+///
+/// # Errors
+/// There is none.
+pub fn app<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f App, CliError> {
+    fleet.apps.get(name).ok_or_else(|| {
+        let names: Vec<&str> = fleet.apps.keys().map(|name| &**name).collect();
+        let hint = match suggest::closest(name, names.iter().copied()) {
+            Some(near) => format!("Did you mean {near:?}?"),
+            None if names.is_empty() => "A section [app.NAME] makes one.".to_owned(),
+            None => format!("There are {}.", suggest::listed(&names, "and")),
+        };
+        CliError::usage(format!("{} has no app {name:?}.", fleet.path.display()), hint)
+    })
+}
+
+/// How ssh is used.
+pub fn settings(cli: &Cli, fleet: Option<&Fleet>) -> Settings {
+    let standard = Settings::default();
+    let timeout = fleet.and_then(|fleet| fleet.connect_timeout);
+    Settings {
+        config: fleet.and_then(|fleet| fleet.ssh_config.clone()),
+        connect_timeout: timeout.unwrap_or(standard.connect_timeout),
+        parallel: cli.parallel.map_or(standard.parallel, |count| count as usize),
+    }
+}
+
+fn load(path: &Path) -> Result<Fleet, CliError> {
     inventory::load(path).map_err(|errors| {
         let message = format!("{} has {}; nothing was done.", path.display(), counted(errors.0.len(), "error"));
         let lines = errors.0.iter().map(|error| error.to_string().trim_end().into());
@@ -158,7 +193,7 @@ fn allow_many_files() -> nix::Result<()> {
 }
 
 /// From now on, INT, TERM and HUP end ssh's connections and remove what they needed before they end svctl.
-fn close_when_interrupted(ways: Arc<Ways>, interrupted: Arc<AtomicBool>) {
+pub fn close_when_interrupted(ways: Arc<Ways>, interrupted: Arc<AtomicBool>) {
     let (listening, listens) = mpsc::channel();
     let thread = move || {
         let Ok(runtime) = client::runtime() else { return };

@@ -20,6 +20,7 @@ mod lanes;
 mod logs;
 mod manual;
 mod pid;
+mod push;
 mod relay;
 mod releases;
 pub mod render;
@@ -70,6 +71,7 @@ fn over_hosts(context: &Context, cli: &Cli) -> Option<Result<Exit, CliError>> {
         Command::Resume(args) => deploy::take_over(context, cli, args, Some(Wish::Resume)),
         Command::Promote(args) => deploy::take_over(context, cli, args, Some(Wish::Promote)),
         Command::Abort(args) => deploy::abort(context, cli, args),
+        Command::Push(args) => push::push(context, cli, args),
         _ => return None,
     })
 }
@@ -102,7 +104,8 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         | Command::Attach(_)
         | Command::Resume(_)
         | Command::Promote(_)
-        | Command::Abort(_) => Ok(Exit::Usage),
+        | Command::Abort(_)
+        | Command::Push(_) => Ok(Exit::Usage),
         Command::Releases(args) => releases::releases(context, args),
         Command::History(args) => releases::history(context, args),
         Command::Rollback(args) => releases::rollback(context, args),

@@ -24,7 +24,8 @@ pub enum Goods {
     Artifact(Artifact),
 }
 
-fn of_git(error: GitError) -> CliError {
+/// In the words of the command line.
+pub fn of_git(error: GitError) -> CliError {
     let mut said = ApiError::new(ErrorCode::Failed, error.to_string());
     said.hint = error.hint().map(Into::into);
     CliError::Said { exit: Exit::Failed, error: said }

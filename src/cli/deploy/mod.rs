@@ -6,7 +6,7 @@
 //! | [`goods`] | what is shipped: a commit or an artifact, and how it differs from what runs |
 //! | [`show`] | the plan and what happens, for people and as JSON |
 
-mod goods;
+pub mod goods;
 mod show;
 mod target;
 

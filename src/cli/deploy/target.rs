@@ -10,7 +10,7 @@ use super::super::args::{Cli, DeployArgs};
 use super::super::exit::CliError;
 use super::super::hosts;
 use crate::fleet::drive::{Link, Links};
-use crate::fleet::inventory::{self, App, Host, NotFound, Source};
+use crate::fleet::inventory::{self, App, Host, Source};
 use crate::fleet::transport::Ways;
 use crate::fleet::transport::local::Local;
 use crate::fleet::transport::ssh::{Settings, Ssh};
@@ -39,16 +39,8 @@ impl Target {
     /// The fleet file has errors, does not know the app, or the hosts that were chosen.
     pub fn find(cli: &Cli, app: &str, args: Option<&DeployArgs>) -> Result<Target, CliError> {
         let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
-        let path = match &cli.fleet {
-            Some(path) => Some(path.clone()),
-            None => match inventory::find(&here, cli.environment.as_deref()) {
-                Ok(path) => Some(path),
-                Err(NotFound::Nowhere { .. }) if cli.environment.is_none() => None,
-                Err(error) => return Err(CliError::usage(error.to_string(), "--fleet FILE names another place.")),
-            },
-        };
-        match path {
-            Some(path) => Target::of_fleet(cli, hosts::load(&path)?, app),
+        match hosts::fleet(cli)? {
+            Some(fleet) => Target::of_fleet(cli, fleet, app),
             None if cli.hosts.is_empty() => Ok(Target::here(cli, app, args, here)),
             None => Err(CliError::usage(
                 format!("No fleet.toml says how {app} is deployed to other hosts."),
@@ -58,14 +50,7 @@ impl Target {
     }
 
     fn of_fleet(cli: &Cli, fleet: inventory::Fleet, name: &str) -> Result<Target, CliError> {
-        let Some(app) = fleet.apps.get(name) else {
-            let known: Vec<&str> = fleet.apps.keys().map(|name| &**name).collect();
-            return Err(CliError::usage(
-                format!("{} has no [app.{name}].", fleet.path.display()),
-                format!("It has {}.", if known.is_empty() { "no app".to_owned() } else { known.join(", ") }),
-            ));
-        };
-        let mut app = app.clone();
+        let mut app = hosts::app(&fleet, name)?.clone();
         if !cli.hosts.is_empty() {
             let chosen = fleet.select(&cli.hosts).map_err(|e| CliError::usage(e.to_string(), "See the fleet file."))?;
             app.hosts.retain(|name| chosen.iter().any(|host| host.name == *name));
@@ -79,9 +64,7 @@ impl Target {
         if let Some(parallel) = cli.parallel {
             app.parallel = parallel;
         }
-        let mut settings = Settings { parallel: app.parallel as usize, ..Settings::default() };
-        settings.connect_timeout = fleet.connect_timeout.unwrap_or(settings.connect_timeout);
-        settings.config.clone_from(&fleet.ssh_config);
+        let settings = Settings { parallel: app.parallel as usize, ..hosts::settings(cli, Some(&fleet)) };
         let hosts: Vec<Host> = app.hosts.iter().filter_map(|name| fleet.host(name).cloned()).collect();
         let base = fleet.directory().to_owned();
         Ok(Target::new(cli, app, fleet.groups, base, hosts, settings))

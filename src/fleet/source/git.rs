@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::super::run::{self, Done, RunError};
 use super::artifact::unpack;
 use super::check_ref_name;
+use crate::config::counted;
 use crate::sys::io_text;
 
 /// For what only looks at the mirror.
@@ -93,7 +94,7 @@ pub enum GitError {
     Name { name: String, why: &'static str },
     #[error("{repository} has no branch, tag or commit {name:?}.")]
     Unknown { repository: String, name: String },
-    #[error("{branch} has {behind} commits that are not in {trunk}: it cannot be brought forward to it.")]
+    #[error("{branch} has {} that {trunk} has not: it cannot be brought forward.", counted(usize::try_from(*behind).unwrap_or(usize::MAX), "commit"))]
     Diverged { trunk: String, branch: String, behind: u64 },
     #[error("The tag {0} is there already, for another commit.")]
     TagExists(String),
