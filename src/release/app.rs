@@ -383,7 +383,7 @@ impl App {
         let Some(switch) = self.switch.take() else { return };
         match result {
             // An earlier trial that was come back to goes on.
-            Ok(()) if switch.back => _ = self.trial.take_if(|trial| Some(&trial.release) != switch.to.as_ref()),
+            Ok(()) if switch.back => _ = self.trial.take_if(|trial| Some(&trial.release) == switch.from.as_ref()),
             Ok(()) => self.trial = switch.trial,
             // The way back failed: it is tried again, and the trial says from where.
             Err(_) if switch.back => {}

@@ -67,6 +67,10 @@ impl Kept {
         if from > there {
             return Ok(there);
         }
+        if same && old.number == number && from + entries.len() <= there {
+            // It came late, and what came after it from the same driver is here.
+            return Ok(there);
+        }
         if from + entries.len() > MOST {
             return Err(format!("the rollout has more than {MOST} entries"));
         }
@@ -163,6 +167,7 @@ mod tests {
         let kept = Kept::open(file.clone());
         assert_eq!(kept.append("r", 1, 0, values(0..3)).await, Ok(3));
         assert_eq!(kept.append("r", 1, 3, values(3..5)).await, Ok(5));
+        assert_eq!(kept.append("r", 1, 3, values(3..4)).await, Ok(5), "it came late: nothing gets shorter");
         assert_eq!(kept.append("r", 1, 9, values(9..10)).await, Ok(5), "there is a gap: nothing is written");
         assert_eq!(kept.append("r", 2, 4, values(14..16)).await, Ok(6), "another driver knows it otherwise");
         let expected = [values(0..4), values(14..16)].concat();

@@ -11,6 +11,9 @@ use super::plan::Limits;
 use super::timers::Timer;
 use crate::fleet::verdict::{Cause, Incident, Judge, Outcome, TICK, Tick};
 
+/// A round ends then, whoever has answered.
+const LONGEST_ROUND: Duration = Duration::from_secs(30);
+
 #[derive(Clone, Debug)]
 pub(super) struct Bake {
     pub wave: usize,
@@ -46,8 +49,15 @@ impl Machine {
         self.next_round();
     }
 
-    /// Whoever has not answered the last one is not counted in it.
+    /// Whoever has not answered the last one by now is not counted in it.
     pub(super) fn next_round(&mut self) {
+        if let Phase::Baking(bake) = &self.phase
+            && bake.awaited.is_some_and(|n| n > 0)
+            && self.now < bake.round_began + LONGEST_ROUND
+        {
+            // Many hosts, few calls at once: it counts as one long tick.
+            return self.timers.set(Timer::Bake, bake.round_began + LONGEST_ROUND);
+        }
         self.end_round();
         if self.next.is_some() || self.ended {
             return;
@@ -83,6 +93,11 @@ impl Machine {
     fn end_round_if_complete(&mut self) {
         if matches!(&self.phase, Phase::Baking(bake) if bake.awaited == Some(0)) {
             self.end_round();
+            if let Phase::Baking(bake) = &self.phase
+                && self.next.is_none()
+            {
+                self.timers.set(Timer::Bake, self.now.max(bake.round_began + TICK));
+            }
         }
     }
 

@@ -149,7 +149,7 @@ impl Machine {
         }
         self.queue(at);
         let (now, entries, renew_after) = (self.now, self.entries.len(), self.lease() / 3);
-        let locking = matches!(self.phase, Phase::Locking { .. } | Phase::Reading { .. });
+        let locking = matches!(self.phase, Phase::Locking { .. });
         let host = &mut self.hosts[at];
         let wanted = host.is_part() || host.job.is_some();
         let mut due = Vec::new();
@@ -457,6 +457,10 @@ impl Machine {
             && host.job.is_some()
         {
             *error = Some(format!("{}: whether the second migration ran is not known: {why}", host.name).into());
+        }
+        if matches!(self.phase, Phase::Reading { .. }) && host.job.is_some() {
+            self.drop_job(at);
+            return self.read_another(at);
         }
         let going_back = matches!(self.progress.stage, Stage::Failing { .. });
         match host.skipped || going_back {

@@ -22,7 +22,8 @@ pub enum Call {
     },
     /// The whole journal that the host has.
     Read,
-    /// Writes entries from a place on, in the stead of what the host has there.
+    /// Writes entries from a place on, in the stead of what the host has there; but of the number that wrote last it keeps what
+    /// it has and goes further: this call is late.
     Append {
         from: usize,
         entries: Vec<Entry>,

@@ -146,8 +146,8 @@ pub struct Progress {
     pub skipped: BTreeMap<Box<str>, Box<str>>,
     /// A migration was run, or may have been.
     pub migrated: bool,
-    /// Some host may have been switched.
-    pub switched: bool,
+    /// Hosts of waves up to this one may have been switched.
+    pub begun: Option<usize>,
 }
 
 impl Progress {
@@ -176,7 +176,7 @@ impl Progress {
             // What was begun may have been done.
             What::Migrating { .. } => self.migrated = true,
             What::Migrated { ran } => self.migrated = *ran,
-            What::Begun { .. } => self.switched = true,
+            What::Begun { wave } => self.begun = self.begun.max(Some(*wave)),
             What::Paused { why } => self.paused = Some(why.clone()),
             What::Resumed | What::Promoted { .. } | What::Restarted { .. } | What::Failing { .. } => self.paused = None,
             _ => {}
@@ -277,8 +277,8 @@ impl Progress {
             What::Ended { outcome, .. } => {
                 let fits = match outcome {
                     Outcome::Done { .. } => matches!(self.stage, Stage::Confirming | Stage::Completed { .. }),
-                    Outcome::TakenBack { .. } => matches!(self.stage, Stage::Failing { .. }) && self.switched,
-                    Outcome::Failed { .. } => matches!(self.stage, Stage::Failing { .. }) && !self.switched,
+                    Outcome::TakenBack { .. } => matches!(self.stage, Stage::Failing { .. }) && self.begun.is_some(),
+                    Outcome::Failed { .. } => matches!(self.stage, Stage::Failing { .. }) && self.begun.is_none(),
                 };
                 fits.then_some(Stage::Ended)
             }

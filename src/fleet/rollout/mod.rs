@@ -41,7 +41,9 @@ mod calls;
 pub mod event;
 mod host;
 pub mod journal;
+mod locking;
 mod machine;
+mod people;
 mod phases;
 pub mod plan;
 #[cfg(test)]

@@ -1,19 +1,16 @@
 //! From one phase to the next.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::bake::Bake;
 use super::event::{Action, Call, End, Mark, Report, Wish};
 use super::host::{At, Host};
-use super::journal::{Entry, Outcome, Progress, Stage, What};
-use super::machine::{Machine, Purpose, Start, next_number};
+use super::journal::{Outcome, Stage, What};
+use super::machine::{Machine, Purpose};
 use super::plan::{MigrateOn, Step};
 use super::timers::Timer;
 use crate::fleet::waves::Condition;
 
-/// Times that a higher number is tried when somebody else was faster.
-const HIGHER: u32 = 3;
 /// Times that all is looked through once more for hosts that have come back.
 const AGAIN: u32 = 3;
 
@@ -86,12 +83,6 @@ impl Machine {
         }
     }
 
-    fn lock_first(&mut self, tries: u32) {
-        let (rest, refused, higher, marks, other) = (false, None, 0, BTreeMap::new(), 0);
-        self.phase = Phase::Locking { rest, refused, higher, tries, marks, other };
-        self.give_job(0, [Call::Lock { lease: self.plan.limits.lease() }]);
-    }
-
     /// As far as it goes without another answer.
     pub(super) fn advance(&mut self) {
         loop {
@@ -145,7 +136,7 @@ impl Machine {
         }
     }
 
-    fn jobs_for(&mut self, calls: impl Fn(&Host) -> Option<Vec<Call>>) {
+    pub(super) fn jobs_for(&mut self, calls: impl Fn(&Host) -> Option<Vec<Call>>) {
         for at in 0..self.hosts.len() {
             if let Some(calls) = calls(&self.hosts[at]) {
                 self.give_job(at, calls);
@@ -192,107 +183,13 @@ impl Machine {
         true
     }
 
-    fn write_and(&mut self, what: What, phase: Phase) -> bool {
+    pub(super) fn write_and(&mut self, what: What, phase: Phase) -> bool {
         self.record(what);
         self.and(phase)
     }
 
-    fn unlock_and(&mut self, end: End) -> bool {
+    pub(super) fn unlock_and(&mut self, end: End) -> bool {
         self.and(Phase::Unlocking { end })
-    }
-
-    /// The hosts that were asked for the lock have answered.
-    fn locked(&mut self) -> bool {
-        let Phase::Locking { rest, refused, higher, tries, marks, other } = &mut self.phase else { return false };
-        if let Some(who) = refused.take() {
-            return self.give_lock_up(End::Locked(who));
-        }
-        // What was written with a number was granted it, even if that is forgotten.
-        let written = marks.values().map(|mark| mark.number).max().unwrap_or(0);
-        *higher = (*higher).max(written);
-        if *higher >= self.number {
-            if *tries >= HIGHER {
-                return self.give_lock_up(End::Locked("somebody else takes the lock at the same time".into()));
-            }
-            let tries = *tries + 1;
-            self.number = next_number(*higher, self.number);
-            self.hosts.iter_mut().for_each(|host| host.locked = false);
-            self.lock_first(tries);
-            return true;
-        }
-        if !std::mem::replace(rest, true) && self.hosts.len() > 1 {
-            let lease = self.plan.limits.lease();
-            self.jobs_for(|host| (!host.locked && host.lost.is_none()).then(|| vec![Call::Lock { lease }]));
-            return true;
-        }
-        let (marks, other) = (std::mem::take(marks), *other);
-        if !self.is_quorum(|host| host.locked) {
-            let away: Vec<&str> = self.hosts.iter().filter(|h| !h.locked).map(|h| &*h.name).collect();
-            let why = format!("no majority of the hosts answers; these do not: {}", away.join(", "));
-            return self.give_lock_up(End::Lost(why.into()));
-        }
-        if self.is_take_over() {
-            return self.read_best(marks, other);
-        }
-        self.record(What::Planned(Arc::new(self.plan.clone())));
-        self.write_and(What::Taken { by: self.by.clone() }, Phase::Route)
-    }
-
-    /// What another driver of this rollout held stays locked: its end is still to be brought about.
-    fn give_lock_up(&mut self, end: End) -> bool {
-        if self.is_take_over() {
-            self.end(end);
-            return false;
-        }
-        self.unlock_and(end)
-    }
-
-    fn read_best(&mut self, marks: BTreeMap<usize, Mark>, other: u64) -> bool {
-        let Some((&at, &best)) = marks.iter().rev().max_by_key(|(_, mark)| **mark) else { return false };
-        self.phase = Phase::Reading { best, marks, error: None };
-        match best.entries {
-            _ if other > best.number => {
-                self.unlock_and(End::Refused("another rollout has begun since: this one cannot be gone on with".into()))
-            }
-            0 => self.unlock_and(End::Refused("nothing of this rollout was written down: it was not begun".into())),
-            _ => {
-                self.give_job(at, [Call::Read]);
-                true
-            }
-        }
-    }
-
-    /// The furthest journal.
-    pub(super) fn read(&mut self, entries: Vec<Entry>) {
-        let Phase::Reading { best, marks, error } = &mut self.phase else { return };
-        let progress = match Progress::replay(&entries) {
-            Ok(progress) if progress.plan.as_deref() == Some(&self.plan) && entries.len() >= best.entries => progress,
-            Ok(_) => return *error = Some("the rollout's journal is of another plan".into()),
-            Err(why) => return *error = Some(why.into()),
-        };
-        for (at, mark) in marks.iter().filter(|(_, mark)| *mark == best) {
-            self.hosts[*at].journal = mark.entries;
-        }
-        for host in &mut self.hosts {
-            host.skipped = progress.skipped.contains_key(&host.name);
-            // Who does not answer now may have been switched before.
-            if !host.locked && progress.switched && host.wave.is_some() {
-                host.at = At::Unsure;
-                host.lost.get_or_insert((self.now, "it does not answer".into()));
-            }
-        }
-        self.progress = progress;
-        self.entries = entries;
-        if let Start::TakeOver(wish) = self.start {
-            self.wish = Some(wish);
-        }
-        match self.progress.stage {
-            Stage::Ended => {
-                self.replicate();
-                self.goto(Phase::Route);
-            }
-            _ => drop(self.write_and(What::Taken { by: self.by.clone() }, Phase::Route)),
-        }
     }
 
     /// Goes where the journal says that the rollout is.
@@ -490,9 +387,9 @@ impl Machine {
             return self.and(self.first_back(again + 1));
         }
         let Stage::Failing { cause, .. } = self.progress.stage.clone() else { return self.and(Phase::Route) };
-        let outcome = match self.progress.switched {
-            true => Outcome::TakenBack { cause },
-            false => Outcome::Failed { cause },
+        let outcome = match self.progress.begun {
+            Some(_) => Outcome::TakenBack { cause },
+            None => Outcome::Failed { cause },
         };
         let places = self.where_all_are();
         self.write_and(What::Ended { outcome, places }, Phase::Route)
@@ -539,81 +436,5 @@ impl Machine {
         let outcome = Outcome::Done { remarks: self.remarks.clone() };
         let places = self.where_all_are();
         self.write_and(What::Ended { outcome, places }, Phase::Route);
-    }
-
-    fn begin_pause(&mut self) {
-        // The long lease is for now, not for when the short one would be due.
-        self.hosts.iter_mut().for_each(|host| host.renewed = None);
-        self.wake_all = true;
-    }
-
-    /// Every host that is reached has the long lease: whoever drives may go.
-    fn told_pause(&mut self, told: bool) -> bool {
-        let waits = |host: &Host| host.locked && !host.skipped && host.lost.is_none() && host.renewed.is_none();
-        if told || self.hosts.iter().any(waits) {
-            return false;
-        }
-        let why = self.progress.paused.clone().unwrap_or_default();
-        self.phase = Phase::Paused { told: true };
-        self.out.push(Action::End(End::Paused { why }));
-        false
-    }
-
-    pub(super) fn handle_wish(&mut self, wish: Wish) {
-        let settled = self.committed == self.entries.len() && self.next.is_none();
-        match wish {
-            // Whatever is under way is waited for.
-            Wish::Abort { .. } => self.grant(wish),
-            _ if settled && matches!(self.phase, Phase::Paused { .. } | Phase::Baking(_)) => self.grant(wish),
-            _ => self.wish = Some(wish),
-        }
-    }
-
-    /// Does what somebody has asked for, where that can be.
-    pub(super) fn grant(&mut self, wish: Wish) {
-        let by = self.by.clone();
-        let alert = |machine: &mut Machine, why: &str| machine.out.push(Action::Report(Report::Alert(why.into())));
-        let going_back = matches!(self.progress.stage, Stage::Failing { .. });
-        match wish {
-            _ if self.is_past_return() || going_back => {
-                let why = if going_back { "it is being taken back already" } else { "it is being confirmed already" };
-                alert(self, &format!("the rollout cannot be changed any more: {why}"));
-                if matches!(self.phase, Phase::Route) {
-                    self.goto(Phase::Route);
-                }
-            }
-            Wish::Abort { force } => {
-                self.fail(&format!("aborted by {by}"), force);
-                if matches!(self.phase, Phase::Begin | Phase::Locking { .. } | Phase::Reading { .. }) {
-                    self.wish = Some(wish);
-                }
-            }
-            Wish::Promote => match self.progress.stage {
-                Stage::Wave(wave) => {
-                    self.timers.clear(Timer::Bake);
-                    self.write_and(What::Promoted { wave }, Phase::Route);
-                }
-                _ => self.resume(),
-            },
-            Wish::Resume => self.resume(),
-            Wish::Pause => {
-                self.timers.clear(Timer::Bake);
-                if self.progress.paused.is_none() {
-                    self.record(What::Paused { why: format!("paused by {by}").into() });
-                }
-                self.goto(Phase::Paused { told: false });
-            }
-        }
-    }
-
-    fn resume(&mut self) {
-        if self.progress.paused.is_some() {
-            self.record(What::Resumed);
-            self.hosts.iter_mut().for_each(|host| host.renewed = None);
-            return self.goto(Phase::Route);
-        }
-        if matches!(self.phase, Phase::Route) {
-            self.goto(Phase::Route);
-        }
     }
 }

@@ -218,6 +218,12 @@ impl Host {
         if from > there {
             return there;
         }
+        let number = entries.last().map_or(0, |entry| entry.number);
+        let newest = self.entries(rollout).last().map_or(0, |entry| entry.number);
+        if number == newest && from + entries.len() <= there {
+            // It came late: there is more of the same driver already.
+            return there;
+        }
         if *self.journal.0 != *rollout {
             self.journal = (rollout.into(), Vec::new());
         }

@@ -227,6 +227,7 @@ fn random(seed: u64) -> World {
     world
 }
 
+#[expect(clippy::disallowed_methods, reason = "forbidden to what is tested")]
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|v| v.parse().ok())
 }
@@ -264,8 +265,10 @@ fn finish(world: &mut World) {
 fn history(seed: u64, traced: bool) -> &'static str {
     let mut world = random(seed);
     world.trace = traced.then(Vec::new);
-    let calm = world.chaos_until.is_zero() && world.rollouts.len() == 1;
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| finish(&mut world)));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        finish(&mut world);
+        calm_weather(&world);
+    }));
     if let Err(panic) = result {
         if let Some(trace) = &world.trace {
             println!("{}", trace.join("\n"));
@@ -276,26 +279,37 @@ fn history(seed: u64, traced: bool) -> &'static str {
         }
         std::panic::resume_unwind(panic);
     }
-    let name = match &world.rollouts[0].end {
+    how_it_ended(&world)
+}
+
+fn how_it_ended(world: &World) -> &'static str {
+    match &world.rollouts[0].end {
         Some(End::Over { outcome: Outcome::Done { .. }, .. }) => "done",
         Some(End::Over { outcome: Outcome::TakenBack { .. }, .. }) => "taken back",
         Some(End::Over { outcome: Outcome::Failed { .. }, .. }) => "failed",
         Some(End::Locked(_)) => "locked",
         Some(_) => "other",
         None => "nothing",
-    };
-    if calm {
-        let quality = &world.rollouts[0].quality;
-        let migrates = world.rollouts[0].plan.migration.is_some();
-        let good = quality.broken_on.is_empty()
-            && quality.errors <= 1
-            && quality.unfit_after.is_none()
-            && !(quality.migration_fails && migrates);
-        let few = world.hosts[0].load == 1;
-        assert!(!good || few || name == "done", "a good release in calm weather: {name}");
-        assert!(world.hosts.iter().all(|h| h.expired == 0), "a lease has run out in calm weather");
     }
-    name
+}
+
+/// Where nothing fails but perhaps the release, no lease runs out, and a good one ends on all hosts.
+fn calm_weather(world: &World) {
+    if !world.chaos_until.is_zero() || world.rollouts.len() > 1 {
+        return;
+    }
+    let Rollout { quality, plan, .. } = &world.rollouts[0];
+    let good = quality.broken_on.is_empty()
+        && quality.errors <= 1
+        && quality.unfit_after.is_none()
+        && !(quality.migration_fails && plan.migration.is_some());
+    let few = world.hosts[0].load == 1;
+    assert!(
+        !good || few || how_it_ended(world) == "done",
+        "a good release in calm weather: {:?}",
+        world.rollouts[0].end
+    );
+    assert!(world.hosts.iter().all(|h| h.expired == 0), "a lease has run out in calm weather");
 }
 
 #[test]
@@ -305,7 +319,7 @@ fn random_histories() {
     }
     let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
     let first = number("AIRDOCK_FIRST").unwrap_or(0);
-    for seed in first..first + number("AIRDOCK_ROLLOUTS").unwrap_or(400) {
+    for seed in first..first + number("AIRDOCK_ROLLOUTS").unwrap_or(200) {
         *ends.entry(history(seed, false)).or_default() += 1;
     }
     println!("{ends:?}");

@@ -1,0 +1,125 @@
+//! The lock, and the journal that whoever holds it goes on from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::event::{Call, End, Mark};
+use super::host::At;
+use super::journal::{Entry, Progress, Stage, What};
+use super::machine::{Machine, Start, next_number};
+use super::phases::Phase;
+
+/// Times that a higher number is tried when somebody else was faster.
+const HIGHER: u32 = 3;
+
+impl Machine {
+    pub(super) fn lock_first(&mut self, tries: u32) {
+        let (rest, refused, higher, marks, other) = (false, None, 0, BTreeMap::new(), 0);
+        self.phase = Phase::Locking { rest, refused, higher, tries, marks, other };
+        self.give_job(0, [Call::Lock { lease: self.plan.limits.lease() }]);
+    }
+
+    /// The hosts that were asked for the lock have answered.
+    pub(super) fn locked(&mut self) -> bool {
+        let Phase::Locking { rest, refused, higher, tries, marks, other } = &mut self.phase else { return false };
+        if let Some(who) = refused.take() {
+            return self.give_lock_up(End::Locked(who));
+        }
+        // What was written with a number was granted it, even if that is forgotten.
+        let written = marks.values().map(|mark| mark.number).max().unwrap_or(0);
+        *higher = (*higher).max(written);
+        if *higher >= self.number {
+            if *tries >= HIGHER {
+                return self.give_lock_up(End::Locked("somebody else takes the lock at the same time".into()));
+            }
+            let tries = *tries + 1;
+            self.number = next_number(*higher, self.number);
+            self.hosts.iter_mut().for_each(|host| host.locked = false);
+            self.lock_first(tries);
+            return true;
+        }
+        if !std::mem::replace(rest, true) && self.hosts.len() > 1 {
+            let lease = self.plan.limits.lease();
+            self.jobs_for(|host| (!host.locked && host.lost.is_none()).then(|| vec![Call::Lock { lease }]));
+            return true;
+        }
+        let (marks, other) = (std::mem::take(marks), *other);
+        if !self.is_quorum(|host| host.locked) {
+            let away: Vec<&str> = self.hosts.iter().filter(|h| !h.locked).map(|h| &*h.name).collect();
+            let why = format!("no majority of the hosts answers; these do not: {}", away.join(", "));
+            return self.give_lock_up(End::Lost(why.into()));
+        }
+        if self.is_take_over() {
+            return self.read_best(marks, other);
+        }
+        self.record(What::Planned(Arc::new(self.plan.clone())));
+        self.write_and(What::Taken { by: self.by.clone() }, Phase::Route)
+    }
+
+    /// What another driver of this rollout held stays locked: its end is still to be brought about.
+    fn give_lock_up(&mut self, end: End) -> bool {
+        if self.is_take_over() {
+            self.end(end);
+            return false;
+        }
+        self.unlock_and(end)
+    }
+
+    fn read_best(&mut self, marks: BTreeMap<usize, Mark>, other: u64) -> bool {
+        let Some((&at, &best)) = marks.iter().rev().max_by_key(|(_, mark)| **mark) else { return false };
+        self.phase = Phase::Reading { best, marks, error: None };
+        match best.entries {
+            _ if other > best.number => {
+                self.unlock_and(End::Refused("another rollout has begun since: this one cannot be gone on with".into()))
+            }
+            0 => self.unlock_and(End::Refused("nothing of this rollout was written down: it was not begun".into())),
+            _ => {
+                self.give_job(at, [Call::Read]);
+                true
+            }
+        }
+    }
+
+    /// The host with the furthest journal is lost: is there another one?
+    pub(super) fn read_another(&mut self, lost: usize) {
+        let Phase::Reading { best, marks, .. } = &mut self.phase else { return };
+        marks.remove(&lost);
+        match marks.iter().find(|(_, mark)| *mark == best).map(|(at, _)| *at) {
+            Some(at) => self.give_job(at, [Call::Read]),
+            None => self.end(End::Lost("the host with the rollout's latest journal does not answer any more".into())),
+        }
+    }
+
+    /// The furthest journal.
+    pub(super) fn read(&mut self, entries: Vec<Entry>) {
+        let Phase::Reading { best, marks, error } = &mut self.phase else { return };
+        let progress = match Progress::replay(&entries) {
+            Ok(progress) if progress.plan.as_deref() == Some(&self.plan) && entries.len() >= best.entries => progress,
+            Ok(_) => return *error = Some("the rollout's journal is of another plan".into()),
+            Err(why) => return *error = Some(why.into()),
+        };
+        for (at, mark) in marks.iter().filter(|(_, mark)| *mark == best) {
+            self.hosts[*at].journal = mark.entries;
+        }
+        for host in &mut self.hosts {
+            host.skipped = progress.skipped.contains_key(&host.name);
+            // Who does not answer now may have been switched before.
+            if !host.locked && host.wave.is_some() && host.wave <= progress.begun {
+                host.at = At::Unsure;
+                host.lost.get_or_insert((self.now, "it does not answer".into()));
+            }
+        }
+        self.progress = progress;
+        self.entries = entries;
+        if let Start::TakeOver(wish) = self.start {
+            self.wish = Some(wish);
+        }
+        match self.progress.stage {
+            Stage::Ended => {
+                self.replicate();
+                self.goto(Phase::Route);
+            }
+            _ => drop(self.write_and(What::Taken { by: self.by.clone() }, Phase::Route)),
+        }
+    }
+}
