@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::app::{App, Release};
 use support::env::Env;
 use support::load::Load;
-use support::plain::{SLEEP, script};
+use support::plain::{NOBODY, SLEEP, script};
+use support::svd::both;
 use support::{PATIENCE, Svd, free_port, http_get, run_limited, wait_until};
 
 /// Whoever deploys, with the lock.
@@ -412,4 +414,106 @@ fn an_environment_is_built_once_and_sealed() {
     deployer.activate("r5");
     deployer.ok("confirm", json!({}));
     assert_eq!(deployer.ok("prune", json!({}))["venvs"], 1, "r3's; r1 and r5 have the same");
+}
+
+/// svctl in a directory, with a home for what it keeps; `user`: not as root.
+fn deploy(svd: &Svd, dir: &Path, user: Option<u32>, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = svd.svctl_command(words);
+    command.current_dir(dir).env("HOME", svd.path("home")).env_remove("XDG_CACHE_HOME");
+    if let Some(id) = user {
+        command.uid(id).gid(id);
+    }
+    let output = run_limited(command, PATIENCE * 2);
+    (output.status.code(), both(&output))
+}
+
+#[test]
+fn svctl_deploys_a_commit_to_this_host() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (svd, address) = site(&env);
+    let repository = svd.path("repository");
+    fs::create_dir(&repository).expect("mkdir");
+    let commit = |release: &Release| {
+        let made = svd.app("made").publish(release);
+        let mut git = Command::new("sh");
+        git.current_dir(&repository).arg("-c").arg(
+            "test -e .git || { git init -q -b main && git config user.email t@example.org && git config user.name T; }
+             cp -r \"$1\"/. . && git add -A && git commit -q -m 'another release'",
+        );
+        assert!(
+            run_limited(
+                {
+                    git.arg("sh").arg(made);
+                    git
+                },
+                PATIENCE
+            )
+            .status
+            .success()
+        );
+    };
+    fs::create_dir(svd.path("home")).expect("mkdir");
+    commit(&Release::new("one"));
+    let (code, said) = deploy(&svd, &repository, None, &["plan", "web"]);
+    assert!(code == Some(0) && said.contains("its files are not there yet"), "{said}");
+    assert_eq!(current(&svd), None, "a plan does nothing");
+    let (code, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
+    assert_eq!(code, Some(0), "{said}");
+    let load = Load::start(address);
+    commit(&Release::new("two"));
+    fs::write(repository.join("wsgi_app.py"), "what is not committed is not shipped").expect("write");
+    let (code, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
+    assert!(code == Some(0) && said.contains("another release (T)"), "{said}");
+    assert!(http_get(address, "/").expect("it answers").1.contains("release=two"));
+    let (_, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
+    assert!(said.contains("There is nothing to do."), "{said}");
+    commit(&Release::new("three").with("probe", "fail"));
+    let (code, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
+    assert!(code == Some(7) && said.contains("answered 500"), "{said}");
+    load.more(20);
+    load.stop().assert_no_failure();
+    svd.ok(&["lock", "web", "-m", "no deploys on Fridays"]);
+    let (code, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
+    assert!(code == Some(9) && said.contains("no deploys on Fridays"), "{said}");
+    svd.ok(&["unlock", "web"]);
+    svd.ok(&["rollback", "web"]);
+    assert!(http_get(address, "/").expect("it answers").1.contains("release=one"));
+}
+
+#[test]
+fn whoever_may_deploy_needs_not_be_root() {
+    if support::plain::needs_root() {
+        return;
+    }
+    let mut svd = Svd::new();
+    fs::create_dir_all(svd.path("srv/job")).expect("the root");
+    let root = svd.path("srv/job");
+    svd.service(
+        "job",
+        &script("exec sh {release}/run", &format!("root = '{}'\n[deploy]\nbuild = 'none'\n", root.display())),
+    );
+    let rule = |verbs: &str| format!("[[access]]\nusers = ['nobody']\nverbs = [{verbs}]\nservices = ['job']\n");
+    svd.config(&rule("'*'"));
+    svd.start();
+    let dir = svd.path("home");
+    fs::create_dir(&dir).expect("mkdir");
+    std::os::unix::fs::chown(&dir, Some(NOBODY), Some(NOBODY)).expect("chown");
+    fs::write(dir.join("run"), "exec sleep 1000").expect("write");
+    let artifact = ["--artifact", "run"];
+    let words = |verb: &'static str| [&[verb, "job"][..], &artifact].concat();
+    let (code, said) = deploy(&svd, &dir, Some(NOBODY), &words("deploy"));
+    assert!(code == Some(5) && said.contains("You may not deploy job"), "everything but what must be named: {said}");
+    assert!(fs::read_dir(&root).expect("a directory").next().is_none(), "nothing was done");
+    svd.config(&rule("'*', 'deploy'"));
+    svd.ok(&["update"]);
+    let (code, said) = deploy(&svd, &dir, Some(NOBODY), &words("deploy"));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(svd.state("job"), "running");
+    let release = fs::read_link(root.join("current")).expect("a link");
+    for path in [root.join(&release), root.join(release).join("run")] {
+        let meta = fs::metadata(path).expect("there");
+        assert_eq!((meta.uid(), meta.mode() & 0o022), (0, 0), "root's alone");
+    }
+    let history = svd.ok(&["history", "job"]);
+    assert!(history.contains("nobody"), "{history}");
 }

@@ -262,6 +262,9 @@ pub struct AppStatus {
     pub fence: Fence,
     /// Oldest first.
     pub releases: Vec<ReleaseStatus>,
+    /// Whoever asks has the right `deploy`, on all of its services.
+    #[serde(default)]
+    pub may_deploy: bool,
     /// Steps that the service file has.
     pub steps: Vec<StepName>,
     /// What `[deploy]` says about the migration.

@@ -154,6 +154,7 @@ mod tests {
                 release("r1", ReleaseState::Confirmed, false),
                 release("r2", ReleaseState::Trial, true),
             ],
+            may_deploy: true,
             steps: Vec::new(),
             migration: None,
             builds: true,

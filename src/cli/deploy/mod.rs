@@ -62,6 +62,9 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
     let local = LocalSet::new();
     let parallel = target.app.parallel as usize;
     let answers = runtime.block_on(local.run_until(facts::ask(&target.links, &args.app, parallel)));
+    if !dry_run {
+        may_deploy(&args.app, &answers)?;
+    }
     let plan = plan(&target, &goods, &answers)?;
     let mut show = Show::new(context);
     show.plan(&plan, &goods.news(&answers));
@@ -83,6 +86,23 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
     let end = run(&runtime, &local, &target, machine, cargo, &mut show);
     target.ways.close();
     finish(&mut show, &args.app, end)
+}
+
+/// # Errors
+/// Where whoever asks has not the right to, before anything is begun.
+fn may_deploy(app: &str, answers: &BTreeMap<Box<str>, Answer>) -> Result<(), CliError> {
+    let not: Vec<&str> = answers
+        .iter()
+        .filter(|(_, answer)| answer.as_ref().is_ok_and(|status| !status.may_deploy))
+        .map(|(name, _)| &**name)
+        .collect();
+    if not.is_empty() {
+        return Ok(());
+    }
+    let message = format!("You may not deploy {app} on {}: no access rule there grants it.", not.join(", "));
+    let hint = "Ask root for a rule in svd.toml there that names the verb \"deploy\"; \"*\" does not cover it.";
+    let error = ApiError::new(ErrorCode::Forbidden, message).hint(hint);
+    Err(CliError::Said { exit: Exit::Forbidden, error })
 }
 
 /// Shows what a rollout that was begun from elsewhere has come to, or does something with it.

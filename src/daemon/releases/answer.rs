@@ -40,6 +40,7 @@ impl Task {
             lock: app.lock.as_ref().map(lock),
             fence: shown(&app.fence),
             releases: releases.into_iter().map(|(id, known)| release(&app, id, known)).collect(),
+            may_deploy: self.may_deploy,
             steps: steps(&self.deploy),
             migration: self.deploy.migrate.as_ref().map(|m| MigrationFacts {
                 on_each_host: m.on == StepOn::EachHost,

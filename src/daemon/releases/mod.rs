@@ -65,6 +65,8 @@ struct Task {
     /// svd's own user is root.
     root: bool,
     peer: Peer,
+    /// The peer has the right to deploy, on all services.
+    may_deploy: bool,
     calls: mpsc::Sender<Call>,
     messages: mpsc::Sender<Message>,
     leases: Rc<Notify>,
@@ -133,7 +135,7 @@ impl Host {
             return Err(ApiError::new(ErrorCode::BadRequest, why).hint(format!("Name {} instead.", lead.name)));
         }
         let verb = if ask.is_read() { Verb::Status } else { Verb::Deploy };
-        let access = &self.directory.get().access;
+        let access = self.directory.get().access;
         if let Some(other) = services.iter().find(|s| !access.allows(&peer, verb, &s.name)) {
             let why = format!(
                 "{} may not use `{}` on {}, which is deployed together with {name}: no access rule grants it.",
@@ -162,6 +164,8 @@ impl Host {
         peer: Peer,
     ) -> Task {
         let name: Name = (&*lead.name).into();
+        let access = self.directory.get().access;
+        let may_deploy = services.iter().all(|s| access.allows(&peer, Verb::Deploy, &s.name));
         let (paths, boot) = (&self.around.paths, &self.boot);
         let mut books = self.releases.books.borrow_mut();
         let book = books.entry(name.clone()).or_insert_with(|| Rc::new(Book::new(&name, root, paths, boot)));
@@ -179,6 +183,7 @@ impl Host {
             own: Arc::clone(&self.own),
             root: nix::unistd::geteuid().is_root(),
             peer,
+            may_deploy,
             calls: self.releases.calls.clone(),
             messages: self.messages.clone(),
             leases: Rc::clone(&self.releases.leases),
