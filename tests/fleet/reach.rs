@@ -1,8 +1,10 @@
 //! How far the way to a host goes, and what is told of it.
 
-use super::bed::{Bed, STRANGER};
-use super::support::{PATIENCE, wait_until};
+use super::bed::{Bed, STRANGER, sleeper};
+use super::support::{PATIENCE, finish, wait_until};
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -148,4 +150,50 @@ fn an_interrupted_svctl_leaves_nothing() {
     let idle = || bed.hosts.iter().all(|host| host.processes("relay").is_empty() && host.processes("cat").is_empty());
     wait_until("nothing of it runs on the hosts", PATIENCE, idle);
     fs::remove_dir_all(bed.path("tmp")).unwrap();
+}
+
+/// A server that allows fewer sessions a connection than are wanted gets more connections.
+#[test]
+fn more_sessions_than_a_connection_may_have() {
+    let Some(bed) = Bed::start_with(1, "MaxSessions 2") else { return };
+    for name in ["db", "queue"] {
+        bed.hosts[0].svd.service(name, &sleeper());
+    }
+    bed.hosts[0].svd.ok(&["update"]);
+    bed.hosts[0].svd.ok(&["start", "*"]);
+    let mut child = bed.svctl_command(&["-H", "all", "logs", "-f", "*"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut waiting = vec!["db", "queue", "web"];
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    while !waiting.is_empty() {
+        let line = lines.next().expect("lines of all three");
+        waiting.retain(|name| !(line.starts_with(name) && line.ends_with("begun on web-0")));
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    bed.assert_clean();
+}
+
+/// It takes ssh a minute to find out, so that this is among the long ones.
+#[test]
+fn a_host_that_vanishes_in_the_midst_is_given_up() {
+    if std::env::var_os("AIRDOCK_LONG").is_none() {
+        println!("skipped a part: AIRDOCK_LONG is not set");
+        return;
+    }
+    let Some(bed) = Bed::start(2) else { return };
+    let begun = Instant::now();
+    let mut child = bed.svctl_command(&["-H", "all", "exec", "web", "--", "sleep", "54321"]);
+    let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("both run it", PATIENCE, || bed.hosts.iter().all(|host| !host.processes("sleep 54321").is_empty()));
+    for host in &bed.hosts {
+        host.vanish();
+    }
+    let output = finish(child, "svctl", Duration::from_secs(120));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(6) && said.contains("web-1 | svctl: The connection to svd was lost"),
+        "{said}"
+    );
+    println!("given up after {:?}", begun.elapsed());
+    bed.assert_clean();
 }

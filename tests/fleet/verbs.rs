@@ -52,6 +52,7 @@ fn verbs_that_act() {
         (&["drain", "web"], "web: "),
         (&["undrain", "web"], "web: "),
         (&["update"], "Nothing has changed."),
+        (&["version"], "svd "),
     ] {
         let out = bed.ok(&[&["-H", "all"], words].concat());
         for host in ["web-0", "web-1"] {
