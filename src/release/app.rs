@@ -311,8 +311,13 @@ impl App {
 
     /// A step of a rollout is about to be done; `Some`: it was begun before, and must not be done again.
     pub fn begin_step(&mut self, key: &str) -> Option<StepState> {
-        if let Some((_, state)) = self.steps.iter().find(|(known, _)| **known == *key) {
-            return Some(state.clone());
+        if let Some((_, state)) = self.steps.iter_mut().find(|(known, _)| **known == *key) {
+            let before = state.clone();
+            if matches!(before, StepState::Failed(_)) {
+                // It is tried again, and svd may die in that, too.
+                *state = StepState::Begun;
+            }
+            return Some(before);
         }
         if self.steps.len() >= STEPS {
             self.steps.remove(0);

@@ -467,6 +467,7 @@ impl Machine {
             true => {
                 self.drop_job(at);
                 self.hosts[at].locked = false;
+                self.hosts[at].given_up = true;
             }
             false => self.skip(at, why),
         }

@@ -45,6 +45,8 @@ pub(super) struct Host {
     /// Not to be tried before.
     pub retry_at: Duration,
     pub skipped: bool,
+    /// It did not answer when it was to go back.
+    pub given_up: bool,
     pub chores: Chores,
     /// In which round it was counted, and what.
     pub counted: Option<(u64, Totals)>,
@@ -118,6 +120,7 @@ impl Host {
             lost: None,
             retry_at: Duration::ZERO,
             skipped: false,
+            given_up: false,
             chores: Chores::default(),
             counted: None,
             job: None,

@@ -30,7 +30,7 @@
 //!   each of them has answered or is given up. Calls under way are waited for before. After a migration that the old code may not work with, the
 //!   rollout pauses and alerts instead, until a person promotes it or aborts with force.
 //! - **Confirm.** With that entry there is no way back: hosts that missed it are named, those whose lease had run out are switched once more.
-//! - **Resume** of a rollout whose hosts went back meanwhile takes back the rest and begins at the first wave.
+//! - **Resume** of a rollout that has ended confirms or takes back what hosts that were lost still have on trial. Resume of a rollout whose hosts went back meanwhile takes back the rest and begins at the first wave.
 //! - **Limits.** At most `parallel` calls that work are under way, and as many small ones; no host has two of a kind.
 //!
 //! What the machine may not do: decide by what a minority of the hosts has written down, or end without saying where each host is.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::bake::Bake;
 use super::event::{Action, Call, End, Mark, Report, Wish};
 use super::host::{At, Host};
-use super::journal::{Outcome, Stage, What};
+use super::journal::{Outcome, Place, Stage, What};
 use super::machine::{Machine, Purpose};
 use super::plan::{MigrateOn, Step};
 use super::timers::Timer;
@@ -68,6 +68,8 @@ pub(super) enum Phase {
     Completing {
         error: Option<Box<str>>,
     },
+    /// Hosts that have come back are brought to where the rollout has ended.
+    Ending,
     Unlocking {
         end: End,
     },
@@ -124,6 +126,7 @@ impl Machine {
                 let wave = *wave;
                 self.take_back_if(|host| host.wave == Some(wave) && host.may_run_it());
             }
+            Phase::Ending => self.bring_back_in(),
             Phase::Confirming => self.confirm(),
             Phase::Completing { .. } => self.complete_migration(),
             Phase::Unlocking { .. } => {
@@ -166,6 +169,7 @@ impl Machine {
                 Some(wave) => self.and(Phase::TakingBack { wave, again }),
                 None => self.taken_back(again),
             },
+            Phase::Ending => self.unlock_ended(),
             Phase::Confirming => self.all_confirmed(),
             Phase::Completing { error } => self.write_and(What::Completed { error }, Phase::Route),
             Phase::Unlocking { end } => {
@@ -224,12 +228,7 @@ impl Machine {
                 self.remarks.extend(error);
                 self.done();
             }
-            Stage::Ended => {
-                let last = self.entries.last().map(|entry| entry.what.clone());
-                if let Some(What::Ended { outcome, places }) = last {
-                    self.unlock_and(End::Over { outcome, places });
-                }
-            }
+            Stage::Ended => self.goto(Phase::Ending),
         }
     }
 
@@ -393,6 +392,29 @@ impl Machine {
         };
         let places = self.where_all_are();
         self.write_and(What::Ended { outcome, places }, Phase::Route)
+    }
+
+    /// It is over: what is on trial still, and answers, follows.
+    fn bring_back_in(&mut self) {
+        let done =
+            matches!(self.entries.last().map(|e| &e.what), Some(What::Ended { outcome: Outcome::Done { .. }, .. }));
+        let why: Box<str> = "the rollout has ended without it".into();
+        self.jobs_for(|host| {
+            let call = if done { Call::Confirm } else { Call::TakeBack { why: why.clone(), failed: false } };
+            (host.at == At::OnTrial && host.locked && host.lost.is_none()).then(|| vec![call])
+        });
+    }
+
+    fn unlock_ended(&mut self) -> bool {
+        let Some(What::Ended { outcome, mut places }) = self.entries.last().map(|entry| entry.what.clone()) else {
+            return false;
+        };
+        for ((_, place), now) in places.iter_mut().zip(self.where_all_are()) {
+            if matches!(place, Place::Unknown(_)) && self.hosts.iter().any(|host| host.name == now.0 && host.locked) {
+                *place = now.1;
+            }
+        }
+        self.unlock_and(End::Over { outcome, places })
     }
 
     fn confirm(&mut self) {

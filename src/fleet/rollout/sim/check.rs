@@ -29,7 +29,7 @@ pub fn sent(world: &World, driver: usize, call: &Call, host: usize) {
         let wave = machine.hosts[rollout.place.iter().position(|h| *h == host).expect("a host")].wave;
         for newer in machine.hosts.iter().filter(|h| h.wave > wave) {
             assert!(
-                !newer.may_run_it() || newer.lost.is_some() || newer.skipped,
+                !newer.may_run_it() || newer.lost.is_some() || newer.skipped || newer.given_up,
                 "{} goes back before {}",
                 host,
                 newer.name

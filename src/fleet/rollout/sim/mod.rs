@@ -247,6 +247,11 @@ fn finish(world: &mut World) {
             world.rollouts[at].plan.rollout,
             world.rollouts[at].end
         );
+        if let (Some(End::Locked(_)), true) = (&world.rollouts[at].end, world.rollouts.len() > 1) {
+            // The other one has left a release on trial on a host that it had lost.
+            world.drive(1 - at, Start::TakeOver(Wish::Resume));
+            world.run();
+        }
         world.rollouts[at].watched = true;
         world.wish = Wish::Resume;
         let wish = if round < 6 { Wish::Resume } else { Wish::Abort { force: true } };
