@@ -200,3 +200,39 @@ fn a_rollout_whose_driver_is_killed_is_taken_back_or_gone_on_with_from_elsewhere
     assert_eq!(site.serves(), ["third", "third", "third"]);
     reports.iter().for_each(super::support::load::Report::assert_no_failure);
 }
+
+/// What concerns an app on one host, on all of them by `-H`.
+#[test]
+fn what_is_deployed_is_seen_locked_and_taken_back_on_all_hosts() {
+    let Some(site) = Site::new(2, "waves = [\"100%\"]\nbake = \"0s\"\nverdict = { min_requests = 0 }\n") else {
+        return;
+    };
+    site.commit(&Release::new("second"));
+    let (code, out, err) = site.deploy();
+    assert_eq!(code, 0, "{out}{err}");
+    let bed = &site.bed;
+    let serving = || -> Vec<String> {
+        let document = bed.json(&["-H", "all", "status", "web"]);
+        let hosts = document["hosts"].as_array().expect("hosts");
+        hosts.iter().map(|host| host["result"]["release"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let second = serving();
+    assert!(second[0] == second[1] && !second[0].is_empty(), "{second:?}");
+    for (words, part) in [(["releases", "web"], second[0].as_str()), (["history", "web"], second[0].as_str())] {
+        let out = bed.ok(&[&["-H", "all"], &words[..]].concat());
+        for host in ["web-0", "web-1"] {
+            let told = out.lines().any(|line| line.starts_with(&format!("{host} | ")) && line.contains(part));
+            assert!(told, "{words:?}: {out}");
+        }
+    }
+    let out = bed.ok(&["-H", "all", "lock", "web", "-m", "freeze"]);
+    assert_eq!(out.lines().count(), 2, "{out}");
+    site.commit(&Release::new("third"));
+    let (code, out, err) = site.deploy();
+    assert!(code == 9 && (out.clone() + &err).contains("freeze"), "{code} {out} {err}");
+    assert_eq!(serving(), second);
+    bed.ok(&["-H", "all", "unlock", "web"]);
+    bed.ok(&["-H", "all", "rollback", "web"]);
+    let first = serving();
+    assert!(first[0] == first[1] && first[0] != second[0], "{first:?}");
+}
