@@ -311,7 +311,7 @@ impl Bed {
         command.current_dir(self.dir.path()).env_remove("AIRDOCK_SOCKET").env_remove("XDG_RUNTIME_DIR");
         // What it leaves is seen.
         fs::create_dir_all(self.path("tmp")).expect("a directory");
-        command.env("TMPDIR", self.path("tmp"));
+        command.env("TMPDIR", self.path("tmp")).env("XDG_CACHE_HOME", self.path("cache"));
         command
     }
 
