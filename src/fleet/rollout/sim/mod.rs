@@ -78,7 +78,8 @@ fn world(seed: u64, hosts: usize, load: u64, plan: Plan, quality: Quality) -> Wo
 fn add(world: &mut World, plan: Plan, quality: Quality) {
     let place = Rc::new((0..plan.hosts.len()).collect());
     let (end, migrated, watched, forced) = (None, BTreeSet::new(), false, false);
-    world.rollouts.push(Rollout { plan, quality, place, end, migrated, watched, forced });
+    let committed = Vec::new();
+    world.rollouts.push(Rollout { plan, quality, place, end, migrated, committed, watched, forced });
 }
 
 fn over(world: &World) -> (&Outcome, &[(Box<str>, Place)]) {

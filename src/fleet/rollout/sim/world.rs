@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::event::{Action, Call, CallError, CallId, End, Event, Reply, Report, Wish};
+use super::super::journal::Entry;
 use super::super::machine::{Driver, Machine, Start};
 use super::super::plan::Plan;
 use super::host::{Caller, Done, Host, Op, Quality};
@@ -20,6 +21,8 @@ pub struct Rollout {
     pub end: Option<End>,
     /// Migrations that were begun on any host, and have not failed.
     pub migrated: BTreeSet<Box<str>>,
+    /// The journal, as far as any driver has seen it on a quorum.
+    pub committed: Vec<Entry>,
     /// Somebody looks after it: no second driver is sent.
     pub watched: bool,
     pub forced: bool,
@@ -223,7 +226,15 @@ impl World {
         let now = self.now;
         let before = self.drivers[driver].machine.journal().len();
         let actions = self.drivers[driver].machine.handle(now, event);
-        assert!(self.drivers[driver].machine.journal().len() >= before, "a journal never gets shorter");
+        let journal = self.drivers[driver].machine.journal();
+        assert!(journal.len() >= before, "a journal never gets shorter");
+        let known = &mut self.rollouts[self.drivers[driver].rollout].committed;
+        for (n, entry) in journal.iter().enumerate().skip(before) {
+            assert!(known.get(n).is_none_or(|k| k == entry), "entry {n} was something else before: {:?}", known.get(n));
+            if n == known.len() {
+                known.push(entry.clone());
+            }
+        }
         for action in actions {
             match action {
                 Action::Call { id, host, number, call } => {
