@@ -441,16 +441,17 @@ impl App {
         self.alert = None;
     }
 
-    /// A release that was in force before svd kept books, as `current` names it.
+    /// What `current` names while nothing is under way: people have decided for it, before svd kept books or past it.
     pub fn found(&mut self, id: &ReleaseId, seconds: u64) {
-        if self.confirmed.is_none() && self.trial.is_none() {
-            if !self.releases.contains_key(id) {
-                let label = "found here".into();
-                // It cannot be there already.
-                let _ = self.staged(id, seconds, About { label, ..About::default() });
-            }
-            self.set_confirmed(id);
+        if self.trial.is_some() || self.switch.is_some() || self.confirmed.as_ref() == Some(id) {
+            return;
         }
+        if !self.releases.contains_key(id) {
+            let label = "found here".into();
+            // It cannot be there already.
+            let _ = self.staged(id, seconds, About { label, ..About::default() });
+        }
+        self.set_confirmed(id);
     }
 
     fn fail(&mut self, id: &ReleaseId, why: &str) {

@@ -197,6 +197,18 @@ fn what_is_needed_is_not_pruned() {
 }
 
 #[test]
+fn what_people_have_switched_to_by_hand_counts() {
+    let (mut app, r) = app();
+    app.found(&id("by-hand"), 9);
+    assert_eq!((serving(&app), app.previous()), ("by-hand", Some(&id("a"))));
+    app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
+    app.found(&id("a"), 9);
+    app.switched(Ok(()));
+    app.found(&id("a"), 9);
+    assert_eq!((serving(&app), app.confirmed.as_ref()), ("b", Some(&id("by-hand"))), "not while something is under way");
+}
+
+#[test]
 fn steps_are_done_once() {
     let mut app = App::default();
     assert_eq!(app.begin_step("r/migrate"), None);

@@ -298,6 +298,11 @@ async fn watch(books: Rc<RefCell<BTreeMap<Name, Rc<Book>>>>, leases: Rc<Notify>,
 }
 
 impl Releases {
+    /// What the disk has of it stays.
+    fn forget(&self, app: &Name) {
+        self.books.borrow_mut().remove(app);
+    }
+
     /// Begins to watch the leases. Gives the apps that an earlier svd was killed in the switch of.
     pub fn begin(&self, messages: mpsc::Sender<Message>) -> Vec<Name> {
         let watched = watch(Rc::clone(&self.books), Rc::clone(&self.leases), messages);
@@ -318,10 +323,12 @@ impl Host {
     pub fn handle_lease(&mut self, app: &Name, matter: Matter) {
         let found = self.units.values().find(|u| *u.name == **app).map(|u| std::sync::Arc::clone(&u.spec));
         let Some((lead, root)) = found.and_then(|spec| Some((spec.clone(), spec.root.clone()?))) else {
+            self.releases.forget(app);
             return self.warn(None, &format!("{app}: a lease has run out, and there is no such service any more"));
         };
         let services = self.services_of(&root);
-        let task = self.task_of(&lead, &root, services, Peer::nobody());
+        let itself = Peer { user: "svd".into(), ..Peer::nobody() };
+        let task = self.task_of(&lead, &root, services, itself);
         drop(tokio::task::spawn_local(task.by_itself(matter)));
     }
 
