@@ -205,7 +205,11 @@ fn what_people_have_switched_to_by_hand_counts() {
     app.found(&id("a"), 9);
     app.switched(Ok(()));
     app.found(&id("a"), 9);
-    assert_eq!((serving(&app), app.confirmed.as_ref()), ("b", Some(&id("by-hand"))), "not while something is under way");
+    assert_eq!(
+        (serving(&app), app.confirmed.as_ref()),
+        ("b", Some(&id("by-hand"))),
+        "not while something is under way"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::bed::Bed;
 use super::support::app::{App, Release};
 use super::support::env::Env;
 use super::support::load::{Load, Plan};
-use super::support::{PATIENCE, run_limited, wait_until};
+use super::support::{PATIENCE, alone, run_limited, wait_until};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -14,6 +14,8 @@ const GUNICORN: &str = "gunicorn-27.0.1";
 /// Hosts with a gunicorn service `web` each, and a repository that it comes from.
 struct Site {
     bed: Bed,
+    /// Verdicts rest on how many requests come, which others' work must not decide.
+    _alone: std::sync::MutexGuard<'static, ()>,
 }
 
 /// Sets what the next release does.
@@ -35,6 +37,7 @@ fn commit(repository: &Path, release: &Release) {
 impl Site {
     fn new(count: usize, more: &str) -> Option<Site> {
         let env = Env::get(GUNICORN)?;
+        let alone = alone();
         let bed = Bed::start(count)?;
         for host in &bed.hosts {
             let root = host.svd.path("srv/web");
@@ -52,7 +55,7 @@ impl Site {
             host.svd.svctl(&["update"]);
         }
         std::fs::create_dir(bed.path("repository")).expect("the repository");
-        let site = Site { bed };
+        let site = Site { bed, _alone: alone };
         site.fleet("waves = [\"100%\"]\nbake = \"0s\"\n");
         site.commit(&Release::new("first"));
         let (code, out, err) = site.deploy();

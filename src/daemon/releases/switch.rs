@@ -33,8 +33,13 @@ impl Task {
         let until = now().after(lease(wanted.lease_seconds)?);
         let _busy = self.begin("its services are being switched to another release")?;
         let services = self.running().await?;
-        let again = |app: &App| app.trial.as_ref().is_some_and(|t| t.release == to && t.fence == theirs);
-        if again(&self.book.app()) && services.iter().filter(|s| s.state.counts_as_running()).all(|s| is_at(s, &to)) {
+        let again = |app: &App| match &app.trial {
+            Some(trial) => trial.release == to && trial.fence == theirs,
+            // It is confirmed already: there is nothing to try.
+            None => app.confirmed.as_ref() == Some(&to),
+        };
+        let there = |s: &AppService| !waits(s.state) && (!s.state.counts_as_running() || is_at(s, &to));
+        if again(&self.book.app()) && services.iter().all(there) {
             // Asked again, after an answer that was lost.
             self.change(|app| app.renew(now(), &theirs, until)).await?;
             let known = |s: &AppService| ServiceResult::done(&s.name, false, format!("{to} runs already"));
