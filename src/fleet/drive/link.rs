@@ -288,8 +288,12 @@ fn all_done(result: ActionResult) -> Result<(), CallError> {
     }
 }
 
-/// Where the host is on its way.
+/// Where the host is, or is on its way to.
 fn view(status: &AppStatus, cargo: &Cargo) -> View {
+    if status.switching_to.as_ref() == Some(&cargo.release) {
+        // What another driver has begun goes on, and is taken for done by whoever takes over.
+        return View::OnTrial;
+    }
     if status.trial.as_ref().is_some_and(|t| t.release == cargo.release && t.rollout == cargo.rollout) {
         View::OnTrial
     } else if status.confirmed.as_ref() == Some(&cargo.release) && status.trial.is_none() {
