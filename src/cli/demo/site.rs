@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -95,7 +96,7 @@ impl Site {
             .map_err(|e| cannot("change", &current, &e))
     }
 
-    /// Starts svd and waits until its socket is there. To be called on the main thread: svd ends with the thread that
+    /// Starts svd and waits until it can be reached. To be called on the main thread: svd ends with the thread that
     /// started it.
     pub fn start_svd(&mut self) -> Result<(), CliError> {
         let log = self.dir.join("svd.log");
@@ -114,7 +115,8 @@ impl Site {
         crate::sys::process::end_with_parent(&mut command, Signal::SIGTERM);
         self.svd = Some(command.spawn().map_err(|e| failure(format!("svd cannot be started: {e}.")))?);
         let give_up = Instant::now() + START_LIMIT;
-        while !self.socket().exists() {
+        // The file is there a moment before anybody listens.
+        while UnixStream::connect(self.socket()).is_err() {
             if let Some(status) = self.ended() {
                 return Err(failure(format!("svd ended at once ({status}): {}", said(&log))));
             }
