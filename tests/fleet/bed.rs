@@ -276,13 +276,18 @@ impl Bed {
 
     /// Writes `fleet.toml`: all hosts, and `more`.
     pub fn fleet(&self, more: &str) {
+        fs::write(self.path("fleet.toml"), self.fleet_text(more)).expect("writing");
+    }
+
+    /// A fleet file in the bed's directory.
+    pub fn fleet_text(&self, more: &str) -> String {
         let names: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
         let mut text = format!("hosts = {names:?}\nssh_config = \"ssh_config\"\nconnect_timeout = \"30s\"\n{more}\n");
         for host in &self.hosts {
             let socket = host.svd.socket();
             text += &format!("[host.{}]\nssh = {:?}\nsocket = {:?}\n", host.name, host.address, socket);
         }
-        fs::write(self.path("fleet.toml"), text).expect("writing");
+        text
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
@@ -332,10 +337,15 @@ impl Bed {
     /// No directory of svctl's is left, and no ssh of it runs.
     #[track_caller]
     pub fn assert_clean(&self) {
-        let left: Vec<_> =
-            fs::read_dir(self.path("tmp")).expect("a directory").map(|e| e.expect("an entry").path()).collect();
+        self.assert_clean_in(&self.path("tmp"));
+    }
+
+    /// The same of an svctl whose temporary files are there.
+    #[track_caller]
+    pub fn assert_clean_in(&self, dir: &Path) {
+        let left: Vec<_> = fs::read_dir(dir).expect("a directory").map(|e| e.expect("an entry").path()).collect();
         assert!(left.is_empty(), "svctl has left {left:?}");
-        let needle = self.path("tmp").display().to_string();
+        let needle = format!("{}/", dir.display());
         let of_it = |pid: &i32| {
             let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             String::from_utf8_lossy(&text).contains(&needle)

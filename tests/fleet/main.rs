@@ -10,4 +10,5 @@ mod deploy;
 mod files;
 mod many;
 mod reach;
+mod site;
 mod verbs;
