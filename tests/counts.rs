@@ -91,6 +91,7 @@ fn requests_errors_and_latency_are_shown_for_each_generation() {
     assert_eq!(seen["errors_5xx"], 2, "{seen}");
     let (p50, p99) = (seen["latency_ms"]["p50"].as_f64(), seen["latency_ms"]["p99"].as_f64());
     assert!(p50 < Some(20.0) && p50 > Some(5.0) && p99 > Some(150.0), "{seen}");
+    assert_eq!(seen["slow"], serde_json::json!([1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "250 ms: {seen}");
     assert!(seen["unreliable"].is_null() && seen["lost_datagrams"].is_null(), "{seen}");
     let health = svd.health("web").1;
     assert_eq!(health["generations"][0]["traffic"], seen, "{health}");

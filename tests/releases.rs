@@ -416,6 +416,31 @@ fn an_environment_is_built_once_and_sealed() {
     assert_eq!(deployer.ok("prune", json!({}))["venvs"], 1, "r3's; r1 and r5 have the same");
 }
 
+/// Alone, what is slow is told by what was slow before; caches may fill for a minute.
+#[test]
+fn a_release_that_is_slow_is_taken_back() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (svd, address) = site(&env);
+    fs::create_dir(svd.path("home")).expect("mkdir");
+    let ship = |release: &Release, bake: &str| {
+        let made = svd.app("made").publish(release);
+        let file = svd.path("release.tar");
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(&made).arg("-cf").arg(&file).arg(".");
+        assert!(run_limited(tar, PATIENCE).status.success());
+        let words = ["deploy", "web", "--artifact", "release.tar", "--bake", bake];
+        deploy(&svd, &svd.path(""), None, &words)
+    };
+    let (code, said) = ship(&Release::new("one"), "0s");
+    assert_eq!(code, Some(0), "{said}");
+    let load = Load::start(address);
+    load.more(150);
+    let (code, said) = ship(&Release::new("two").with("wait", 0.3), "110s");
+    load.stop().assert_no_failure();
+    assert!(code == Some(7) && said.contains("no good: too slow"), "{said}");
+    assert!(http_get(address, "/").expect("it answers").1.contains("release=one"));
+}
+
 /// svctl in a directory, with a home for what it keeps; `user`: not as root.
 fn deploy(svd: &Svd, dir: &Path, user: Option<u32>, words: &[&str]) -> (Option<i32>, String) {
     let mut command = svd.svctl_command(words);
@@ -423,7 +448,7 @@ fn deploy(svd: &Svd, dir: &Path, user: Option<u32>, words: &[&str]) -> (Option<i
     if let Some(id) = user {
         command.uid(id).gid(id);
     }
-    let output = run_limited(command, PATIENCE * 2);
+    let output = run_limited(command, PATIENCE * 4);
     (output.status.code(), both(&output))
 }
 
@@ -462,7 +487,7 @@ fn svctl_deploys_a_commit_to_this_host() {
     let load = Load::start(address);
     commit(&Release::new("two"));
     fs::write(repository.join("wsgi_app.py"), "what is not committed is not shipped").expect("write");
-    let (code, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
+    let (code, said) = deploy(&svd, &repository, None, &["deploy", "web", "--bake", "0s"]);
     assert!(code == Some(0) && said.contains("another release (T)"), "{said}");
     assert!(http_get(address, "/").expect("it answers").1.contains("release=two"));
     let (_, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
@@ -472,6 +497,13 @@ fn svctl_deploys_a_commit_to_this_host() {
     assert!(code == Some(7) && said.contains("answered 500"), "{said}");
     load.more(20);
     load.stop().assert_no_failure();
+    // Alone, it is compared with what was there before; the rest of the bake time is not waited for.
+    let load = Load::start(address);
+    commit(&Release::new("four").with("fail_share", 0.2));
+    let (code, said) = deploy(&svd, &repository, None, &["deploy", "web", "--bake", "100s"]);
+    assert!(code == Some(7) && said.contains("too many errors"), "{said}");
+    assert!(http_get(address, "/").expect("it answers").1.contains("release=two"));
+    assert!(!load.stop().failures().is_empty());
     svd.ok(&["lock", "web", "-m", "no deploys on Fridays"]);
     let (code, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
     assert!(code == Some(9) && said.contains("no deploys on Fridays"), "{said}");

@@ -127,7 +127,8 @@ fn traffic(page: &mut Page, services: &[ServiceStatus]) {
         for (s, g, t) in &counted {
             let Some(latency) = t.latency_ms else { continue };
             let number = g.number.to_string();
-            for (percentile, ms) in [("50", latency.p50), ("90", latency.p90), ("99", latency.p99)] {
+            for (percentile, ms) in [("50", latency.p50), ("90", latency.p90), ("95", latency.p95), ("99", latency.p99)]
+            {
                 let labels = [("service", &*s.name), ("generation", &number), ("percentile", percentile)];
                 out.sample(&labels, ms / 1000.0);
             }

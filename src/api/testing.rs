@@ -60,7 +60,8 @@ pub fn full_status(name: &str) -> ServiceStatus {
         errors_5xx: 2,
         overdue: 1,
         died_open: 0,
-        latency_ms: Some(Latency { p50: 12.0, p90: 80.0, p99: 250.0 }),
+        slow: Some([9, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        latency_ms: Some(Latency { p50: 12.0, p90: 80.0, p95: 120.0, p99: 250.0 }),
         lost_datagrams: 0,
         unreliable: false,
     };

@@ -3,7 +3,7 @@
 //! Times are RFC 3339 in UTC; each `since` has a `since_seconds` beside it, so that nobody needs a clock that agrees
 //! with the host's. Absent values are left out. Fields are only ever added: readers ignore what they do not know.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -301,6 +301,10 @@ pub struct Traffic {
     /// Of the last minute; `None` when there was no request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<Latency>,
+    /// Of the finished ones, those that took at least 65.536 ms, 131.072 ms, and so on, each time twice as long; `None`
+    /// where a generation that an older svd has started does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow: Option<[u64; SLOW_COUNT]>,
     /// Datagrams with counts, anybody's, that were lost since the generation began; only where statsd counts.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost_datagrams: u64,
@@ -309,11 +313,22 @@ pub struct Traffic {
     pub unreliable: bool,
 }
 
+/// Of [`Traffic::slow`].
+pub const SLOW_COUNT: usize = 11;
+
+/// How long the requests of [`Traffic::slow`] took at least, by their place.
+pub fn slow_bound(place: usize) -> Duration {
+    Duration::from_micros(65_536 << place.min(SLOW_COUNT - 1))
+}
+
 /// Milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     pub p50: f64,
     pub p90: f64,
+    /// 0: an older svd does not say.
+    #[serde(default)]
+    pub p95: f64,
     pub p99: f64,
 }
 

@@ -1,10 +1,12 @@
 //! The command line's grammar.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::api::client::DEFAULT_SOCKET;
+use crate::config::units;
 
 /// What `--help` ends with; `docs/svctl.md` says more.
 const EXIT_CODES: &str = "\
@@ -276,9 +278,18 @@ pub struct DeployArgs {
     #[arg(long, value_name = "BRANCH")]
     pub branch: Option<String>,
 
+    /// Watch each wave for so long: "5m" [default: the fleet file's; one minute where there is none]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub bake: Option<Duration>,
+
     /// Show what would be done, and do nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+}
+
+/// As files write it: `"1m30s"`.
+fn duration(text: &str) -> Result<Duration, String> {
+    units::parse_duration(text).map_err(|(problem, _)| problem)
 }
 
 #[derive(Clone, Debug, Args)]

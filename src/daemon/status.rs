@@ -342,14 +342,13 @@ fn word(state: State) -> ServiceState {
 
 fn traffic_of(counted: &Snapshot) -> Traffic {
     let milliseconds = |q: f64| counted.recent.latency.quantile(q).map(|d: Duration| d.as_secs_f64() * 1e3);
-    let latency_ms = match (milliseconds(0.5), milliseconds(0.9), milliseconds(0.99)) {
-        (Some(p50), Some(p90), Some(p99)) => Some(Latency { p50, p90, p99 }),
-        _ => None,
-    };
+    let latency_ms = milliseconds(0.5).zip(milliseconds(0.9)).zip(milliseconds(0.95)).zip(milliseconds(0.99));
+    let latency_ms = latency_ms.map(|(((p50, p90), p95), p99)| Latency { p50, p90, p95, p99 });
     Traffic {
         requests: counted.totals.finished,
         errors_5xx: counted.totals.errors,
         died_open: counted.totals.died_open,
+        slow: counted.totals.slow,
         latency_ms,
         ..Traffic::default()
     }

@@ -15,7 +15,8 @@
 //!
 //! Without a control (a fleet of one) each request is a trial against what the old release did yesterday: [`Baseline::Alone`].
 //!
-//! Slow requests are judged as errors are, by an evidence of their own, after a minute in which caches may fill.
+//! Slow requests are judged as errors are, by an evidence of their own, after a minute in which caches may fill. What counts as
+//! slow is settled before the rollout begins ([`slow_limit`]); without a control a tenth of all requests may be.
 //! Beside the test: what is unfit (a crash loop, a failing health check) is taken back at once.
 //!
 //! # Records
@@ -43,6 +44,10 @@ const LEAST_TICKS: f64 = 6.0;
 const ALONE_LEAST: f64 = 0.01;
 /// … and the highest that counts as something to compare with: the old release was broken.
 const ALONE_MOST: f64 = 0.95;
+/// Requests by which a host without a control is measured against its own yesterday.
+const ALONE_MEASURED: u64 = 100;
+/// The share of slow requests that a host without a control is allowed: of those before at most one in twenty was slow.
+const ALONE_SLOW: f64 = 0.1;
 
 /// Caches are cold before.
 const WARM_UP: Duration = Duration::from_secs(60);
@@ -413,7 +418,7 @@ impl Judge {
     fn compared_with(&self) -> f64 {
         match self.record.baseline {
             Baseline::Control => self.control.rate(),
-            Baseline::Alone { yesterday } if yesterday.requests >= self.record.settings.min_requests => {
+            Baseline::Alone { yesterday } if yesterday.requests >= ALONE_MEASURED => {
                 (2.0 * yesterday.rate()).clamp(ALONE_LEAST, ALONE_MOST)
             }
             Baseline::Alone { .. } => ALONE_LEAST,
@@ -440,6 +445,12 @@ impl Judge {
             Baseline::Alone { .. } => {
                 let tolerated = self.compared_with();
                 self.errors.add(tick.canary.errors, tick.canary.requests, tolerated / (1.0 - tolerated), most);
+                if let Some([slow, _]) = tick.slow.filter(|_| at > WARM_UP) {
+                    let slow = slow.min(tick.canary.requests);
+                    let odds = ALONE_SLOW / (1.0 - ALONE_SLOW);
+                    self.slow.add(slow, tick.canary.requests, odds, self.most_slow());
+                    self.slow_seen[0].add(Counts { requests: tick.canary.requests, errors: slow });
+                }
             }
             Baseline::Health => {}
         }
@@ -448,11 +459,14 @@ impl Judge {
     fn count_slow(&mut self, tick: Tick, [canary, control]: [u64; 2]) {
         let (n_c, n_b) = (tick.canary.requests, tick.control.requests);
         let (canary, control) = (canary.min(n_c), control.min(n_b));
-        let most = -(self.record.settings.false_alarm / SLOW_RARER).ln() / self.least_ticks;
         let odds = self.odds(n_c, n_b);
-        self.slow.add(canary, canary.saturating_add(control), odds, most);
+        self.slow.add(canary, canary.saturating_add(control), odds, self.most_slow());
         self.slow_seen[0].add(Counts { requests: n_c, errors: canary });
         self.slow_seen[1].add(Counts { requests: n_b, errors: control });
+    }
+
+    fn most_slow(&self) -> f64 {
+        -(self.record.settings.false_alarm / SLOW_RARER).ln() / self.least_ticks
     }
 
     /// That what happens by the tolerated ratio of rates happens on the canary. Not a positive number if one has no requests.
@@ -468,7 +482,8 @@ impl Judge {
             return Outcome::TakeBack(Cause::Errors);
         }
         let [canary, control] = self.slow_seen;
-        if self.slow.value() >= needed * SLOW_RARER && canary.rate() - control.rate() >= SLOW_DIFFERENCE {
+        let allowed = if self.record.baseline == Baseline::Control { control.rate() } else { ALONE_SLOW };
+        if self.slow.value() >= needed * SLOW_RARER && canary.rate() - allowed >= SLOW_DIFFERENCE {
             return Outcome::TakeBack(Cause::Slow);
         }
         if at < self.ends {

@@ -175,6 +175,18 @@ fn what_became_slow_is_taken_back_when_its_caches_are_warm() {
 }
 
 #[test]
+fn what_became_slow_alone_is_compared_with_what_was_slow_before() {
+    let slow = |canary| Tick { slow: Some([canary, 0]), ..tick([100, 0], [0, 0]) };
+    let mut alone = judge(Baseline::Alone { yesterday: counts(100_000, 0) });
+    let verdict = run(&mut alone, slow(60));
+    assert_eq!(verdict.outcome, Outcome::TakeBack(Cause::Slow));
+    assert!((90_000..=120_000).contains(&verdict.at_ms), "{}", verdict.at_ms);
+    assert!(alone.record().agrees());
+    let mut alone = judge(Baseline::Alone { yesterday: counts(100_000, 0) });
+    assert_eq!(run(&mut alone, slow(9)).outcome, Outcome::Pass, "a tenth may be");
+}
+
+#[test]
 fn ticks_that_come_too_soon_count_as_one() {
     let mut judge = judge(Baseline::Control);
     let second = Duration::from_secs(1);

@@ -23,6 +23,7 @@ const H_VERSION: usize = 1;
 const H_DRAIN_SECONDS: usize = 2;
 const H_SEQUENCE: usize = 3;
 const H_UNCOUNTED: usize = 4;
+pub(super) const H_SLOW: usize = 5;
 
 const S_TAKEN: usize = 0;
 const S_PID: usize = 1;
@@ -33,6 +34,11 @@ pub(super) const FINISHED: usize = 9;
 pub(super) const ERRORS: usize = 10;
 pub(super) const DURATION_US: usize = 11;
 pub(super) const DIED_OPEN: usize = 12;
+pub(super) const SLOW: usize = 13;
+/// Durations by which [`Totals::slow`] counts: 65.536 ms, and each twice the one before.
+pub const SLOW_COUNT: usize = 11;
+/// Bucket of the first of them.
+pub(super) const SLOW_BUCKET: usize = 19;
 
 pub(super) const WINDOWS: usize = 24;
 pub(super) const WINDOW_COUNT: usize = 13;
@@ -114,6 +120,8 @@ pub struct Totals {
     pub died_open: u64,
     /// Workers whose requests are not counted, as more than 255 lived at a time.
     pub uncounted_workers: u64,
+    /// Finished requests that took so long at least: 2^16 µs, 2^17 µs … `None`: a launcher of before did not count them.
+    pub slow: Option<[u64; SLOW_COUNT]>,
 }
 
 /// A living worker.
@@ -277,10 +285,12 @@ fn read_all<W: Words + ?Sized>(words: &W, now_us: u64) -> Snapshot {
             duration: Duration::from_micros(words.load(DURATION_US)),
             died_open: words.load(DIED_OPEN),
             uncounted_workers: words.load(H_UNCOUNTED),
+            slow: (words.load(H_SLOW) != 0).then_some([0; SLOW_COUNT]),
         },
         workers: Vec::new(),
         recent: Recent::default(),
     };
+    add_slow(words, 0, &mut snapshot.totals);
     add_recent(words, 0, now_us, &mut snapshot.recent);
     for page in 1..words.count() / PAGE {
         let base = page * PAGE;
@@ -293,10 +303,21 @@ fn read_all<W: Words + ?Sized>(words: &W, now_us: u64) -> Snapshot {
         totals.begun += worker.begun;
         totals.errors += worker.errors;
         totals.duration += Duration::from_micros(words.load(base + DURATION_US));
+        add_slow(words, base, &mut snapshot.totals);
         add_recent(words, base, now_us, &mut snapshot.recent);
         snapshot.workers.push(worker);
     }
     snapshot
+}
+
+/// Adds a page's octaves, each to all that it is longer than.
+fn add_slow<W: Words + ?Sized>(words: &W, base: usize, totals: &mut Totals) {
+    let Some(slow) = &mut totals.slow else { return };
+    let mut longer = 0;
+    for (octave, sum) in slow.iter_mut().enumerate().rev() {
+        longer += words.load(base + SLOW + octave);
+        *sum += longer;
+    }
 }
 
 fn read_worker<W: Words + ?Sized>(words: &W, base: usize) -> Worker {
@@ -399,6 +420,7 @@ mod tests {
             ("H_DRAIN_SECONDS", H_DRAIN_SECONDS as u64),
             ("H_SEQUENCE", H_SEQUENCE as u64),
             ("H_UNCOUNTED", H_UNCOUNTED as u64),
+            ("H_SLOW", H_SLOW as u64),
             ("S_TAKEN", S_TAKEN as u64),
             ("S_PID", S_PID as u64),
             ("S_STARTED", S_STARTED as u64),
@@ -407,6 +429,9 @@ mod tests {
             ("ERRORS", ERRORS as u64),
             ("DURATION_US", DURATION_US as u64),
             ("DIED_OPEN", DIED_OPEN as u64),
+            ("SLOW", SLOW as u64),
+            ("SLOW_COUNT", SLOW_COUNT as u64),
+            ("SLOW_BUCKET", SLOW_BUCKET as u64),
             ("WINDOWS", WINDOWS as u64),
             ("WINDOW_COUNT", WINDOW_COUNT as u64),
             ("WINDOW_WORDS", WINDOW_WORDS as u64),
@@ -423,8 +448,25 @@ mod tests {
             assert_eq!(python_constant(name), value, "{name}");
         }
         assert_eq!(OPEN + OPEN_COUNT, PAGE);
+        assert_eq!(SLOW + SLOW_COUNT, WINDOWS);
+        assert_eq!(Histogram::lower_us(SLOW_BUCKET), 1 << 16);
+        assert_eq!((BUCKETS - 1 - SLOW_BUCKET) / 2 + 1, SLOW_COUNT);
         assert_eq!(WINDOWS + WINDOW_COUNT * WINDOW_WORDS, OPEN);
         assert_eq!(W_HISTOGRAM + BUCKETS / 2, WINDOW_WORDS);
+    }
+
+    #[test]
+    fn slow_requests_are_those_of_all_longer_octaves() {
+        let mut words = empty(3);
+        words[SLOW] = 5;
+        assert_eq!(read(&words[..], 0).expect("readable").totals.slow, None, "nobody has counted them");
+        words[H_SLOW] = 1;
+        worker(&mut words, 1, 9, 9);
+        words[PAGE + SLOW] = 2;
+        words[PAGE + SLOW + 3] = 4;
+        words[SLOW + SLOW_COUNT - 1] = 1;
+        let slow = read(&words[..], 0).expect("readable").totals.slow;
+        assert_eq!(slow, Some([12, 5, 5, 5, 1, 1, 1, 1, 1, 1, 1]));
     }
 
     #[test]
@@ -459,7 +501,8 @@ mod tests {
                 errors: 1,
                 duration: Duration::from_micros(750),
                 died_open: 2,
-                uncounted_workers: 0
+                uncounted_workers: 0,
+                slow: None,
             }
         );
         assert_eq!(snapshot.open(), 3);

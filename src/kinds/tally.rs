@@ -26,6 +26,7 @@ impl Tally {
             for (at, word) in counters::initial_words() {
                 self.words[at] = word;
             }
+            self.words[counters::H_SLOW] = 1;
         }
         let Count { said, times } = count;
         match said {
@@ -88,10 +89,14 @@ impl Tally {
         self.raise(counters::DURATION_US, sum);
         self.raise(window + counters::W_DURATION_US, sum);
         let bucket = counters::bucket_of(us);
+        let times = times.round().max(1.0) as u32;
+        if let Some(beyond) = bucket.checked_sub(counters::SLOW_BUCKET) {
+            self.raise(counters::SLOW + beyond / 2, times.into());
+        }
         let word = &mut self.words[window + counters::W_HISTOGRAM + bucket / 2];
         let shift = 32 * (bucket % 2);
         let old = (*word >> shift) as u32;
-        let new = old.saturating_add(times.round().max(1.0) as u32);
+        let new = old.saturating_add(times);
         *word = *word & !(u64::from(u32::MAX) << shift) | u64::from(new) << shift;
     }
 

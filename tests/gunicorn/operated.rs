@@ -110,6 +110,7 @@ fn health_counts_requests_and_errors_without_svds_own_probes() {
         for _ in 0..7 {
             site.answers();
         }
+        assert_eq!(http_get(site.address, "/slow?seconds=0.2").expect("an answer").0, 200);
         for path in ["/error", "/raise"] {
             assert_eq!(http_get(site.address, path).expect("an answer").0, 500);
         }
@@ -117,13 +118,14 @@ fn health_counts_requests_and_errors_without_svds_own_probes() {
         // gunicorn counts behind its answer.
         let traffic = wait_for("all are counted", PATIENCE, || {
             let traffic = traffic(&site.svd.health("web").1, "committed");
-            (traffic["requests"].as_u64()? >= 9).then_some(traffic)
+            (traffic["requests"].as_u64()? >= 10).then_some(traffic)
         });
-        assert_eq!((&traffic["requests"], &traffic["errors_5xx"]), (&9.into(), &2.into()), "{class}: {traffic}");
+        assert_eq!((&traffic["requests"], &traffic["errors_5xx"]), (&10.into(), &2.into()), "{class}: {traffic}");
         assert!(traffic["latency_ms"]["p50"].as_f64() > Some(0.0), "{class}: {traffic}");
+        assert!(traffic["slow"][1].as_u64() >= Some(1) && traffic["slow"][10] == 0, "{class}: {traffic}");
         let metrics = http_get(site.svd.public, "/metrics").expect("metrics").1;
         check_metrics(&metrics);
-        assert!(metrics.lines().any(|l| l.contains("requests_total") && l.ends_with(" 9")), "{class}: {metrics}");
+        assert!(metrics.lines().any(|l| l.contains("requests_total") && l.ends_with(" 10")), "{class}: {metrics}");
     }
 }
 

@@ -150,16 +150,18 @@ fn plan(target: &Target, goods: &Goods, answers: &BTreeMap<Box<str>, Answer>) ->
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     // Nobody counts the requests of a service that answers none, or that nobody has used yet.
     let counts = |s: &AppStatus| facts::serves(s).is_some() && s.services.iter().any(|s| s.traffic.is_some());
-    let counted = target.judged && answers.values().flatten().any(counts);
+    let counted = answers.values().flatten().any(counts);
+    // There is nothing to go back to from the first release.
+    let first = answers.values().flatten().all(|status| facts::serves(status).is_none());
     let limits = Limits {
-        bake: millis(app.bake),
+        bake: if first { 0 } else { millis(app.bake) },
         lease: millis(app.lease),
         long_lease: millis(PAUSED),
         parallel: app.parallel as usize,
         max_unreachable: app.max_unreachable as usize,
         verdict: app.verdict.clone(),
         baseline: if counted { Baseline::Control } else { Baseline::Health },
-        slow: None,
+        slow: facts::slow(answers.values().flatten()).map(millis),
     };
     let driver = driver();
     let facts = Facts {

@@ -17,7 +17,8 @@ use crate::fleet::transport::ssh::{Settings, Ssh};
 use crate::fleet::verdict;
 use crate::fleet::waves::Wave;
 
-/// Where there is no fleet file.
+/// Where there is no fleet file. No verdict rests on less than 30 s.
+const BAKE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(600);
 const PARALLEL: u32 = 20;
 
@@ -28,8 +29,6 @@ pub struct Target {
     pub base: PathBuf,
     pub links: Links,
     pub ways: Arc<Ways>,
-    /// By errors and latencies, beside readiness: where a fleet file says so.
-    pub judged: bool,
 }
 
 impl Target {
@@ -40,7 +39,11 @@ impl Target {
     pub fn find(cli: &Cli, app: &str, args: Option<&DeployArgs>) -> Result<Target, CliError> {
         let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
         match hosts::fleet(cli)? {
-            Some(fleet) => Target::of_fleet(cli, fleet, app),
+            Some(fleet) => {
+                let mut target = Target::of_fleet(cli, fleet, app)?;
+                target.app.bake = args.and_then(|args| args.bake).unwrap_or(target.app.bake);
+                Ok(target)
+            }
             None if cli.hosts.is_empty() => Ok(Target::here(cli, app, args, here)),
             None => Err(CliError::usage(
                 format!("No fleet.toml says how {app} is deployed to other hosts."),
@@ -92,14 +95,14 @@ impl Target {
             hosts: vec![host.name.clone()],
             paths: Vec::new(),
             waves: vec![Wave::Percent(100)],
-            bake: Duration::ZERO,
+            bake: args.and_then(|args| args.bake).unwrap_or(BAKE),
             parallel: cli.parallel.unwrap_or(PARALLEL),
             max_unreachable: 0,
             lease: LEASE,
-            verdict: verdict::Settings::default(),
+            // However few requests come: whoever deploys to one host does not wait for more.
+            verdict: verdict::Settings { min_requests: 0, ..verdict::Settings::default() },
         };
-        let target = Target::new(cli, app, BTreeMap::new(), base, vec![host], Settings::default());
-        Target { judged: false, ..target }
+        Target::new(cli, app, BTreeMap::new(), base, vec![host], Settings::default())
     }
 
     fn new(
@@ -113,7 +116,7 @@ impl Target {
         let ways = Arc::new(Ways::new(Local::new(&cli.socket), Ssh::new(settings)));
         let link = |host: Host| (host.name.clone(), Rc::new(Link::new(host, Arc::clone(&ways) as _)));
         let links = hosts.into_iter().map(link).collect();
-        Target { app, groups, base, links, ways, judged: true }
+        Target { app, groups, base, links, ways }
     }
 }
 

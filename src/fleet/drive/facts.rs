@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::super::rollout::CallError;
 use super::super::rollout::plan::{DeployFacts, HostAnswer, HostFacts, MigrateOn, Migration};
-use super::super::verdict::Counts;
+use super::super::verdict::{self, Counts};
 use super::Links;
 use crate::api::apps::{AppStatus, ReleaseState, StepName};
+use crate::api::types::{SLOW_COUNT, Traffic, slow_bound};
+
+/// A generation with fewer requests says nothing of how fast they are.
+const MEASURED: u64 = 100;
 
 /// What one host has said.
 pub type Answer = Result<AppStatus, Box<str>>;
@@ -53,6 +58,33 @@ pub fn serves(status: &AppStatus) -> Option<Box<str>> {
     drifted.or_else(|| running().next()).cloned()
 }
 
+/// All services of an app together.
+pub fn counts(status: &AppStatus) -> Counts {
+    status.services.iter().filter_map(|s| s.traffic.as_ref()).map(decided).fold(Counts::default(), Counts::plus)
+}
+
+/// What has not answered and what nobody answers any more has failed, too.
+fn decided(traffic: &Traffic) -> Counts {
+    let unanswered = traffic.overdue + traffic.died_open;
+    Counts { requests: traffic.requests + unanswered, errors: traffic.errors_5xx + unanswered }
+}
+
+/// What counts as slow, from the 95th percentile of the host whose is highest: hosts may differ.
+pub fn slow<'a>(answers: impl Iterator<Item = &'a AppStatus>) -> Option<Duration> {
+    let traffic = answers.flat_map(|status| &status.services).filter_map(|s| s.traffic.as_ref());
+    let measured = traffic.filter(|t| t.requests >= MEASURED && t.slow.is_some());
+    let p95 = measured.filter_map(|t| t.latency_ms).map(|latency| latency.p95).filter(|ms| *ms > 0.0);
+    let p95 = p95.fold(0.0, f64::max);
+    let limit = (p95 > 0.0).then(|| verdict::slow_limit(Duration::from_secs_f64((p95 / 1e3).min(3600.0))))?;
+    Some(slow_bound(place(limit)))
+}
+
+/// Of the bounds by which hosts count, the one nearest to a limit.
+pub fn place(limit: Duration) -> usize {
+    let octaves = (limit.as_secs_f64() / slow_bound(0).as_secs_f64()).max(1.0).log2();
+    (octaves.round() as usize).min(SLOW_COUNT - 1)
+}
+
 fn of(status: &AppStatus, release: &str) -> HostAnswer {
     let known = status.releases.iter().find(|r| *r.release == *release);
     let unfit = status.services.iter().find_map(|s| Some(format!("{}: {}", s.name, s.unfit.as_deref()?).into()));
@@ -75,6 +107,21 @@ fn of(status: &AppStatus, release: &str) -> HostAnswer {
                 after: m.after,
             }),
         },
-        yesterday: Counts::default(),
+        yesterday: counts(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_told_by_the_bound_that_is_nearest() {
+        let of = |ms| place(Duration::from_millis(ms));
+        assert_eq!((of(0), of(50), of(92), of(93), of(131), of(1_000_000)), (0, 0, 0, 1, 1, 10));
+        for at in 0..SLOW_COUNT {
+            let kept = u64::try_from(slow_bound(at).as_millis()).expect("small");
+            assert_eq!(of(kept), at, "also after it was rounded to milliseconds");
+        }
     }
 }

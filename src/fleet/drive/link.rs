@@ -14,6 +14,8 @@ use super::super::rollout::event::{Count, Mark, Totals, View};
 use super::super::rollout::plan::Step;
 use super::super::rollout::{Call, CallError, Entry, Reply};
 use super::super::transport::{HostDial, Transport, Upload};
+use super::super::verdict::Counts;
+use super::facts;
 use crate::api::apps::{
     ActivateOptions, AppStatus, AppendOptions, AppendResult, ConfirmResult, Fence, FenceOptions, Journal, LockOptions,
     LockResult, ReleaseOptions, RenewOptions, StageOptions, StepName, StepOptions, StepResult, TakeBackOptions,
@@ -118,7 +120,7 @@ impl Link {
                 let done: ActionResult = self.post(cargo, "activate", &wanted, LONG, tell).await?;
                 all_done(done).map(|()| Reply::Done)
             }
-            Call::Counts { .. } => Ok(Reply::Counted(count(&self.status(&cargo.app).await?, cargo))),
+            Call::Counts { slow } => Ok(Reply::Counted(count(&self.status(&cargo.app).await?, cargo, slow))),
             Call::Renew { lease } => {
                 let wanted = RenewOptions { fence, lease_seconds: seconds(lease) };
                 let () = self.post(cargo, "renew", &wanted, SHORT, |_| {}).await?;
@@ -304,16 +306,13 @@ fn view(status: &AppStatus, cargo: &Cargo) -> View {
 }
 
 /// All services of the app together.
-fn count(status: &AppStatus, cargo: &Cargo) -> Count {
-    let mut totals = Totals::default();
-    let mut unreliable = false;
-    for traffic in status.services.iter().filter_map(|s| s.traffic.as_ref()) {
-        // What has not answered and what nobody answers any more has failed, too.
-        let unanswered = traffic.overdue + traffic.died_open;
-        totals.requests += traffic.requests + unanswered;
-        totals.errors += traffic.errors_5xx + unanswered;
-        unreliable |= traffic.unreliable;
-    }
+fn count(status: &AppStatus, cargo: &Cargo, slow: Option<Duration>) -> Count {
+    let Counts { requests, errors } = facts::counts(status);
+    let traffic = || status.services.iter().filter_map(|s| s.traffic.as_ref());
+    let slow = slow.and_then(|limit| traffic().map(|t| Some(t.slow.as_ref()?[facts::place(limit)])).sum());
+    let totals = Totals { requests, errors, slow };
+    let unreliable = traffic().any(|t| t.unreliable);
+    let restarts = status.services.iter().map(|s| s.restarts).sum();
     let unfit = status.services.iter().find_map(|s| Some(format!("{}: {}", s.name, s.unfit.as_deref()?).into()));
-    Count { totals, unreliable, unfit, view: view(status, cargo) }
+    Count { totals, unreliable, restarts, unfit, view: view(status, cargo) }
 }

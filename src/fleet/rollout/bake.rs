@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use super::event::{Action, Count, Report, Totals, Wish};
-use super::host::At;
+use super::host::{At, Host};
 use super::journal::What;
 use super::machine::{Machine, Purpose};
 use super::phases::{Failure, Phase};
 use super::plan::Limits;
 use super::timers::Timer;
 use crate::fleet::verdict::{Cause, Incident, Judge, Outcome, TICK, Tick};
+
+/// Of a release on trial, beyond those that the old one has where it has most: a worker that ends now and then is back before
+/// anybody sees it in backoff.
+const RESTARTS: u64 = 3;
 
 /// A round ends then, whoever has answered.
 const LONGEST_ROUND: Duration = Duration::from_secs(30);
@@ -41,6 +45,7 @@ impl Machine {
     pub(super) fn begin_bake(&mut self) {
         for host in &mut self.hosts {
             host.counted = None;
+            host.restarts = None;
         }
         if let Some(wish @ (Wish::Pause | Wish::Promote)) = self.wish {
             self.wish = None;
@@ -111,7 +116,12 @@ impl Machine {
         }
         bake.awaited = bake.awaited.map(|n| n.saturating_sub(1));
         let canary = host.at == At::OnTrial;
-        if canary && let Some(why) = count.unfit {
+        let (first, _) = host.restarts.unwrap_or((count.restarts, 0));
+        host.restarts = Some((first, count.restarts.saturating_sub(first)));
+        let restarts = self.too_many_restarts(at);
+        let Phase::Baking(bake) = &mut self.phase else { return };
+        let host = &self.hosts[at];
+        if canary && let Some(why) = count.unfit.or(restarts) {
             let incident = Incident { host: host.name.as_ref().into(), what: why.into() };
             bake.judge.handle_incident(self.now.saturating_sub(bake.began), incident);
             return self.conclude();
@@ -123,6 +133,14 @@ impl Machine {
             bake.tick.unreliable |= count.unreliable;
         }
         self.end_round_if_complete();
+    }
+
+    fn too_many_restarts(&self, at: usize) -> Option<Box<str>> {
+        let of = |host: &Host| host.restarts.map_or(0, |(_, since)| since);
+        let old = self.hosts.iter().filter(|host| host.at == At::Before).map(of).max().unwrap_or(0);
+        let new = of(&self.hosts[at]);
+        let why = || format!("its workers were started again {new} times, where {old} were to be expected").into();
+        (new >= old + RESTARTS).then(why)
     }
 
     fn end_round(&mut self) {
@@ -169,7 +187,7 @@ impl Machine {
                 let cause = match cause {
                     Cause::Incident(Incident { host, what }) => format!("{host}: {what}"),
                     Cause::TooFew => "too few requests for a verdict".to_owned(),
-                    Cause::Slow => "many more slow requests than on the hosts with the release before".to_owned(),
+                    Cause::Slow => "many more slow requests than with the release before".to_owned(),
                     Cause::Errors => format!(
                         "{} of {} requests failed ({:.2} %), where {:.2} % were to be expected",
                         canary.errors,

@@ -121,6 +121,8 @@ pub struct Count {
     pub totals: Totals,
     /// Foreign datagrams came, too.
     pub unreliable: bool,
+    /// Of workers that ended by themselves, since some moment that does not change.
+    pub restarts: u64,
     /// Why the service does not serve: a crash loop, a failing health check.
     pub unfit: Option<Box<str>>,
     pub view: View,

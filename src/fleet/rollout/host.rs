@@ -50,6 +50,8 @@ pub(super) struct Host {
     pub chores: Chores,
     /// In which round it was counted, and what.
     pub counted: Option<(u64, Totals)>,
+    /// Restarts when the bake time began, and in it.
+    pub restarts: Option<(u64, u64)>,
     pub job: Option<Job>,
 }
 
@@ -123,6 +125,7 @@ impl Host {
             given_up: false,
             chores: Chores::default(),
             counted: None,
+            restarts: None,
             job: None,
         }
     }

@@ -161,7 +161,7 @@ pub struct HostAnswer {
     /// It failed there before.
     pub failed: Option<Box<str>>,
     pub deploy: DeployFacts,
-    /// Of the release that serves, in the last day.
+    /// Of the release that serves, since it does.
     pub yesterday: Counts,
 }
 

@@ -46,17 +46,21 @@ LAYOUT_VERSION = 1
 H_MAGIC, H_VERSION, H_DRAIN_SECONDS = 0, 1, 2
 H_SEQUENCE = 3  # odd while the master adds an ended worker's numbers to this page
 H_UNCOUNTED = 4  # workers that found no free slot
+H_SLOW = 5  # 1: the words SLOW are counted; launchers before left them at 0
 # Slots only:
 S_TAKEN, S_PID, S_STARTED = 0, 1, 2
 # Both:
 BEGUN, FINISHED, ERRORS, DURATION_US = 8, 9, 10, 11
 DIED_OPEN = 12  # page 0 only: requests that were open when their worker died
+# Finished requests by octaves of their duration: the first is [2^16, 2^17) us, the last everything from 2^26 us.
+SLOW, SLOW_COUNT = 13, 11
 # A ring of 5-second windows: number of the window (monotonic / 5 s + 1; 0: empty), requests finished, errors, sum of
 # durations, and a histogram of 40 buckets of 32 bits, two a word, the even one in the low half. Bucket 0 is below
 # 128 us; 1 + 2k is [128 * 2^k, 192 * 2^k), 2 + 2k the rest of that octave; 39 is everything from 2^26 us (67 s).
 WINDOWS, WINDOW_COUNT, WINDOW_WORDS, WINDOW_US = 24, 13, 24, 5000000
 W_NUMBER, W_FINISHED, W_ERRORS, W_DURATION_US, W_HISTOGRAM = 0, 1, 2, 3, 4
 LAST_BUCKET = 39
+SLOW_BUCKET = 19  # the first that counts in SLOW
 # When each open request began; 0: free. Requests beyond that many are counted, but cannot be seen to be overdue.
 OPEN, OPEN_COUNT = 336, 176
 
@@ -82,6 +86,7 @@ class Counters:
         os.close(fd)
         if self.words[H_MAGIC] != MAGIC or self.words[H_VERSION] != LAYOUT_VERSION:
             raise SystemExit("airdock: AIRDOCK_COUNTERS is of another version of svd than this launcher")
+        self.words[H_SLOW] = 1
         self.slots = len(self.words) // PAGE - 1
         self.owners = {}
         self.ended = []
@@ -128,7 +133,7 @@ class Counters:
     def _fold_page(self, base, left_open):
         words = self.words
         words[H_SEQUENCE] += 1
-        for word in (BEGUN, FINISHED, ERRORS, DURATION_US):
+        for word in (BEGUN, FINISHED, ERRORS, DURATION_US, *range(SLOW, SLOW + SLOW_COUNT)):
             words[word] += words[base + word]
         words[DIED_OPEN] += left_open
         for ring in range(WINDOWS, WINDOWS + WINDOW_COUNT * WINDOW_WORDS, WINDOW_WORDS):
@@ -190,6 +195,8 @@ class Meter:
                 words[window + W_ERRORS] += 1
             bucket = bucket_of(took)
             words[window + W_HISTOGRAM + (bucket >> 1)] += 1 << 32 if bucket & 1 else 1
+            if bucket >= SLOW_BUCKET:
+                words[SLOW + ((bucket - SLOW_BUCKET) >> 1)] += 1
             if place is not None:
                 words[place] = 0
                 self.free.append(place)

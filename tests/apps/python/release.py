@@ -2,7 +2,7 @@
 
     {"name": "2", "import": "ok" | "raise" | "hang", "import_seconds": 0.5, "probe": "ok" | "fail" | "raise" | "hang",
      "lifespan": "ok" | "fail" (of the ASGI application), "slow_note": "a file that is made when /slow begins",
-     "fail_share": 0.2 (of the requests for / are answered with 500)}
+     "fail_share": 0.2 (of the requests for / are answered with 500), "wait": 0.3 (seconds that a request for / takes)}
 """
 
 import json
@@ -53,6 +53,7 @@ def answer(path, seconds):
         raise ValueError("asked to raise")
     if path == "/environ":
         return 200, json.dumps(dict(os.environ, cwd=os.getcwd()), sort_keys=True) + "\n"
+    time.sleep(settings.get("wait", 0))
     if random.random() < settings.get("fail_share", 0):
         return 500, "one of those that fail\n"
     return 200, body()

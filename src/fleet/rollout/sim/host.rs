@@ -38,6 +38,10 @@ pub struct Quality {
     pub broken_on: BTreeSet<usize>,
     /// Of requests, in per mille.
     pub errors: u64,
+    /// Of requests that are slow, in per mille.
+    pub slow: u64,
+    /// Of its workers, a minute.
+    pub restarts: u64,
     /// A migration fails.
     pub migration_fails: bool,
     /// It is unfit after so long.
@@ -262,8 +266,9 @@ impl Host {
         let errors = requests * if ours { quality.errors } else { 1 } / 1000;
         let bad = quality.unfit_after.filter(|after| ours && self.since + *after <= now);
         Count {
-            totals: Totals { requests, errors, slow: None },
+            totals: Totals { requests, errors, slow: Some(requests * if ours { quality.slow } else { 20 } / 1000) },
             unreliable: false,
+            restarts: if ours { quality.restarts * (now - self.since.min(now)).as_secs() / 60 } else { 0 },
             unfit: bad.map(|_| "the health check fails".into()),
             view: self.view(caller),
         }

@@ -152,6 +152,22 @@ fn one_that_becomes_unfit_goes_back_at_once() {
 }
 
 #[test]
+fn one_that_is_slow_or_whose_workers_end_again_and_again_is_taken_back() {
+    let cause = |quality| {
+        let limits = Limits { bake: 3 * MINUTE, slow: Some(131), ..limits(4, 0) };
+        let mut world = world(7, 10, 200, plan(10, 0, None, limits), quality);
+        world.run();
+        assert_eq!(world.hosts.iter().filter(|h| h.since > Duration::ZERO).count(), 1, "one host was ever switched");
+        let Outcome::TakenBack { cause } = over(&world).0 else { panic!("{:?}", over(&world)) };
+        cause.clone()
+    };
+    let slow = cause(Quality { slow: 500, ..Quality::default() });
+    assert_eq!(&*slow, "wave 1: many more slow requests than with the release before");
+    let restarts = cause(Quality { restarts: 2, ..Quality::default() });
+    assert_eq!(&*restarts, "wave 1: web-0000: its workers were started again 3 times, where 0 were to be expected");
+}
+
+#[test]
 fn a_migration_that_fails_switches_no_host() {
     let quality = Quality { migration_fails: true, ..Quality::default() };
     let mut world = world(7, 10, 200, plan(10, 0, Some(ONE), limits(4, 0)), quality);
@@ -208,6 +224,7 @@ fn random(seed: u64) -> World {
         errors: if rng.u8(..5) == 0 { 200 } else { 1 },
         migration_fails: rng.u8(..12) == 0,
         unfit_after: (rng.u8(..10) == 0).then_some(Duration::from_secs(30)),
+        ..Quality::default()
     };
     let limits = limits(rng.usize(1..9), rng.usize(..3));
     let load = if rng.u8(..10) == 0 { 1 } else { 200 };
