@@ -2,6 +2,7 @@
 //! which may hang: not for the event loop.
 
 use super::ReleaseId;
+use crate::sys::trust::{self, Distrust, Rule};
 use crate::sys::{durable, io_text};
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Begins what is not whole yet.
 const PARTIAL: &str = ".partial-";
+/// Begins an environment that was built and is not root's yet.
+const BUILT: &str = ".built-";
 
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -51,15 +54,21 @@ impl Layout {
         self.root.join("venv").join(name)
     }
 
+    /// Where an environment is while it is sealed: as it was built, and the copy that takes its place.
+    pub fn sealing(&self, name: &str) -> (PathBuf, PathBuf) {
+        (self.venv(&format!("{BUILT}{name}")), self.venv(&format!("{PARTIAL}{name}")))
+    }
+
     /// Makes what is missing of `releases`, `venv` and `shared`, but not the root itself, whose place people choose.
     ///
     /// # Errors
-    /// A sentence.
+    /// A sentence; also where somebody else could put another thing in the place of what root makes there.
     pub fn create(&self) -> Result<(), String> {
         if !self.root.is_dir() {
             let root = self.root.display();
             return Err(format!("there is no directory {root}, where the releases go; make it: mkdir -p {root}"));
         }
+        self.check()?;
         for name in ["releases", "venv", "shared"] {
             let path = self.root.join(name);
             fs::DirBuilder::new()
@@ -67,6 +76,28 @@ impl Layout {
                 .mode(0o755)
                 .create(&path)
                 .map_err(|e| cannot("make the directory", &path, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Root gives files away and removes them here, by their names: nobody else may decide what these mean.
+    fn check(&self) -> Result<(), String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(());
+        }
+        for path in [self.root.clone(), self.root.join("releases"), self.root.join("venv")] {
+            match trust::path(&path, Rule::Strict) {
+                Err(Distrust::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                Err(distrust) => {
+                    let help = distrust.help().map(|help| format!("; mend it: {help}")).unwrap_or_default();
+                    return Err(format!(
+                        "releases are to be out of the service's own reach, but {distrust}{help} (what the service \
+                         writes belongs below {})",
+                        self.shared().display()
+                    ));
+                }
+                Ok(()) => {}
+            }
         }
         Ok(())
     }
@@ -156,6 +187,7 @@ impl Layout {
     /// # Errors
     /// A sentence.
     pub fn remove(&self, id: &ReleaseId) -> Result<(), String> {
+        self.check()?;
         let (partial, release) = (self.partial(id), self.release(id));
         remove_tree(&partial)?;
         match fs::rename(&release, &partial) {
@@ -165,27 +197,58 @@ impl Layout {
         remove_tree(&partial)
     }
 
-    /// Removes virtual environments that none of these releases uses. Gives how many.
+    /// Removes what imports and builds have left behind that an earlier svd was killed in. Nothing of the kind may be under way.
     ///
     /// # Errors
     /// A sentence.
-    pub fn prune_venvs(&self, used: &BTreeSet<Box<str>>) -> Result<u32, String> {
-        let dir = self.root.join("venv");
+    pub fn clear_leftovers(&self) -> Result<(), String> {
+        self.check()?;
+        for (dir, beginnings) in [("releases", &[PARTIAL][..]), ("venv", &[PARTIAL, BUILT])] {
+            for entry in entries(&self.root.join(dir))? {
+                let name = entry.file_name();
+                if beginnings.iter().any(|beginning| name.as_encoded_bytes().starts_with(beginning.as_bytes())) {
+                    remove_tree(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes virtual environments that no release leads to. Gives how many.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn prune_venvs(&self) -> Result<u32, String> {
+        self.check()?;
+        // What the releases themselves say: some were here before svd knew of any.
+        let mut used = BTreeSet::new();
+        for release in entries(&self.root.join("releases"))? {
+            let link = release.path().join("venv");
+            match fs::read_link(&link) {
+                Ok(target) => used.extend(target.file_name().map(ToOwned::to_owned)),
+                Err(e)
+                    if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::NotADirectory) => {
+                }
+                Err(e) => return Err(cannot("read", &link, &e)),
+            }
+        }
         let mut removed = 0;
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
-            Err(e) => return Err(cannot("read", &dir, &e)),
-        };
-        for entry in entries.flatten() {
+        for entry in entries(&self.root.join("venv"))? {
             let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| super::venv::is_name(name)) else { continue };
-            if !used.contains(name) {
+            if name.to_str().is_some_and(super::venv::is_name) && !used.contains(&name) {
                 remove_tree(&entry.path())?;
                 removed += 1;
             }
         }
         Ok(removed)
+    }
+}
+
+/// Empty where there is no such directory.
+fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>, String> {
+    match fs::read_dir(dir).and_then(Iterator::collect) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.map_err(|e| cannot("read", dir, &e)),
     }
 }
 
@@ -258,7 +321,42 @@ mod tests {
         for name in [&*used, &*unused, "people's own"] {
             fs::create_dir(layout.venv(name)).expect("mkdir");
         }
-        assert_eq!(layout.prune_venvs(&BTreeSet::from([used.into()])), Ok(1));
+        // Nobody but the release itself says so.
+        symlink(Path::new("../../venv").join(&used), layout.release(&id("b")).join("venv")).expect("symlink");
+        assert_eq!(layout.prune_venvs(), Ok(1));
+        assert!(layout.venv(&used).exists() && !layout.venv(&unused).exists());
         assert_eq!(fs::read_dir(layout.root().join("venv")).expect("list").count(), 2);
+    }
+
+    #[test]
+    fn what_a_death_has_left_is_removed() {
+        let (_dir, layout) = layout();
+        let (built, sealed) = layout.sealing(&"0".repeat(32));
+        for path in [layout.partial(&id("c")), built, sealed] {
+            fs::create_dir_all(path.join("lib")).expect("mkdir");
+        }
+        layout.clear_leftovers().expect("cleared");
+        assert_eq!(fs::read_dir(layout.root().join("venv")).expect("list").count(), 0);
+        assert_eq!(fs::read_dir(layout.root().join("releases")).expect("list").count(), 2);
+    }
+
+    #[test]
+    fn where_somebody_else_decides_nothing_is_done() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        let (_dir, layout) = layout();
+        fs::create_dir(layout.venv(&"1".repeat(32))).expect("mkdir");
+        for name in ["", "releases", "venv"] {
+            let path = layout.root().join(name);
+            std::os::unix::fs::chown(&path, Some(12_345), None).expect("chown");
+            let why = layout.create().expect_err("refused");
+            assert!(why.contains("belongs to user 12345") && why.contains("mend it: chown"), "{why}");
+            assert!(layout.remove(&id("a")).is_err() && layout.prune_venvs().is_err());
+            std::os::unix::fs::chown(&path, Some(0), None).expect("chown");
+        }
+        assert!(layout.release(&id("a")).exists());
+        layout.create().expect("as before");
     }
 }

@@ -3,6 +3,7 @@
 //! One lies at `ROOT/venv/NAME`. The name is a digest of what goes into it: the requirements with all that they include, the
 //! interpreter and the platform. So unchanged requirements cost nothing, and an upgraded Python builds anew.
 
+use crate::sys::tree;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -34,7 +35,7 @@ pub fn requirements(release: &Path, names: &[Box<str>]) -> Result<Files, String>
     let mut wanted: Vec<PathBuf> = names.iter().map(|name| PathBuf::from(&**name)).collect();
     if let [only] = &wanted[..]
         && only == Path::new("requirements.txt")
-        && !release.join(only).exists()
+        && release.join(only).symlink_metadata().is_err()
     {
         return Ok(files);
     }
@@ -45,10 +46,11 @@ pub fn requirements(release: &Path, names: &[Box<str>]) -> Result<Files, String>
         if files.len() >= MOST {
             return Err(format!("more than {MOST} files of requirements include each other"));
         }
-        let content = read(&release.join(&path)).map_err(|e| match e.kind() {
+        let content = tree::read_beneath(release, &path, LARGEST).map_err(|e| match e.kind() {
             ErrorKind::NotFound => {
                 format!("there is no {} in the release, which the requirements name", path.display())
             }
+            ErrorKind::CrossesDevices => format!("{} leads out of the release", path.display()),
             _ => format!("cannot read {}: {}", path.display(), crate::sys::io_text(&e)),
         })?;
         for included in includes(&String::from_utf8_lossy(&content)) {
@@ -64,14 +66,26 @@ pub fn requirements(release: &Path, names: &[Box<str>]) -> Result<Files, String>
     Ok(files)
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut content = Vec::new();
-    std::fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > LARGEST {
-        return Err(std::io::Error::other(format!("it has more than {LARGEST} bytes")));
+/// Does what is installed come from the release's own files (`.`, `-e libs/a`, `./x.whl`)? Then an environment is the
+/// release's alone: the same words mean other code in the next one.
+pub fn installs_itself(files: &Files) -> bool {
+    files.values().any(|content| String::from_utf8_lossy(content).lines().any(is_local))
+}
+
+/// As pip's documentation has it: a path has a separator in it, or is a directory or an archive; options are none of these, but for
+/// `-e`.
+fn is_local(line: &str) -> bool {
+    const ARCHIVES: [&str; 6] = [".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"];
+    let line = line.split(" #").next().unwrap_or_default().trim();
+    if ["-e", "--editable"].iter().any(|option| line.starts_with(option)) || line.contains("file:") {
+        return !line.contains("+");
     }
-    Ok(content)
+    if line.is_empty() || line.starts_with(['-', '#']) || line.contains("://") {
+        return false;
+    }
+    // What follows are conditions and extras.
+    let name = line.split([';', '[', ' ']).next().unwrap_or_default();
+    name.starts_with('.') || name.contains('/') || ARCHIVES.iter().any(|end| name.ends_with(end))
 }
 
 /// Files that the options `-r` and `-c` of a file of requirements name, as pip's documentation has them.
@@ -196,6 +210,51 @@ mod tests {
         assert_ne!(name(&files, "3.11"), before);
         assert_ne!(name(&files, "3.11"), name(&files, "3.12"));
         assert_eq!(name(&files, "3.11"), name(&files, "3.11\n"));
+    }
+
+    #[test]
+    fn what_comes_from_the_release_itself_is_its_own() {
+        let own = |text: &str| installs_itself(&Files::from([("requirements.txt".into(), text.as_bytes().to_vec())]));
+        for text in [
+            "flask\n.",
+            "-e .",
+            "--editable=libs/a",
+            "./libs/a",
+            "../a",
+            "libs/a[extra]",
+            ".[prod] # ours",
+            "x-1.0-py3-none-any.whl",
+            "x @ file:///srv/x",
+        ] {
+            assert!(own(text), "{text}");
+        }
+        for text in [
+            "",
+            "flask==3.0 # not ./this",
+            "# ./a",
+            "-r base/x.txt",
+            "--index-url https://example.org/a/",
+            "x @ https://example.org/x.whl",
+            "git+https://example.org/x.git",
+            "-e git+https://example.org/x.git#egg=x",
+            "a.b>=1 ; python_version < '3.9'",
+        ] {
+            assert!(!own(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn requirements_are_files_inside() {
+        let dir = release(&[("real.txt", "flask")]);
+        let link =
+            |target: &str, name: &str| std::os::unix::fs::symlink(target, dir.path().join(name)).expect("symlink");
+        link("real.txt", "inside.txt");
+        link("/etc/hosts", "outside.txt");
+        nix::unistd::mkfifo(&dir.path().join("pipe.txt"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        let read = |name: &str| requirements(dir.path(), &names(&[name]));
+        assert!(read("inside.txt").is_ok());
+        assert!(read("outside.txt").expect_err("refused").contains("leads out of the release"));
+        assert!(read("pipe.txt").expect_err("it is not waited for").contains("it is no file"));
     }
 
     #[test]

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// Directories in each other.
 const DEEPEST: usize = 64;
+/// Bytes of the paths of all links, which are looked at when all is there.
+const LINKS: usize = 64 << 20;
 
 /// What is copied.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,8 @@ struct Copy<'a> {
     /// From the root on, for messages.
     at: PathBuf,
     links: Vec<PathBuf>,
+    /// Of their paths.
+    link_bytes: usize,
 }
 
 /// Copies the tree below `from` to `to`, which must not exist; on disk when it returns. `owner`: `None` where this process
@@ -62,7 +66,8 @@ pub fn copy(from: &Path, to: &Path, rules: &Rules, owner: Option<Owner>) -> Resu
     let source = nix::fcntl::open(from, directory_flags(), Mode::empty()).map_err(|e| cannot("open", from, e))?;
     nix::unistd::mkdir(to, Mode::S_IRWXU).map_err(|e| cannot("make", to, e))?;
     let target = nix::fcntl::open(to, directory_flags(), Mode::empty()).map_err(|e| cannot("open", to, e))?;
-    let mut copy = Copy { rules, owner, copied: Copied::default(), at: PathBuf::new(), links: Vec::new() };
+    let mut copy =
+        Copy { rules, owner, copied: Copied::default(), at: PathBuf::new(), links: Vec::new(), link_bytes: 0 };
     copy.directory(source, &target, 0)?;
     if !rules.links_out {
         copy.check_links(&target)?;
@@ -170,7 +175,13 @@ impl Copy<'_> {
             let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
             fchownat(target, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|e| self.cannot("give away", e))?;
         }
-        self.links.push(self.at.clone());
+        if !self.rules.links_out {
+            self.link_bytes += self.at.as_os_str().len();
+            if self.link_bytes > LINKS {
+                return Err("it has too many symbolic links".to_owned());
+            }
+            self.links.push(self.at.clone());
+        }
         Ok(())
     }
 
@@ -228,6 +239,28 @@ impl Copy<'_> {
             true => Err(format!("it has more than {} bytes", self.rules.most_bytes)),
             false => Ok(()),
         }
+    }
+}
+
+/// What a file below a directory has in it, wherever links inside lead; a pipe is not waited for.
+///
+/// # Errors
+/// Of the kernel: `EXDEV`, where the path leads out. Or it is no file, or has more than `most` bytes.
+pub fn read_beneath(dir: &Path, path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::{Error, Read};
+    let root = nix::fcntl::open(dir, directory_flags(), Mode::empty())?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let file = File::from(openat2(&root, path, how)?);
+    if !file.metadata()?.is_file() {
+        return Err(Error::other("it is no file"));
+    }
+    let mut content = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut content)?;
+    match content.len() as u64 > most {
+        true => Err(Error::other(format!("it has more than {most} bytes"))),
+        false => Ok(content),
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Book {
     turn: tokio::sync::Mutex<()>,
     /// Of the latest rollout.
     pub kept: Kept,
+    /// How often something has changed.
+    changes: Cell<u64>,
     /// What takes its time, and excludes other such things.
     pub busy: Cell<Option<&'static str>>,
 }
@@ -79,6 +81,7 @@ impl Book {
             app: RefCell::new(app),
             turn: tokio::sync::Mutex::default(),
             kept,
+            changes: Cell::new(0),
             busy: Cell::new(None),
         }
     }
@@ -122,6 +125,7 @@ impl Book {
                 return Err(text(why));
             }
             self.app.replace(app);
+            self.changes.set(self.changes.get() + 1);
         }
         Ok(result)
     }
@@ -177,9 +181,18 @@ impl Book {
         .await
     }
 
-    /// Where the output of a step is kept.
+    /// Differs where anything has changed meanwhile.
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    /// Where the output of steps is kept.
+    pub fn outputs(&self) -> PathBuf {
+        self.paths.app_output(&self.name)
+    }
+
     pub fn output_file(&self, release: &str, step: &str) -> PathBuf {
-        self.paths.app_output(&self.name).join(format!("{release}.{step}.log"))
+        self.outputs().join(format!("{release}.{step}.log"))
     }
 }
 

@@ -82,7 +82,11 @@ impl Task {
             let why = format!("{}: {python}: {}.", self.book.name, ending(&answer.status));
             return Err(ApiError::new(ErrorCode::Failed, why).last_output(answer.last));
         }
-        let name = venv::name(&files, &String::from_utf8_lossy(&answer.output));
+        let mut interpreter = String::from_utf8_lossy(&answer.output).into_owned();
+        if venv::installs_itself(&files) {
+            interpreter.push_str(id.as_str());
+        }
+        let name = venv::name(&files, &interpreter);
         let tool = on_disk(|| Ok(tool())).await.map_err(|why| self.failed(why))?;
         let commands = venv::commands(&tool, &python, &self.layout.venv(&name), &self.deploy.requirements);
         Ok(Ok(Wanted { name, commands }))
@@ -97,7 +101,7 @@ impl Task {
     ) -> Result<BuildResult, ApiError> {
         let Wanted { name, commands } = wanted;
         let (layout, known) = (self.layout.clone(), name.clone());
-        let there = on_disk(move || Ok(layout.venv(&known).join(COMPLETE).exists()));
+        let there = on_disk(move || Ok(is_whole(&layout.venv(&known))));
         if there.await.map_err(|why| self.failed(why))? {
             self.link(id, &name).await?;
             let reason = "the requirements and the interpreter are the same".into();
@@ -162,6 +166,17 @@ fn tool() -> Tool {
     found.map_or(Tool::Pip, Tool::Uv)
 }
 
+/// Is it an environment that was built to its end, by svd's own word? While it is built it is the service's, who may write
+/// anything into it.
+fn is_whole(venv: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = nix::unistd::geteuid().as_raw();
+    let is_own = |path: &Path, is: fn(&std::fs::Metadata) -> bool| {
+        std::fs::symlink_metadata(path).is_ok_and(|meta| meta.uid() == own && is(&meta))
+    };
+    is_own(venv, std::fs::Metadata::is_dir) && is_own(&venv.join(COMPLETE), std::fs::Metadata::is_file)
+}
+
 /// An empty directory of the service's user's; what an interrupted build has left is removed.
 fn prepare(layout: &Layout, name: &str, owner: Option<Owner>) -> Result<(), String> {
     layout.create()?;
@@ -177,7 +192,7 @@ fn prepare(layout: &Layout, name: &str, owner: Option<Owner>) -> Result<(), Stri
 
 /// What was built becomes root's, by a copy: whoever has one of its files open for writing has another file.
 fn seal(layout: &Layout, name: &str, owner: Option<(u32, Owner)>) -> Result<(), String> {
-    let (built, sealed) = (layout.venv(&format!(".built-{name}")), layout.venv(&format!(".partial-{name}")));
+    let (built, sealed) = layout.sealing(name);
     let path = layout.venv(name);
     let cannot = |what: &str, path: &Path, e: std::io::Error| {
         format!("cannot {what} {}: {}", path.display(), crate::sys::io_text(&e))

@@ -42,10 +42,11 @@ impl Task {
             name => format!("{} (for {name})", self.who()),
         };
         let lock = Lock { fence: fence(&theirs), holder: holder.into(), since: 0, until, message };
-        let layout = self.layout.clone();
+        let (layout, seen) = (self.layout.clone(), self.book.changes());
         let current = on_disk(move || Ok(layout.current_release())).await.map_err(|why| self.failed(why))?;
         self.change(|app| {
-            if let Some(id) = &current {
+            // What was looked at in the middle of something else says nothing.
+            if let Some(id) = current.as_ref().filter(|_| self.book.changes() == seen) {
                 app.found(id, seconds());
             }
             app.lock(now(), seconds(), lock)
@@ -163,17 +164,31 @@ impl Task {
                 Ok::<_, Refusal>(old)
             })
             .await?;
-        let venvs: BTreeSet<Box<str>> = self.book.app().releases.values().filter_map(|r| r.venv.clone()).collect();
-        let (layout, removed) = (self.layout.clone(), old.clone());
+        let (layout, removed, outputs) = (self.layout.clone(), old.clone(), self.book.outputs());
         let venvs = on_disk(move || {
             removed.iter().try_for_each(|id| layout.remove(id))?;
-            layout.prune_venvs(&venvs)
+            layout.clear_leftovers()?;
+            forget_outputs(&outputs, &removed);
+            layout.prune_venvs()
         });
         let venvs = venvs.await.map_err(|why| self.failed(why))?;
         for id in &old {
             self.tell(&wanted.fence, "pruned", Some(id.as_str()), "").await;
         }
         Ok(PruneResult { releases: old.iter().map(|id| id.as_str().into()).collect(), venvs })
+    }
+}
+
+/// Removes what the steps of these releases have said.
+fn forget_outputs(dir: &Path, releases: &[ReleaseId]) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        // RELEASE.STEP.log
+        let name = entry.file_name();
+        let release = name.to_str().and_then(|name| name.strip_suffix(".log")?.rsplit_once('.')).map(|(id, _)| id);
+        if releases.iter().any(|id| Some(id.as_str()) == release) {
+            // Best effort: what stays is a small file.
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
