@@ -171,6 +171,8 @@ pub struct App {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Locked(Box<Lock>),
+    /// Another rollout has left a release on trial: until that is settled, the app is that one's.
+    Held(String),
     /// Somebody else has been granted the lock since.
     Fenced {
         highest: Fence,
@@ -201,7 +203,7 @@ impl App {
             }
         }
         if let Some(trial) = self.trial.as_ref().filter(|trial| !ours(&trial.fence)) {
-            return Err(Refusal::Not(format!(
+            return Err(Refusal::Held(format!(
                 "release {} of the rollout {} is on trial here, and must be confirmed or taken back first",
                 trial.release, trial.fence.rollout
             )));

@@ -154,7 +154,7 @@ fn a_rollout_takes_the_lock_over_from_itself_and_from_nobody_else() {
     assert_eq!(app.confirm(NOW, &r), Err(Refusal::Fenced { highest: next.clone() }));
     app.unlock(&next, false).expect("ours");
     let refused = app.lock(NOW, 0, lock_of(other, Some(LATER)));
-    assert!(matches!(refused, Err(Refusal::Not(why)) if why.contains("rollout r is on trial")));
+    assert!(matches!(refused, Err(Refusal::Held(why)) if why.contains("rollout r is on trial")));
     app.lock(NOW, 0, lock_of(next.clone(), Some(LATER))).expect("it may come back");
     assert_eq!(app.confirm(NOW, &next), Ok(id("b")));
 }

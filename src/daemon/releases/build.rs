@@ -214,3 +214,33 @@ fn seal(layout: &Layout, name: &str, owner: Option<(u32, Owner)>) -> Result<(), 
     crate::sys::durable::sync_directory(&dir).map_err(|e| cannot("write", &dir, e))?;
     remove_tree(&built)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::chown;
+
+    #[test]
+    fn only_svd_says_that_an_environment_is_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (venv, mark) = (dir.path().join("venv"), dir.path().join("venv").join(COMPLETE));
+        assert!(!is_whole(&venv));
+        std::fs::create_dir(&venv).expect("mkdir");
+        assert!(!is_whole(&venv));
+        std::fs::write(&mark, "").expect("write");
+        assert!(is_whole(&venv));
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        // As the service's user leaves it who was at it when svd died.
+        for path in [&venv, &mark] {
+            chown(path, Some(12_345), None).expect("chown");
+            assert!(!is_whole(&venv));
+            chown(path, Some(0), None).expect("chown");
+        }
+        std::fs::rename(&mark, dir.path().join("elsewhere")).expect("rename");
+        symlink(dir.path().join("elsewhere"), &mark).expect("symlink");
+        assert!(!is_whole(&venv));
+    }
+}

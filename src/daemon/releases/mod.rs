@@ -251,6 +251,8 @@ impl Task {
                 error(ErrorCode::Locked, format!("{name} is locked by {}, for {since}{why}.", lock.holder))
                     .hint(format!("Wait, or break it: `svctl unlock {name} --force`."))
             }
+            Refusal::Held(why) => error(ErrorCode::Locked, format!("{name}: {why}."))
+                .hint(format!("`svctl attach {name}` shows it; `svctl resume {name}` or `svctl abort {name}` settles it.")),
             Refusal::Fenced { highest } => error(
                 ErrorCode::Fenced,
                 format!(

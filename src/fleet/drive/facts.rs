@@ -60,13 +60,20 @@ pub fn serves(status: &AppStatus) -> Option<Box<str>> {
 
 /// All services of an app together.
 pub fn counts(status: &AppStatus) -> Counts {
-    status.services.iter().filter_map(|s| s.traffic.as_ref()).map(decided).fold(Counts::default(), Counts::plus)
+    let overdue = overdue(status);
+    decided(status).plus(Counts { requests: overdue, errors: overdue })
 }
 
-/// What has not answered and what nobody answers any more has failed, too.
-fn decided(traffic: &Traffic) -> Counts {
-    let unanswered = traffic.overdue + traffic.died_open;
-    Counts { requests: traffic.requests + unanswered, errors: traffic.errors_5xx + unanswered }
+/// The same without what is open still: these numbers only grow while the same processes serve.
+pub fn decided(status: &AppStatus) -> Counts {
+    // What nobody answers any more has failed, too.
+    let of = |t: &Traffic| Counts { requests: t.requests + t.died_open, errors: t.errors_5xx + t.died_open };
+    status.services.iter().filter_map(|s| s.traffic.as_ref()).map(of).fold(Counts::default(), Counts::plus)
+}
+
+/// Open for longer than the service's timeout, now.
+pub fn overdue(status: &AppStatus) -> u64 {
+    status.services.iter().filter_map(|s| s.traffic.as_ref()).map(|t| t.overdue).sum()
 }
 
 /// What counts as slow, from the 95th percentile of the host whose is highest: hosts may differ.

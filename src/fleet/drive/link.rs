@@ -307,10 +307,10 @@ fn view(status: &AppStatus, cargo: &Cargo) -> View {
 
 /// All services of the app together.
 fn count(status: &AppStatus, cargo: &Cargo, slow: Option<Duration>) -> Count {
-    let Counts { requests, errors } = facts::counts(status);
+    let Counts { requests, errors } = facts::decided(status);
     let traffic = || status.services.iter().filter_map(|s| s.traffic.as_ref());
     let slow = slow.and_then(|limit| traffic().map(|t| Some(t.slow.as_ref()?[facts::place(limit)])).sum());
-    let totals = Totals { requests, errors, slow };
+    let totals = Totals { requests, errors, overdue: facts::overdue(status), slow };
     let unreliable = traffic().any(|t| t.unreliable);
     let restarts = status.services.iter().map(|s| s.restarts).sum();
     let unfit = status.services.iter().find_map(|s| Some(format!("{}: {}", s.name, s.unfit.as_deref()?).into()));

@@ -28,12 +28,26 @@ pub(super) struct Bake {
     /// Answers of this round that are still to come; `None`: it is over.
     awaited: Option<usize>,
     tick: Tick,
+    /// The wave has hosts of its own that serve the release.
+    own: bool,
+    /// One of them has answered in this round.
+    seen: bool,
 }
 
 impl Bake {
     pub fn new(wave: usize, limits: &Limits, now: Duration) -> Bake {
         let judge = Judge::new(limits.verdict.clone(), limits.baseline, Duration::from_millis(limits.bake));
-        Bake { wave, judge, began: now, round: 0, round_began: now, awaited: None, tick: empty() }
+        Bake {
+            wave,
+            judge,
+            began: now,
+            round: 0,
+            round_began: now,
+            awaited: None,
+            tick: empty(),
+            own: false,
+            seen: false,
+        }
     }
 }
 
@@ -46,6 +60,9 @@ impl Machine {
         for host in &mut self.hosts {
             host.counted = None;
             host.restarts = None;
+        }
+        if let Phase::Baking(bake) = &mut self.phase {
+            bake.own = self.hosts.iter().any(|host| is_new(host, bake.wave));
         }
         if let Some(wish @ (Wish::Pause | Wish::Promote)) = self.wish {
             self.wish = None;
@@ -71,6 +88,7 @@ impl Machine {
         bake.round += 1;
         bake.round_began = self.now;
         bake.tick = empty();
+        bake.seen = false;
         let round = bake.round;
         let mut awaited = 0;
         for (at, host) in self.hosts.iter_mut().enumerate() {
@@ -116,6 +134,7 @@ impl Machine {
         }
         bake.awaited = bake.awaited.map(|n| n.saturating_sub(1));
         let canary = host.at == At::OnTrial;
+        bake.seen |= is_new(host, bake.wave);
         let (first, _) = host.restarts.unwrap_or((count.restarts, 0));
         host.restarts = Some((first, count.restarts.saturating_sub(first)));
         let restarts = self.too_many_restarts(at);
@@ -150,7 +169,12 @@ impl Machine {
         }
         let tick = std::mem::replace(&mut bake.tick, empty());
         let at = bake.round_began.saturating_sub(bake.began);
-        if bake.round > 1 {
+        let wave = bake.wave;
+        if bake.own && !self.hosts.iter().any(|host| is_new(host, wave)) {
+            return self.fail(&format!("no host of wave {} serves the release any more", wave + 1), false);
+        }
+        // Nobody is found good whom nobody has seen.
+        if bake.round > 1 && (bake.seen || !bake.own) {
             bake.judge.handle_tick(at, tick);
             self.conclude();
         }
@@ -204,12 +228,20 @@ impl Machine {
     }
 }
 
+/// It has got the release with this wave, and serves it.
+fn is_new(host: &Host, wave: usize) -> bool {
+    host.is_part() && host.wave == Some(wave) && host.at == At::OnTrial
+}
+
 /// `None`: other processes count now.
 fn since(before: Totals, now: Totals) -> Option<Totals> {
     let slow = before.slow.zip(now.slow).map(|(before, now)| now.saturating_sub(before));
+    // Once for each that has become overdue; what becomes of it then counts as any other.
+    let overdue = now.overdue.saturating_sub(before.overdue);
     Some(Totals {
-        requests: now.requests.checked_sub(before.requests)?,
-        errors: now.errors.checked_sub(before.errors)?,
+        requests: now.requests.checked_sub(before.requests)? + overdue,
+        errors: now.errors.checked_sub(before.errors)? + overdue,
+        overdue,
         slow,
     })
 }
@@ -222,4 +254,20 @@ fn add(tick: &mut Tick, canary: bool, delta: Totals) {
         slow[which] += more;
         slow
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_overdue_counts_once_and_hides_nothing() {
+        let of = |requests, errors, overdue| Totals { requests, errors, overdue, slow: None };
+        let counted = |before, now| since(before, now).map(|t| (t.requests, t.errors));
+        assert_eq!(counted(of(10, 1, 0), of(15, 2, 3)), Some((8, 4)));
+        assert_eq!(counted(of(15, 2, 3), of(20, 2, 3)), Some((5, 0)), "they wait still");
+        // Two were answered after all, the third died with its worker.
+        assert_eq!(counted(of(15, 2, 3), of(22, 4, 0)), Some((7, 2)), "fewer are overdue: the rest counts");
+        assert_eq!(counted(of(15, 2, 3), of(3, 0, 0)), None, "another generation");
+    }
 }

@@ -225,7 +225,7 @@ impl Machine {
     fn refused(&mut self, at: usize, purpose: Purpose, error: CallError) {
         let locking = matches!(self.phase, Phase::Locking { .. });
         let unlocking = matches!(self.phase, Phase::Unlocking { .. });
-        if !locking && !unlocking && self.is_superseded(&error) {
+        if !locking && !unlocking && self.is_superseded(at, &error) {
             return;
         }
         if let Purpose::Counts { round } = purpose {
@@ -251,12 +251,29 @@ impl Machine {
                 }
             }
             CallError::Busy(_) => self.hosts[at].retry_at = self.now + RETRY,
-            CallError::Locked(who) => self.lock_refused(at, Some(who), 0),
+            CallError::Locked(who) if locking => self.lock_refused(at, Some(who), 0),
             CallError::Fenced { highest } if locking => self.lock_refused(at, None, highest),
+            CallError::Failed(why) if locking => {
+                self.hosts[at].lost.get_or_insert((self.now, why));
+                self.end_job(at);
+            }
             _ if locking => self.end_job(at),
+            CallError::Locked(who) => {
+                let host = &mut self.hosts[at];
+                (host.locked, host.retry_at) = (false, self.now + RETRY);
+                host.lost.get_or_insert((self.now, who));
+            }
             CallError::NotLocked | CallError::Fenced { .. } => self.hosts[at].locked = false,
             CallError::Failed(why) if purpose == Purpose::Job => self.job_failed(at, &why),
-            CallError::Failed(_) => self.hosts[at].retry_at = self.now + RETRY,
+            CallError::Failed(why) => {
+                let host = &mut self.hosts[at];
+                host.retry_at = self.now + RETRY;
+                // One that says no again and again is as good as one that says nothing.
+                match purpose {
+                    Purpose::Lock | Purpose::Renew => _ = host.lost.get_or_insert((self.now, why)),
+                    _ => host.trouble = Some(why),
+                }
+            }
         }
         let is_over = |job: &Job| job.dropped && !job.is_under_way();
         if unlocking || self.hosts[at].job.as_ref().is_some_and(is_over) {
@@ -266,6 +283,11 @@ impl Machine {
 
     fn lock_refused(&mut self, at: usize, who: Option<Box<str>>, highest: u64) {
         let name = self.hosts[at].name.clone();
+        if let Some(who) = &who {
+            let host = &mut self.hosts[at];
+            host.taken = true;
+            host.lost.get_or_insert((self.now, who.clone()));
+        }
         if let Phase::Locking { refused, higher, .. } = &mut self.phase {
             if let Some(who) = who {
                 refused.get_or_insert_with(|| format!("{name}: {who}").into());
@@ -279,6 +301,7 @@ impl Machine {
         let (now, number, entries) = (self.now, self.number, self.entries.len());
         let host = &mut self.hosts[at];
         host.locked = true;
+        host.taken = false;
         host.retry_at = now;
         // What it has of our own entries it has as they are; anything else is written anew.
         if mark.number != number || mark.entries > entries {

@@ -110,8 +110,11 @@ pub enum View {
 /// Totals since some moment that does not change while the same processes serve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
+    /// Whose fate is decided.
     pub requests: u64,
     pub errors: u64,
+    /// Open for too long, now: the one number here that may fall.
+    pub overdue: u64,
     /// `None`: not known.
     pub slow: Option<u64>,
 }

@@ -42,6 +42,10 @@ pub(super) struct Host {
     pub renewed: Option<Duration>,
     /// Since when, and how, it has not answered.
     pub lost: Option<(Duration, Box<str>)>,
+    /// Somebody else holds the lock there, or has left a release on trial.
+    pub taken: bool,
+    /// Why it has not written down what it was given.
+    pub trouble: Option<Box<str>>,
     /// Not to be tried before.
     pub retry_at: Duration,
     pub skipped: bool,
@@ -120,6 +124,8 @@ impl Host {
             journal: 0,
             renewed: None,
             lost: None,
+            taken: false,
+            trouble: None,
             retry_at: Duration::ZERO,
             skipped: false,
             given_up: false,

@@ -22,8 +22,9 @@ impl Machine {
     /// The hosts that were asked for the lock have answered.
     pub(super) fn locked(&mut self) -> bool {
         let Phase::Locking { rest, refused, higher, tries, marks, other } = &mut self.phase else { return false };
-        if let Some(who) = refused.take() {
-            return self.give_lock_up(End::Locked(who));
+        let refusal = refused.take();
+        if let (Some(who), Start::Deploy) = (&refusal, self.start) {
+            return self.give_lock_up(End::Locked(who.clone()));
         }
         // What was written with a number was granted it, even if that is forgotten.
         let written = marks.values().map(|mark| mark.number).max().unwrap_or(0);
@@ -45,9 +46,10 @@ impl Machine {
         }
         let (marks, other) = (std::mem::take(marks), *other);
         if !self.is_quorum(|host| host.locked) {
-            let away: Vec<&str> = self.hosts.iter().filter(|h| !h.locked).map(|h| &*h.name).collect();
-            let why = format!("no majority of the hosts answers; these do not: {}", away.join(", "));
-            return self.give_lock_up(End::Lost(why.into()));
+            // What a takeover was refused by some hosts it does without; but not by most of them.
+            let lost = || End::Lost(self.why_not(|host| host.locked).into());
+            let end = refusal.map_or_else(lost, End::Locked);
+            return self.give_lock_up(end);
         }
         if self.is_take_over() {
             return self.read_best(marks, other);

@@ -180,9 +180,9 @@ impl Machine {
                 Timer::Host(at) => self.tend(at),
                 Timer::Bake => self.next_round(),
                 Timer::Quorum => {
-                    self.end(End::Lost(
-                        "no majority of the hosts answers; what is unconfirmed goes back by its lease".into(),
-                    ));
+                    let lacks = self.entries.len();
+                    let why = self.why_not(|host| host.locked && host.journal >= lacks);
+                    self.end(End::Lost(format!("{why}; what is unconfirmed goes back by its lease").into()));
                 }
             }
             if self.ended {
@@ -259,13 +259,26 @@ impl Machine {
         }
     }
 
+    /// Why there is no majority of hosts that do.
+    pub(super) fn why_not(&self, does: impl Fn(&Host) -> bool) -> String {
+        let of = |host: &Host| {
+            let lost = host.lost.as_ref().map(|(_, why)| why).or(host.trouble.as_ref());
+            match lost {
+                Some(why) => format!("{}: {why}", host.name),
+                None => host.name.to_string(),
+            }
+        };
+        let not: Vec<String> = self.hosts.iter().filter(|host| !does(host)).map(of).collect();
+        format!("no majority of the hosts answers ({})", not.join("; "))
+    }
+
     /// Where each host is, as far as is known.
     pub(super) fn where_all_are(&self) -> Vec<(Box<str>, Place)> {
         let of = |host: &Host| {
             let lost = host.lost.as_ref().map(|(_, why)| why.clone());
             match host.at {
                 At::Confirmed => Place::Confirmed,
-                At::Before if host.locked || host.wave.is_some() => Place::Before,
+                At::Before if !host.taken && (host.locked || host.wave.is_some()) => Place::Before,
                 At::Before => Place::Unknown(lost.unwrap_or_else(|| "it was down from the beginning".into())),
                 At::OnTrial | At::Unsure => {
                     Place::Unknown(lost.unwrap_or_else(|| "it could not be brought to an end there".into()))
@@ -276,10 +289,14 @@ impl Machine {
     }
 
     /// What can be said of a call that failed, where the answer ends everything. True: it did.
-    pub(super) fn is_superseded(&mut self, error: &CallError) -> bool {
+    pub(super) fn is_superseded(&mut self, at: usize, error: &CallError) -> bool {
         let over = match error {
             CallError::Fenced { highest } => *highest > self.number,
-            CallError::Locked(_) => true,
+            CallError::Locked(_) => {
+                // A host that another rollout has left a release on is that one's; most of them are ours all the same.
+                self.hosts[at].taken = true;
+                !self.is_quorum(|host| !host.taken)
+            }
             _ => false,
         };
         if over {

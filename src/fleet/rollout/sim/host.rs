@@ -7,7 +7,7 @@ use super::super::event::{Call, CallError, Count, Mark, Reply, Totals, View};
 use super::super::journal::Entry;
 use super::super::plan::Step;
 use crate::release::ReleaseId;
-use crate::release::app::{About, App, Expired, Fence, Lock, Moment, Refusal, StepState, Wanted};
+use crate::release::app::{About, App, Expired, Fence, Lock, Moment, Refusal, StepState, Trial, Wanted};
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,10 @@ pub struct Host {
     /// Leases that ran out.
     pub expired: u32,
     pub held: bool,
+    /// Why it grants no lock.
+    pub refuses: Option<&'static str>,
+    /// It cannot be reached any more as soon as it is counted with a new release.
+    pub vanishes: bool,
 }
 
 /// What lasts.
@@ -84,6 +88,7 @@ pub enum Done {
 
 fn refused(refusal: Refusal) -> CallError {
     match refusal {
+        Refusal::Held(why) => CallError::Locked(why.into()),
         Refusal::Locked(lock) => CallError::Locked(format!("held by {}", lock.fence.rollout).into()),
         Refusal::Fenced { highest } => CallError::Fenced { highest: highest.number },
         Refusal::NotLocked => CallError::NotLocked,
@@ -109,6 +114,8 @@ impl Host {
             load,
             expired: 0,
             held: false,
+            refuses: None,
+            vanishes: false,
         }
     }
 
@@ -139,6 +146,15 @@ impl Host {
         }
     }
 
+    /// Another rollout has left its release on trial here.
+    pub fn hold_for(&mut self, now: Duration, caller: &Caller) {
+        let until = moment(now + Duration::from_secs(10 * 24 * 3600));
+        let (release, before) = (caller.release(), self.app.confirmed.clone());
+        self.app.fence = caller.fence();
+        let fence = caller.fence();
+        self.app.trial = Some(Trial { release, before, fence, until, holds: true, rollback: None });
+    }
+
     /// It starts its last confirmed release; what holds stays.
     pub fn reboot(&mut self, now: Duration) {
         self.boot += 1;
@@ -159,10 +175,10 @@ impl Host {
     fn grant(&mut self, now: Duration, caller: &Caller, lease: Duration) -> Result<Reply, CallError> {
         let until = Some(moment(now + lease));
         let wanted = Lock { fence: caller.fence(), holder: "jane".into(), since: 0, until, message: "".into() };
-        self.app.lock(moment(now), now.as_secs(), wanted).map_err(|refusal| match refusal {
-            Refusal::Not(why) => CallError::Locked(why.into()),
-            refusal => refused(refusal),
-        })?;
+        if let Some(why) = self.refuses {
+            return Err(CallError::Failed(why.into()));
+        }
+        self.app.lock(moment(now), now.as_secs(), wanted).map_err(refused)?;
         let (rollout, entries) = &self.journal;
         let number = entries.last().map_or(0, |entry| entry.number);
         let ours = *rollout == caller.rollout;
@@ -182,7 +198,10 @@ impl Host {
         let reply = match call {
             Call::Lock { lease } => self.grant(now, caller, *lease)?,
             Call::Read => Reply::Journal(self.entries(&caller.rollout).to_vec()),
-            Call::Counts { .. } => Reply::Counted(self.count(now, caller, quality)),
+            Call::Counts { .. } => {
+                self.up &= !(self.vanishes && self.app.trial.is_some());
+                Reply::Counted(self.count(now, caller, quality))
+            }
             Call::Unlock => {
                 // Another's is not ours to unlock.
                 let _ = self.app.unlock(&fence, false);
@@ -266,7 +285,12 @@ impl Host {
         let errors = requests * if ours { quality.errors } else { 1 } / 1000;
         let bad = quality.unfit_after.filter(|after| ours && self.since + *after <= now);
         Count {
-            totals: Totals { requests, errors, slow: Some(requests * if ours { quality.slow } else { 20 } / 1000) },
+            totals: Totals {
+                requests,
+                errors,
+                overdue: 0,
+                slow: Some(requests * if ours { quality.slow } else { 20 } / 1000),
+            },
             unreliable: false,
             restarts: if ours { quality.restarts * (now - self.since.min(now)).as_secs() / 60 } else { 0 },
             unfit: bad.map(|_| "the health check fails".into()),
