@@ -39,6 +39,8 @@ const RATIOS: [f64; 6] = [1.5, 2.0, 4.0, 10.0, 30.0, 100.0];
 
 /// No verdict on fewer ticks.
 const LEAST_TICKS: f64 = 6.0;
+/// So many, and one for what came in between two of them.
+const LEAST: Duration = TICK.saturating_mul(LEAST_TICKS as u32 + 1);
 
 /// The rate of errors that a host without a control is always allowed.
 const ALONE_LEAST: f64 = 0.01;
@@ -486,7 +488,9 @@ impl Judge {
         if self.slow.value() >= needed * SLOW_RARER && canary.rate() - allowed >= SLOW_DIFFERENCE {
             return Outcome::TakeBack(Cause::Slow);
         }
-        if at < self.ends {
+        // A bake time may be shorter than a verdict takes: what looks bad by now is watched until there can be one.
+        let looks_bad = self.errors.value() > 1.0 && difference >= settings.min_difference;
+        if at < self.ends || looks_bad && at < LEAST {
             return Outcome::GoOn;
         }
         let enough = match self.record.baseline {

@@ -52,6 +52,20 @@ fn a_burst_of_errors_is_no_verdict() {
 }
 
 #[test]
+fn a_bake_time_shorter_than_a_verdict_takes_is_stretched_by_what_looks_bad() {
+    let short = || Judge::new(Settings::default(), Baseline::Control, TICK);
+    let verdict = run(&mut short(), tick([1000, 10], [9000, 90]));
+    assert_eq!((verdict.outcome, verdict.at_ms), (Outcome::Pass, 5000));
+    let verdict = run(&mut short(), tick([1000, 500], [9000, 90]));
+    assert_eq!((verdict.outcome, verdict.at_ms), (Outcome::TakeBack(Cause::Errors), 30_000));
+    // A burst is over soon.
+    let mut judge = short();
+    assert_eq!(judge.handle_tick(TICK, tick([1000, 100], [9000, 90])).outcome, Outcome::GoOn);
+    let verdict = run(&mut judge, tick([1000, 10], [9000, 90]));
+    assert!(verdict.outcome == Outcome::Pass && verdict.at_ms < 35_000, "{verdict:?}");
+}
+
+#[test]
 fn an_outage_that_hits_both_is_nobodys_fault() {
     let verdict = run(&mut judge(Baseline::Control), tick([100, 70], [900, 630]));
     assert_eq!(verdict.outcome, Outcome::Pass);

@@ -132,6 +132,12 @@ impl Host {
         self.holder.run(&["ip", "link", "set", "eth0", "up"]);
     }
 
+    /// A command on it, which must succeed.
+    #[track_caller]
+    pub fn run(&self, words: &[&str]) {
+        self.holder.run(words);
+    }
+
     /// Processes on it that have this in their command line.
     pub fn processes(&self, needle: &str) -> Vec<String> {
         let network = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
@@ -276,18 +282,23 @@ impl Bed {
 
     /// Writes `fleet.toml`: all hosts, and `more`.
     pub fn fleet(&self, more: &str) {
-        fs::write(self.path("fleet.toml"), self.fleet_text(more)).expect("writing");
+        let text = self.fleet_text(&format!("connect_timeout = \"30s\"\n{more}"));
+        fs::write(self.path("fleet.toml"), text).expect("writing");
     }
 
     /// A fleet file in the bed's directory.
     pub fn fleet_text(&self, more: &str) -> String {
         let names: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
-        let mut text = format!("hosts = {names:?}\nssh_config = \"ssh_config\"\nconnect_timeout = \"30s\"\n{more}\n");
+        let mut text = format!("hosts = {names:?}\nssh_config = \"ssh_config\"\n{more}\n");
         for host in &self.hosts {
             let socket = host.svd.socket();
             text += &format!("[host.{}]\nssh = {:?}\nsocket = {:?}\n", host.name, host.address, socket);
         }
         text
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub fn path(&self, below: &str) -> PathBuf {

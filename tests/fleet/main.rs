@@ -5,8 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apps;
 mod bed;
 mod deploy;
+mod faults;
 mod files;
 mod many;
 mod reach;

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const GUNICORN: &str = "gunicorn-27.0.1";
 
@@ -20,9 +20,11 @@ const ROLLOUT: Duration = Duration::from_secs(200);
 
 pub struct Site<'a> {
     pub bed: &'a Bed,
-    /// Of the app, its service, its repository, and the directory for svctl's temporary files.
+    /// Of the app, its service, and the directory of its repository.
     pub name: &'static str,
     port: u16,
+    /// svctl's directory for temporary files.
+    desk: String,
     /// Where it comes from, in the fleet file.
     from: String,
 }
@@ -70,9 +72,20 @@ impl<'a> Site<'a> {
             "git init -q -b production && git config user.email tester@example.org && git config user.name Tester";
         shell(&repository, words, Path::new(""));
         let from = format!("repository = {repository:?}\nbranch = \"production\"\n");
-        let site = Site { bed, name, port, from };
+        let site = Site { bed, name, port, desk: format!("tmp-{name}"), from };
         site.service(service);
         site
+    }
+
+    /// What is shipped is a file.
+    pub fn artifact(mut self, file: &Path) -> Site<'a> {
+        self.from = format!("artifact = {file:?}\n");
+        self
+    }
+
+    /// Another place from where somebody deploys the same app.
+    pub fn elsewhere(&self) -> Site<'a> {
+        Site { desk: format!("{}-elsewhere", self.desk), from: self.from.clone(), ..*self }
     }
 
     /// Writes the service's file on all hosts.
@@ -110,7 +123,12 @@ impl<'a> Site<'a> {
     }
 
     pub fn fleet(&self, more: &str) {
-        let app = format!("[app.{}]\n{}hosts = [\"web-*\"]\nlease = \"60s\"\n{more}", self.name, self.from);
+        // Hosts that are down are not waited for as long as those of a busy machine.
+        let timeout = if more.contains("max_unreachable") { "8s" } else { "30s" };
+        let app = format!(
+            "connect_timeout = {timeout:?}\n[app.{}]\n{}hosts = [\"web-*\"]\nlease = \"60s\"\n{more}",
+            self.name, self.from
+        );
         // One lease is enough.
         let app = if more.contains("lease = ") { app.replacen("lease = \"60s\"\n", "", 1) } else { app };
         fs::write(self.fleet_file(), self.bed.fleet_text(&app)).expect("writing");
@@ -130,7 +148,7 @@ impl<'a> Site<'a> {
 
     /// svctl's directory for temporary files.
     pub fn temporary(&self) -> PathBuf {
-        self.bed.path(&format!("tmp-{}", self.name))
+        self.bed.path(&self.desk)
     }
 
     pub fn svctl_command(&self, words: &[&str]) -> Command {
@@ -143,7 +161,9 @@ impl<'a> Site<'a> {
     /// Exit code, stdout and stderr of svctl, which leaves nothing behind.
     #[track_caller]
     pub fn told(&self, words: &[&str]) -> (i32, String, String) {
+        let begun = Instant::now();
         let Output { status, stdout, stderr } = run_limited(self.svctl_command(words), ROLLOUT);
+        println!("svctl {}: {:.1?}, {status}", words.join(" "), begun.elapsed());
         self.bed.assert_clean_in(&self.temporary());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (status.code().unwrap_or(-1), text(&stdout), text(&stderr))
@@ -172,9 +192,13 @@ impl<'a> Site<'a> {
 
     /// What each host answers with.
     pub fn serves(&self) -> Vec<String> {
+        self.serves_on(&self.bed.hosts.iter().collect::<Vec<_>>())
+    }
+
+    pub fn serves_on(&self, hosts: &[&Host]) -> Vec<String> {
         let serves = Mutex::new(Vec::new());
         self.bed.inside(|| {
-            for host in &self.bed.hosts {
+            for host in hosts {
                 let (_, body) = http_get(self.address(host), "/").expect("it answers");
                 let release = body.strip_prefix("release=").and_then(|rest| rest.split(' ').next()).unwrap_or(&body);
                 serves.lock().expect("no panic").push(release.to_owned());
@@ -185,13 +209,18 @@ impl<'a> Site<'a> {
 
     /// Loads on all hosts while something is done.
     pub fn under_load<T: Send>(&self, done: impl FnOnce() -> T + Send) -> (T, Vec<Report>) {
+        self.under_load_of(&self.bed.hosts.iter().collect::<Vec<_>>(), done)
+    }
+
+    pub fn under_load_of<T: Send>(&self, hosts: &[&Host], done: impl FnOnce() -> T + Send) -> (T, Vec<Report>) {
         let result = Mutex::new(None);
         self.bed.inside(|| {
             let load = |host: &Host| {
-                let pause = Duration::from_millis(20);
+                // All of them run on the machine that the test runs on.
+                let pause = Duration::from_millis(50);
                 Plan { new: 1, kept: 1, pause, ..Plan::new(self.address(host)) }.start()
             };
-            let loads: Vec<Load> = self.bed.hosts.iter().map(load).collect();
+            let loads: Vec<Load> = hosts.iter().map(|host| load(host)).collect();
             loads.iter().for_each(|load| load.more(20));
             let value = done();
             let reports = loads.into_iter().map(Load::stop).collect();

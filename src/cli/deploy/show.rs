@@ -212,7 +212,9 @@ fn end_text(app: &str, end: Option<&End>) -> String {
         Some(End::Paused { why }) => {
             format!("{app} is paused: {why}. {}, {} or {}.", hint("promote"), hint("resume"), hint("abort"))
         }
-        Some(End::Locked(who)) => format!("Nothing was done: {who}"),
+        Some(End::Locked(who)) => {
+            format!("Nothing was done: {who} Wait; or break the lock there: `svctl unlock {app} --force`.")
+        }
         Some(End::Superseded) => format!("Somebody else goes on with this rollout; {} shows it.", hint("attach")),
         Some(End::Lost(why)) => format!("{app}: {why}. {} when they answer again.", hint("resume")),
         Some(End::Refused(why)) => format!("{app}: {why}."),

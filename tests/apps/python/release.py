@@ -2,12 +2,14 @@
 
     {"name": "2", "import": "ok" | "raise" | "hang", "import_seconds": 0.5, "probe": "ok" | "fail" | "raise" | "hang",
      "lifespan": "ok" | "fail" (of the ASGI application), "slow_note": "a file that is made when /slow begins",
-     "fail_share": 0.2 (of the requests for / are answered with 500), "wait": 0.3 (seconds that a request for / takes)}
+     "fail_share": 0.2 (of the requests for / are answered with 500), "fail_hosts": {"web-1": 0.2} (the same, there alone),
+     "wait": 0.3 (seconds that a request for / takes)}
 """
 
 import json
 import os
 import random
+import socket
 import time
 
 try:
@@ -17,6 +19,8 @@ except FileNotFoundError:
     settings = {}
 
 NAME = str(settings.get("name", "0"))
+
+FAIL_SHARE = settings.get("fail_hosts", {}).get(socket.gethostname(), settings.get("fail_share", 0))
 
 time.sleep(settings.get("import_seconds", 0))
 if settings.get("import") == "raise":
@@ -54,6 +58,6 @@ def answer(path, seconds):
     if path == "/environ":
         return 200, json.dumps(dict(os.environ, cwd=os.getcwd()), sort_keys=True) + "\n"
     time.sleep(settings.get("wait", 0))
-    if random.random() < settings.get("fail_share", 0):
+    if random.random() < FAIL_SHARE:
         return 500, "one of those that fail\n"
     return 200, body()
