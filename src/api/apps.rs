@@ -55,7 +55,10 @@ impl StepName {
 #[derive(Clone, Debug, PartialEq)]
 pub enum AppRequest {
     /// [`AppStatus`].
-    Status,
+    Status {
+        /// Together with [`ConfigurationStatus`], for which all files are read.
+        configuration: bool,
+    },
     /// [`History`], newest last.
     History {
         lines: u64,
@@ -88,13 +91,13 @@ pub enum AppRequest {
 impl AppRequest {
     /// Changes nothing.
     pub fn is_read(&self) -> bool {
-        matches!(self, AppRequest::Status | AppRequest::History { .. } | AppRequest::Journal)
+        matches!(self, AppRequest::Status { .. } | AppRequest::History { .. } | AppRequest::Journal)
     }
 
     /// For the audit journal.
     pub(super) fn detail(&self) -> Box<str> {
         match self {
-            AppRequest::Status => "status".into(),
+            AppRequest::Status { .. } => "status".into(),
             AppRequest::History { .. } => "history".into(),
             AppRequest::Lock(o) => format!("lock rollout={} number={}", o.fence.rollout, o.fence.number).into(),
             AppRequest::Unlock(o) if o.force => "unlock force".into(),
@@ -248,6 +251,9 @@ pub struct AppStatus {
     /// What a boot starts, and a release that fails is taken back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<Box<str>>,
+    /// The rollout that has confirmed it; empty: none has.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub confirmed_by: Box<str>,
     /// Where a rollback goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Box<str>>,
@@ -280,9 +286,35 @@ pub struct AppStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub static_when_changed: Vec<Box<str>>,
     pub journal: JournalMark,
+    /// Where it was asked for (`?configuration=true`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationStatus>,
     /// Needs somebody's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alert: Option<Box<str>>,
+}
+
+/// How the files of its services differ from what is in force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// A release that is activated now brings them.
+    pub changes: Vec<ConfigurationChange>,
+    /// The files say what was taken back with a release: nothing but an activation uses that again.
+    #[serde(default)]
+    pub held_back: bool,
+    /// Why nothing can be activated: the files have errors, or cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationChange {
+    pub service: Box<str>,
+    /// As in the file, sections included: `logs.max_size`.
+    pub keys: Vec<Box<str>>,
+    /// It stops the service (another socket, another kind), which no activation does.
+    #[serde(default)]
+    pub interrupts: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -318,7 +318,7 @@ fn of_app(endpoint: Endpoint, query: &mut Query, body: &[u8]) -> Result<AppReque
         }
         _ => {
             nothing(body)?;
-            AppRequest::Status
+            AppRequest::Status { configuration: query.flag("configuration")? }
         }
     })
 }

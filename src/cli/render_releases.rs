@@ -131,6 +131,8 @@ mod tests {
             }],
             current: Some("r2".into()),
             confirmed: Some("r1".into()),
+            confirmed_by: "w".into(),
+            configuration: None,
             previous: Some("r1".into()),
             trial: Some(TrialStatus {
                 release: "r2".into(),

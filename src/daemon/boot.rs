@@ -232,7 +232,12 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     let orders = Orders::new(&journal, numbers.clone());
     let boot = crate::sys::process::boot_id().unwrap_or_default();
     // Before anything is started: what was not confirmed is not started by a boot.
+    let mut held_back = Vec::new();
     let (releases, of_releases) = Releases::open(&paths, &boot, calls.clone());
+    let config = config.map(|mut config| {
+        held_back = releases.hold_back(&mut config);
+        config
+    });
     let context = ServerContext {
         calls,
         directory: directory.clone(),
@@ -284,6 +289,9 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         }
         None => format!("{why} What runs is ended and started anew."),
     });
+    for why in held_back {
+        host.warn(None, &why);
+    }
     for why in trouble.into_iter().chain(of_releases).chain(unusable).chain(not_public) {
         host.warn(None, &why);
     }

@@ -105,6 +105,12 @@ pub enum Message {
         app: crate::api::request::Name,
         matter: super::releases::Matter,
     },
+    /// The configuration of services of an app, with the next generation's; answered with those that run by another.
+    Given {
+        specs: super::releases::Specs,
+        services: Vec<Box<str>>,
+        done: tokio::sync::oneshot::Sender<std::collections::BTreeSet<Box<str>>>,
+    },
     /// Something that people should see.
     OfApp {
         app: crate::api::request::Name,
@@ -499,6 +505,8 @@ impl Host {
             Message::CheckLate(number) => self.end_late_check(number),
             Message::Command { prepared, what, limit, done } => self.run_check(&prepared, what, limit, done),
             Message::Lease { app, matter } => self.handle_lease(&app, matter),
+            // Whoever asked may have been dropped meanwhile; what was given stays.
+            Message::Given { specs, services, done } => _ = done.send(self.handle_given(&specs, &services)),
             Message::OfApp { app, text } => self.handle_of_app(&app, &text),
             Message::Saved { result, answer } => self.handle_saved(result, answer),
             Message::Owners { service, change, owners } => self.handle_owners(service, &change, owners),

@@ -139,6 +139,11 @@ impl Paths {
         self.apps().join(format!("{app}.output"))
     }
 
+    /// Configurations that its releases have served with.
+    pub fn app_configurations(&self, app: &str) -> PathBuf {
+        self.apps().join(format!("{app}.configurations"))
+    }
+
     /// Where a user's files for an app arrive; the user's own.
     pub fn staging(&self, uid: u32, app: &str) -> PathBuf {
         self.state.join("staging").join(uid.to_string()).join(app)

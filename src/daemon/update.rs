@@ -13,6 +13,7 @@ use crate::config::spec::{Config, Daemon, Service};
 use crate::config::{self, Diagnostics};
 use crate::core::{self, Awaited, Command, Event, OpId, Phase, Policy, ServiceId, Setup};
 use crate::sys::socket::UnixOptions;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,8 +73,11 @@ impl Host {
     }
 
     fn loaded(&mut self, config: Result<Config, Diagnostics>, dry_run: bool, reply: Reply) {
-        let new = match config {
-            Ok(new) => new,
+        let (new, held_back) = match config {
+            Ok(mut new) => {
+                let held_back = self.releases.hold_back(&mut new);
+                (new, held_back)
+            }
             Err(errors) => {
                 let count = config::counted(errors.0.len(), "error");
                 self.warn(None, &format!("the configuration has {count}; nothing is changed:\n{errors}"));
@@ -102,6 +106,7 @@ impl Host {
         if new.daemon.control != self.daemon.control {
             result.notes.push("[control] mode and group take effect when svd is started anew.".into());
         }
+        result.notes.extend(held_back);
         result.notes.extend(self.behind(&result.changes));
         if dry_run || changes.is_empty() {
             return reply.ok(&result);
@@ -113,6 +118,7 @@ impl Host {
             let order = pending.order;
             self.note_applied(order);
         }
+        self.releases.overruled(&changes);
         self.apply(new, &changes, Some(call));
         self.finish_call(call);
     }
@@ -182,6 +188,31 @@ impl Host {
         reload.into_iter().for_each(|(id, op)| self.give(op, id, RELOAD));
         self.publish_directory();
         self.trim.wanted(Instant::now());
+    }
+
+    /// Gives services another configuration, of which nothing is started anew: what needs new processes is the next generation's.
+    pub fn reconfigure(&mut self, specs: &BTreeMap<Box<str>, Arc<Service>>) {
+        let mut change = Vec::new();
+        for (name, spec) in specs {
+            let Some(id) = self.machine.named(name).map(|s| s.id) else { continue };
+            let Some(unit) = self.units.get(&id).filter(|unit| !unit.removed) else { continue };
+            let Some(needs) = diff::needs(&unit.spec, spec) else { continue };
+            if needs == Needs::Restart {
+                let why =
+                    "keeps its configuration: its sockets are others since, and only a stop and a start changes that";
+                self.warn(Some(id), why);
+                continue;
+            }
+            self.change(id, spec, needs);
+            let needed = match to_core(spec, needs) {
+                core::Change::Live => core::Change::Live,
+                _ => core::Change::Next,
+            };
+            change.push((id, self.policy(spec), needed, None));
+        }
+        if !change.is_empty() {
+            self.tell(Event::Configure { add: Vec::new(), change, remove: Vec::new() });
+        }
     }
 
     fn op(

@@ -22,129 +22,9 @@
 //! Whoever calls [`App`] makes what it has decided durable before anything that follows from it is done.
 
 use super::ReleaseId;
+pub use super::record::{About, Configurations, Fence, Lock, Moment, Release, State, StepState, Switch, Trial, Wanted};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
-/// Milliseconds of a clock that does not jump and counts while the machine sleeps (`CLOCK_BOOTTIME`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Moment(pub u64);
-
-impl Moment {
-    pub fn after(self, time: Duration) -> Moment {
-        Moment(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
-    }
-}
-
-/// Ordered by number; the rollout tells two apart that chose the same one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Fence {
-    pub number: u64,
-    pub rollout: Box<str>,
-}
-
-/// Who holds the lock.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lock {
-    pub fence: Fence,
-    /// The authenticated user, and what the client says of itself.
-    pub holder: Box<str>,
-    /// Seconds since 1970.
-    pub since: u64,
-    /// `None`: until it is unlocked (`svctl lock`); a boot does not end it either.
-    pub until: Option<Moment>,
-    /// Why, for those who are refused.
-    #[serde(default)]
-    pub message: Box<str>,
-}
-
-/// How far a release has come.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Its files are here and sealed.
-    Staged,
-    /// Its environment is as well.
-    Built,
-    /// It has served, and was found good.
-    Confirmed,
-    /// Why; it is kept for whoever looks into it.
-    Failed(Box<str>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Release {
-    pub state: State,
-    /// Counts the releases of this app, as they came.
-    pub number: u64,
-    /// Which confirmation of this app was its last one; 0: it has none.
-    #[serde(default)]
-    pub confirmed: u64,
-    /// Seconds since 1970.
-    pub staged_at: u64,
-    pub about: About,
-    /// The name of its virtual environment, where it has one.
-    #[serde(default)]
-    pub venv: Option<Box<str>>,
-}
-
-/// What whoever sent it says about it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
-    /// The commit, or the digest of the artifact.
-    #[serde(default)]
-    pub source: Box<str>,
-    /// The branch or tag, or the artifact's name.
-    #[serde(default)]
-    pub label: Box<str>,
-    #[serde(default)]
-    pub by: Box<str>,
-}
-
-/// A release that serves and is not confirmed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trial {
-    pub release: ReleaseId,
-    /// What was confirmed before, and is gone back to; `None`: there was nothing.
-    pub before: Option<ReleaseId>,
-    pub fence: Fence,
-    pub until: Moment,
-    /// The old code does not work any more: when the lease runs out, the release stays.
-    pub holds: bool,
-    /// It is a rollback: why what was before is left, which no rollback goes to again.
-    #[serde(default)]
-    pub rollback: Option<Box<str>>,
-}
-
-/// The services are being brought from one release to another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Switch {
-    pub to: Option<ReleaseId>,
-    /// What they go back to when that fails.
-    pub from: Option<ReleaseId>,
-    /// It is a way back itself: nothing is beyond it.
-    pub back: bool,
-    /// For whom it is put on trial.
-    pub trial: Option<Trial>,
-}
-
-/// How a release is put on trial.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    pub until: Moment,
-    pub holds: bool,
-    pub rollback: Option<Box<str>>,
-}
-
-/// What has become of a step of a rollout: it is never begun twice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepState {
-    /// svd may have died in it.
-    Begun,
-    Done,
-    Failed(Box<str>),
-}
 
 /// Steps of earlier rollouts that are remembered.
 const STEPS: usize = 64;
@@ -156,6 +36,9 @@ pub struct App {
     pub lock: Option<Lock>,
     pub releases: BTreeMap<ReleaseId, Release>,
     pub confirmed: Option<ReleaseId>,
+    /// The rollout that has confirmed it; empty: none has.
+    #[serde(default)]
+    pub confirmed_by: Box<str>,
     pub trial: Option<Trial>,
     pub switch: Option<Switch>,
     /// By rollout and step, in the order in which they were begun.
@@ -165,6 +48,9 @@ pub struct App {
     /// The lease of a release that cannot be taken back has run out.
     #[serde(default)]
     pub alert: Option<Box<str>>,
+    /// `from` was taken back, and while the files say just that, `to` is in force: else the next boot would bring it again.
+    #[serde(default)]
+    pub held_back: Option<Configurations>,
 }
 
 /// Why something is not done.
@@ -295,6 +181,7 @@ impl App {
             staged_at: seconds,
             about,
             venv: None,
+            configuration: None,
         };
         self.releases.insert(id.clone(), release);
         Ok(())
@@ -350,20 +237,29 @@ impl App {
     /// Who asks may not, it is not here, was not built, or has failed.
     pub fn begin_switch(&mut self, now: Moment, fence: &Fence, to: &ReleaseId, wanted: Wanted) -> Result<(), Refusal> {
         self.admit_change(now, fence)?;
-        let Wanted { until, holds, rollback } = wanted;
+        let Wanted { until, holds, rollback, configurations } = wanted;
         let release = self.releases.get(to).ok_or_else(|| Refusal::Unknown(to.clone()))?;
         if let State::Failed(why) = &release.state {
             return Err(Refusal::Not(format!("release {to} has failed here before: {why}")));
         }
-        let before = match &self.trial {
+        let (before, first) = match &self.trial {
             // A trial that follows another one goes back as far.
-            Some(trial) => trial.before.clone(),
-            None => self.confirmed.clone(),
+            Some(trial) => (trial.before.clone(), trial.configurations.as_ref().map(|c| c.from.clone())),
+            None => (self.confirmed.clone(), None),
         };
+        if let (None, Some(now), Some(serving)) = (&self.trial, &configurations, &self.confirmed)
+            && let Some(release) = self.releases.get_mut(serving)
+        {
+            // A later rollback restores both.
+            release.configuration = Some(now.from.clone());
+        }
+        let back =
+            configurations.clone().map(|c| Configurations { from: first.unwrap_or_else(|| c.from.clone()), ..c });
         let holds = holds || self.trial.as_ref().is_some_and(|trial| trial.holds);
-        let trial = Trial { release: to.clone(), before, fence: fence.clone(), until, holds, rollback };
+        let fence = fence.clone();
+        let trial = Trial { release: to.clone(), before, fence, until, holds, rollback, configurations: back };
         let from = self.serving().cloned();
-        self.switch = Some(Switch { to: Some(to.clone()), from, back: false, trial: Some(trial) });
+        self.switch = Some(Switch { to: Some(to.clone()), from, back: false, trial: Some(trial), configurations });
         Ok(())
     }
 
@@ -377,7 +273,13 @@ impl App {
             return Err(Refusal::Busy("its services are being switched to another release"));
         }
         let Some(trial) = &self.trial else { return Ok(None) };
-        let switch = Switch { to: trial.before.clone(), from: Some(trial.release.clone()), back: true, trial: None };
+        let switch = Switch {
+            to: trial.before.clone(),
+            from: Some(trial.release.clone()),
+            back: true,
+            trial: None,
+            configurations: trial.configurations.as_ref().map(Configurations::swapped),
+        };
         if let Some(why) = failed {
             self.fail(&trial.release.clone(), why);
         }
@@ -390,7 +292,10 @@ impl App {
         let Some(switch) = self.switch.take() else { return };
         match result {
             // An earlier trial that was come back to goes on.
-            Ok(()) if switch.back => _ = self.trial.take_if(|trial| Some(&trial.release) == switch.from.as_ref()),
+            Ok(()) if switch.back => {
+                self.trial.take_if(|trial| Some(&trial.release) == switch.from.as_ref());
+                self.hold_back(switch.configurations);
+            }
             Ok(()) => self.trial = switch.trial,
             // The way back failed: it is tried again, and the trial says from where.
             Err(_) if switch.back => {}
@@ -398,7 +303,15 @@ impl App {
                 if let Some(to) = &switch.to {
                     self.fail(to, &why);
                 }
+                self.hold_back(switch.configurations.as_ref().map(Configurations::swapped));
             }
+        }
+    }
+
+    /// What the services were given is in force no more, though their files say it.
+    fn hold_back(&mut self, gone: Option<Configurations>) {
+        if let Some(gone) = gone.filter(|gone| gone.to != gone.from) {
+            self.held_back = Some(gone);
         }
     }
 
@@ -409,7 +322,8 @@ impl App {
             return Some(switch.clone());
         }
         let (to, from) = (switch.to.clone(), switch.from.clone());
-        *switch = Switch { to: from, from: to, back: true, trial: None };
+        let configurations = switch.configurations.as_ref().map(Configurations::swapped);
+        *switch = Switch { to: from, from: to, back: true, trial: None, configurations };
         Some(switch.clone())
     }
 
@@ -427,6 +341,13 @@ impl App {
             };
         };
         self.set_confirmed(&trial.release);
+        // A rollback leaves the files as they are.
+        let said = self.held_back.take().map(|held| held.from);
+        if trial.rollback.is_some() {
+            let back = trial.configurations.map(|c| Configurations { from: said.unwrap_or(c.from), to: c.to });
+            self.hold_back(back);
+        }
+        self.confirmed_by = trial.fence.rollout;
         if let (Some(why), Some(before)) = (&trial.rollback, &trial.before) {
             self.fail(before, why);
         }
@@ -500,11 +421,23 @@ impl App {
     pub fn booted(&mut self) -> bool {
         self.lock.take_if(|lock| lock.until.is_some());
         let switch = self.switch.take();
+        let undone = switch.as_ref().and_then(|s| {
+            let given = s.configurations.as_ref()?;
+            Some(if s.back { given.clone() } else { given.swapped() })
+        });
         if let Some(trial) = self.trial.as_mut().filter(|trial| trial.holds) {
             trial.until = Moment(0);
+            self.hold_back(undone);
             return switch.is_some();
         }
-        switch.is_some() || self.trial.take().is_some()
+        let trial = self.trial.take();
+        let tried = trial.as_ref().and_then(|t| t.configurations.as_ref()).map(Configurations::swapped);
+        self.hold_back(match (undone, tried) {
+            // Beyond what was tried first.
+            (Some(undone), Some(tried)) => Some(Configurations { from: undone.from, to: tried.to }),
+            (undone, tried) => undone.or(tried),
+        });
+        switch.is_some() || trial.is_some()
     }
 
     /// Where a rollback goes: to the one that was confirmed before the one in force. Releases that failed are no way back.
@@ -545,6 +478,26 @@ impl App {
 
     pub fn pruned(&mut self, id: &ReleaseId) {
         self.releases.remove(id);
+    }
+
+    /// What was taken back, and is not to come in force by itself; `None` also while a release is tried with just that.
+    pub fn held_back(&self) -> Option<&Configurations> {
+        let switch = self.switch.as_ref();
+        let trials = [self.trial.as_ref(), switch.and_then(|s| s.trial.as_ref())];
+        let tried = |held: &&Configurations| {
+            trials.into_iter().flatten().any(|t| t.configurations.as_ref().is_some_and(|c| c.to == held.from))
+        };
+        self.held_back.as_ref().filter(|held| !tried(held))
+    }
+
+    /// Kept configurations that anything may go back to.
+    pub fn configurations(&self) -> BTreeSet<&str> {
+        let trial = self.trial.as_ref().and_then(|t| t.configurations.as_ref());
+        let switch = self.switch.as_ref().and_then(|s| s.configurations.as_ref());
+        let of_switch = self.switch.as_ref().and_then(|s| s.trial.as_ref()?.configurations.as_ref());
+        let pairs = [trial, switch, of_switch, self.held_back.as_ref()];
+        let names = pairs.into_iter().flatten().flat_map(|c| [&*c.to, &*c.from]);
+        names.chain(self.releases.values().filter_map(|r| r.configuration.as_deref())).collect()
     }
 }
 

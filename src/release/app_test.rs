@@ -16,7 +16,7 @@ fn lock_of(fence: Fence, until: Option<Moment>) -> Lock {
 }
 
 fn on_trial(until: Moment) -> Wanted {
-    Wanted { until, holds: false, rollback: None }
+    Wanted { until, holds: false, rollback: None, configurations: None }
 }
 
 /// One with release `a` confirmed, `b` built, and the lock of rollout `r`.
@@ -210,6 +210,74 @@ fn what_people_have_switched_to_by_hand_counts() {
         ("b", Some(&id("by-hand"))),
         "not while something is under way"
     );
+}
+
+fn given(from: &str, to: &str) -> Option<Configurations> {
+    Some(Configurations { to: to.into(), from: from.into() })
+}
+
+/// Puts a release on trial, with a configuration.
+fn tried(app: &mut App, fence: &Fence, release: &str, configurations: Option<Configurations>) {
+    let wanted = Wanted { configurations, ..on_trial(LATER) };
+    app.begin_switch(NOW, fence, &id(release), wanted).expect("allowed");
+    app.switched(Ok(()));
+}
+
+#[test]
+fn a_configuration_that_was_taken_back_is_held_back() {
+    let (mut app, r) = app();
+    tried(&mut app, &r, "b", given("one", "two"));
+    assert_eq!((app.held_back(), app.releases[&id("a")].configuration.as_deref()), (None, Some("one")));
+    let back = app.begin_return(Some("it is slow")).expect("free").expect("a way");
+    assert_eq!(back.configurations, given("two", "one"));
+    app.switched(Ok(()));
+    assert_eq!(app.held_back(), given("two", "one").as_ref());
+    // Tried again, alone: its release is not to blame.
+    tried(&mut app, &r, "a", given("one", "two"));
+    assert_eq!(app.held_back(), None);
+    app.begin_return(Some("it is slow")).expect("free");
+    app.switched(Ok(()));
+    assert_eq!((app.held_back(), &app.releases[&id("a")].state), (given("two", "one").as_ref(), &State::Confirmed));
+    tried(&mut app, &r, "a", given("one", "two"));
+    app.confirm(NOW, &r).expect("on trial");
+    assert_eq!((app.held_back(), &*app.confirmed_by), (None, "r"));
+    assert_eq!(app.configurations(), BTreeSet::from(["one"]), "what a rollback to a has");
+}
+
+#[test]
+fn a_switch_that_fails_and_a_boot_hold_it_back() {
+    let (mut app, r) = app();
+    let wanted = || Wanted { configurations: given("one", "two"), ..on_trial(LATER) };
+    app.begin_switch(NOW, &r, &id("b"), wanted()).expect("allowed");
+    let mut killed = app.clone();
+    assert_eq!(killed.undo_switch().and_then(|s| s.configurations), given("two", "one"));
+    killed.switched(Ok(()));
+    let mut booted = app.clone();
+    booted.booted();
+    app.switched(Err("it does not boot".into()));
+    for app in [&app, &killed, &booted] {
+        assert_eq!(app.held_back(), given("two", "one").as_ref());
+    }
+    // A boot goes back over all that was tried since.
+    let (mut app, r) = self::app();
+    tried(&mut app, &r, "b", given("one", "two"));
+    app.begin_switch(NOW, &r, &id("a"), Wanted { configurations: given("two", "three"), ..on_trial(LATER) })
+        .expect("allowed");
+    app.booted();
+    assert_eq!(app.held_back(), given("three", "one").as_ref());
+}
+
+#[test]
+fn a_rollback_leaves_the_files_as_they_are() {
+    let (mut app, r) = app();
+    tried(&mut app, &r, "b", given("one", "two"));
+    app.confirm(NOW, &r).expect("on trial");
+    let wanted = Wanted { configurations: given("two", "one"), rollback: Some("slow".into()), ..on_trial(LATER) };
+    app.begin_switch(NOW, &r, &id("a"), wanted).expect("allowed");
+    app.switched(Ok(()));
+    assert_eq!(app.held_back(), None);
+    app.confirm(NOW, &r).expect("on trial");
+    assert_eq!(app.held_back(), given("two", "one").as_ref());
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! | [`changed`] | which files differ between two releases |
 //! | [`id`] | names of releases |
 //! | [`import`] | from a place that a deployer owns to a directory that is root's: nothing leads out, nothing changes any more |
+//! | [`record`] | what is written down of an app |
 //! | [`layout`] | the directories below a root, and the switch of `current` |
 //! | [`venv`] | what names a virtual environment, and the commands that build one |
 //!
@@ -16,6 +17,7 @@ pub mod changed;
 pub mod id;
 pub mod import;
 pub mod layout;
+pub mod record;
 pub mod venv;
 
 pub use app::App;

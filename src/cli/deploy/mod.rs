@@ -80,6 +80,7 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
         source: goods.source(),
         label: goods.label(),
         by: by(),
+        again: plan.again(),
         files: Some(files.path().to_owned()),
     };
     let machine = Machine::new(plan, Start::Deploy, &driver(), highest(&answers), Duration::ZERO);
@@ -129,6 +130,7 @@ pub fn take_over(context: &Context, cli: &Cli, args: &OfApp, wish: Option<Wish>)
         source: status.map_or("".into(), |r| r.source.clone()),
         label: status.map_or("".into(), |r| r.label.clone()),
         by: by(),
+        again: plan.again(),
         files: None,
     };
     let start = Start::TakeOver(wish);

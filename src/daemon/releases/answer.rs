@@ -16,8 +16,9 @@ use std::time::{Duration, UNIX_EPOCH};
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Task {
-    pub async fn status(&self) -> Result<AppStatus, ApiError> {
+    pub async fn status(&self, configuration: bool) -> Result<AppStatus, ApiError> {
         let services = self.running().await?;
+        let configuration = if configuration { Some(self.configuration().await) } else { None };
         let layout = self.layout.clone();
         let current = tokio::time::timeout(LOOK, on_disk(move || Ok(layout.current_release()))).await;
         let current = match current {
@@ -34,6 +35,7 @@ impl Task {
             services,
             current: name(current.as_ref()),
             confirmed: name(app.confirmed.as_ref()),
+            confirmed_by: app.confirmed_by.clone(),
             previous: name(app.previous()),
             trial: app.trial.as_ref().map(trial),
             switching_to: app.switch.as_ref().and_then(|s| name(s.to.as_ref())),
@@ -51,6 +53,7 @@ impl Task {
             requirements: self.deploy.requirements.clone(),
             static_when_changed: self.deploy.static_files.iter().flat_map(|s| s.when_changed.clone()).collect(),
             journal: self.book.kept.mark(),
+            configuration,
             alert: app.alert.clone(),
         })
     }

@@ -1,8 +1,10 @@
 //! What is known of an app, in memory and on the disk: changed as a whole or not at all.
 
+use super::configuration::{self, Held, Specs};
 use super::journal::Kept;
 use crate::api::apps::HistoryEntry;
 use crate::api::types::rfc3339;
+use crate::config::spec::Config;
 use crate::daemon::paths::{JOURNAL_BYTES, Paths, older};
 use crate::daemon::pool::no_thread;
 use crate::release::app::{App, Moment};
@@ -43,6 +45,8 @@ pub struct Book {
     pub kept: Kept,
     /// How often something has changed.
     changes: Cell<u64>,
+    /// What must not come in force by itself.
+    held: RefCell<Option<Held>>,
     /// What takes its time, and excludes other such things.
     pub busy: Cell<Option<&'static str>>,
 }
@@ -82,6 +86,7 @@ impl Book {
             turn: tokio::sync::Mutex::default(),
             kept,
             changes: Cell::new(0),
+            held: RefCell::default(),
             busy: Cell::new(None),
         }
     }
@@ -124,8 +129,13 @@ impl Book {
             if let Err(why) = self.save(&app).await {
                 return Err(text(why));
             }
-            self.app.replace(app);
+            let before = self.app.replace(app);
             self.changes.set(self.changes.get() + 1);
+            if before.held_back() != self.app().held_back() {
+                let (dir, app) = (self.configurations(), self.app().clone());
+                let held = on_disk(move || configuration::held(&dir, &app)).await;
+                self.hold(held);
+            }
         }
         Ok(result)
     }
@@ -143,6 +153,37 @@ impl Book {
         change(&mut self.app.borrow_mut());
         let (file, text) = self.encoded(&self.app());
         write(&file, &text)
+    }
+
+    /// Where configurations of its releases are kept.
+    pub fn configurations(&self) -> PathBuf {
+        self.paths.app_configurations(&self.name)
+    }
+
+    /// Reads what must not come in force by itself; before there is a loop.
+    pub fn open_held(&self) {
+        self.hold(configuration::held(&self.configurations(), &self.app()));
+    }
+
+    fn hold(&self, held: Result<Option<Held>, String>) {
+        let held = held.inspect_err(|why| {
+            tracing::warn!("{}: {why}; the next update brings what the files say", self.name);
+        });
+        self.held.replace(held.unwrap_or_default());
+    }
+
+    /// Do the files say what was taken back?
+    pub fn is_held(&self, in_files: &Specs) -> bool {
+        self.held.borrow().as_ref().is_some_and(|held| held.is_said_by(in_files))
+    }
+
+    pub fn holds(&self, test: impl Fn(&Specs) -> bool) -> bool {
+        self.held.borrow().as_ref().is_some_and(|held| held.concerns(test))
+    }
+
+    /// Gives the services that were replaced.
+    pub fn hold_back(&self, config: &mut Config) -> Vec<Box<str>> {
+        self.held.borrow().as_ref().map(|held| held.replace(config)).unwrap_or_default()
     }
 
     fn encoded(&self, app: &App) -> (PathBuf, Vec<u8>) {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`book`] | what is known of an app, in memory and on the disk |
 //! | [`answer`] | `svctl releases` and the like |
+//! | [`configuration`] | what the files say of its services, kept with the releases |
 //! | [`stage`] | lock, staging place, import, pruning |
 //! | [`command`] | a command of a step: as the service's user, in the new release |
 //! | [`journal`] | the journal of the latest rollout, kept for whoever drives it |
@@ -16,11 +17,13 @@ mod answer;
 mod book;
 mod build;
 mod command;
+mod configuration;
 mod journal;
 mod stage;
 mod step;
 mod switch;
 
+pub use configuration::Specs;
 pub use switch::Matter;
 
 use super::host::{Host, Message};
@@ -93,6 +96,7 @@ impl Releases {
                     if rebooted {
                         troubles.extend(after_boot(&book).err());
                     }
+                    book.open_held();
                     books.insert(book.name.clone(), Rc::new(book));
                 }
                 Err(why) => troubles.push(why),
@@ -194,7 +198,7 @@ impl Host {
 impl Task {
     async fn run(self, ask: AppRequest, mut reply: Reply) {
         match ask {
-            AppRequest::Status => reply.finish(self.status().await),
+            AppRequest::Status { configuration } => reply.finish(self.status(configuration).await),
             AppRequest::History { lines } => reply.finish(self.history(lines).await),
             AppRequest::Lock(wanted) => reply.finish(self.lock(wanted).await),
             AppRequest::Unlock(wanted) => reply.finish(self.unlock(wanted).await),

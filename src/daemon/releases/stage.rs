@@ -1,7 +1,7 @@
 //! Who may change an app, and how a release comes to the host.
 
 use super::book::{now, on_disk, seconds};
-use super::{Task, fence, release_id, shown};
+use super::{Task, configuration, fence, release_id, shown};
 use crate::api::apps::{
     ConfirmResult, FenceOptions, LockOptions, LockResult, PruneResult, RenewOptions, StageOptions, StageResult,
     UnlockOptions,
@@ -172,6 +172,14 @@ impl Task {
             layout.prune_venvs()
         });
         let venvs = venvs.await.map_err(|why| self.failed(why))?;
+        let (dir, needed) =
+            (self.book.configurations(), self.book.app().configurations().into_iter().map(Into::into).collect());
+        on_disk(move || {
+            configuration::prune(&dir, &needed);
+            Ok(())
+        })
+        .await
+        .map_err(|why| self.failed(why))?;
         for id in &old {
             self.tell(&wanted.fence, "pruned", Some(id.as_str()), "").await;
         }

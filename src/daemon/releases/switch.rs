@@ -11,7 +11,7 @@ use crate::daemon::host::{Host, Message};
 use crate::release::ReleaseId;
 use crate::release::app::{App, Expired, Moment, Refusal, Switch, Wanted};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -33,10 +33,12 @@ impl Task {
         let until = now().after(lease(wanted.lease_seconds)?);
         let _busy = self.begin("its services are being switched to another release")?;
         let services = self.running().await?;
+        let given = self.given(&wanted, &to).await?;
+        let changed = given.shown();
         let again = |app: &App| match &app.trial {
             Some(trial) => trial.release == to && trial.fence == theirs,
             // It is confirmed already: there is nothing to try.
-            None => app.confirmed.as_ref() == Some(&to),
+            None => app.confirmed.as_ref() == Some(&to) && changed.is_empty(),
         };
         let there = |s: &AppService| !waits(s.state) && (!s.state.counts_as_running() || is_at(s, &to));
         if again(&self.book.app()) && services.iter().all(there) {
@@ -45,18 +47,20 @@ impl Task {
             let known = |s: &AppService| ServiceResult::done(&s.name, false, format!("{to} runs already"));
             return Ok(ActionResult { services: services.iter().map(known).collect() });
         }
-        let how = Wanted { until, holds: wanted.holds, rollback: wanted.rollback };
+        let configurations = Some(given.names.clone());
+        let how = Wanted { until, holds: wanted.holds, rollback: wanted.rollback, configurations };
         let from = self
             .change(|app| {
                 app.begin_switch(now(), &theirs, &to, how)?;
                 Ok::<_, Refusal>(app.switch.as_ref().and_then(|s| s.from.clone()))
             })
             .await?;
-        let mut switched = self.forward(&services, &to, reply).await;
+        let behind = self.give(given.to).await;
+        let mut switched = self.forward(&services, &to, &behind, reply).await;
         let failed = switched.failed.take();
         if let Some(error) = failed {
             self.say(reply, "taking-back", format!("{to} is taken back: {}", error.message));
-            let back = self.back(&services, from.as_ref(), reply).await;
+            let back = self.back(&services, from.as_ref(), Some(&given.names.from), reply).await;
             let why: Box<str> = error.message.clone();
             self.end_switch(Err(why.clone())).await?;
             self.tell(&wanted.fence, "failed", Some(to.as_str()), &why).await;
@@ -69,7 +73,8 @@ impl Task {
             });
         }
         self.end_switch(Ok(())).await?;
-        self.tell(&wanted.fence, "activated", Some(to.as_str()), "").await;
+        let detail = if changed.is_empty() { changed } else { format!("with another configuration: {changed}") };
+        self.tell(&wanted.fence, "activated", Some(to.as_str()), &detail).await;
         Ok(ActionResult { services: switched.results })
     }
 
@@ -98,7 +103,8 @@ impl Task {
         reply: &mut Reply,
     ) -> Result<ActionResult, ApiError> {
         let services = self.running().await?;
-        let result = self.back(&services, switch.to.as_ref(), reply).await;
+        let configuration = switch.configurations.as_ref().map(|c| &*c.to);
+        let result = self.back(&services, switch.to.as_ref(), configuration, reply).await;
         let text = result.as_ref().err().map(|error| error.message.clone());
         self.end_switch(text.clone().map_or(Ok(()), Err)).await?;
         let release = switch.from.as_ref().map(ReleaseId::as_str);
@@ -128,10 +134,18 @@ impl Task {
     }
 
     /// One service after the other; the first that fails ends it.
-    async fn forward(&self, services: &[AppService], to: &ReleaseId, reply: &mut Reply) -> Switched {
+    ///
+    /// `behind`: those that run by another configuration than the one in force.
+    async fn forward(
+        &self,
+        services: &[AppService],
+        to: &ReleaseId,
+        behind: &BTreeSet<Box<str>>,
+        reply: &mut Reply,
+    ) -> Switched {
         let mut switched = Switched { results: Vec::new(), failed: None };
         for service in services.iter().filter(|s| s.state.counts_as_running()) {
-            if is_at(service, to) {
+            if is_at(service, to) && !behind.contains(&service.name) {
                 switched.results.push(ServiceResult::done(&service.name, false, format!("{to} runs already")));
                 continue;
             }
@@ -163,7 +177,14 @@ impl Task {
     ///
     /// # Errors
     /// The first one's.
-    async fn back(&self, services: &[AppService], to: Option<&ReleaseId>, reply: &mut Reply) -> Result<(), ApiError> {
+    async fn back(
+        &self,
+        services: &[AppService],
+        to: Option<&ReleaseId>,
+        configuration: Option<&str>,
+        reply: &mut Reply,
+    ) -> Result<(), ApiError> {
+        let behind = self.give_back(configuration).await;
         let mut first = self.name_current(to).await.err();
         // As they are now: some may never have been touched.
         let running = self.running().await?;
@@ -172,7 +193,10 @@ impl Task {
             let up = now.state.counts_as_running();
             let request = match to {
                 // One that is on its way elsewhere is called back by another reload.
-                Some(to) if up && (now.state == ServiceState::Reloading || !is_at(now, to)) => {
+                Some(to)
+                    if up
+                        && (now.state == ServiceState::Reloading || !is_at(now, to) || behind.contains(&now.name)) =>
+                {
                     reload(&service.name, to)
                 }
                 Some(_) if waits(now.state) => Request::Restart { services: vec![service.name.clone()] },
@@ -247,7 +271,7 @@ impl Task {
         Ok(switch)
     }
 
-    async fn announce(&self, text: String) {
+    pub async fn announce(&self, text: String) {
         // svd is about to end: the next one says it again.
         let _ = self.messages.send(Message::OfApp { app: self.book.name.clone(), text }).await;
     }

@@ -8,7 +8,7 @@ use super::super::rollout::CallError;
 use super::super::rollout::plan::{DeployFacts, HostAnswer, HostFacts, MigrateOn, Migration};
 use super::super::verdict::{self, Counts};
 use super::Links;
-use crate::api::apps::{AppStatus, ReleaseState, StepName};
+use crate::api::apps::{AppStatus, ConfigurationChange, ConfigurationStatus, ReleaseState, StepName};
 use crate::api::types::{SLOW_COUNT, Traffic, slow_bound};
 
 /// A generation with fewer requests says nothing of how fast they are.
@@ -26,7 +26,7 @@ pub async fn ask(links: &Links, app: &str, parallel: usize) -> BTreeMap<Box<str>
         tasks.spawn_local(async move {
             // Never closed.
             let _turn = turns.acquire().await;
-            (name, link.status(&app).await.map_err(text))
+            (name, link.facts(&app).await.map_err(text))
         });
     }
     let mut answers = BTreeMap::new();
@@ -92,13 +92,24 @@ pub fn place(limit: Duration) -> usize {
     (octaves.round() as usize).min(SLOW_COUNT - 1)
 }
 
+/// What an activation brings, for people.
+fn configuration(files: &ConfigurationStatus) -> Option<Box<str>> {
+    let one = |c: &ConfigurationChange| format!("{} ({})", c.service, c.keys.join(", "));
+    let again = if files.held_back { ", which was taken back before" } else { "" };
+    let changed: Vec<String> = files.changes.iter().map(one).collect();
+    (!changed.is_empty()).then(|| format!("{}{again}", changed.join(", ")).into())
+}
+
 fn of(status: &AppStatus, release: &str) -> HostAnswer {
     let known = status.releases.iter().find(|r| *r.release == *release);
     let unfit = status.services.iter().find_map(|s| Some(format!("{}: {}", s.name, s.unfit.as_deref()?).into()));
     // Whoever has never had a release is not unfit for want of one.
     let unfit = if status.confirmed.is_none() && status.releases.is_empty() { None } else { unfit };
+    let files = status.configuration.as_ref();
     HostAnswer {
         unfit,
+        configuration: files.and_then(configuration),
+        configuration_error: files.and_then(|c| c.error.clone()),
         serves: serves(status),
         confirmed: status.confirmed.clone(),
         staged: known.is_some(),

@@ -1,6 +1,7 @@
 //! One host of a rollout: each call of the machine's as requests to its svd.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub struct Cargo {
     pub label: Box<str>,
     /// The user who deploys, and from where.
     pub by: Box<str>,
+    /// Hosts that serve this very release already, and get another configuration.
+    pub again: BTreeSet<Box<str>>,
     /// A directory with the release's files; `None`: none are sent (a rollout that is gone on with finds them there).
     pub files: Option<PathBuf>,
 }
@@ -72,6 +75,14 @@ impl Link {
     /// The host cannot be reached, or svd says no.
     pub async fn status(&self, app: &str) -> Result<AppStatus, CallError> {
         self.get(&format!("/v1/apps/{}", encode(app))).await
+    }
+
+    /// As [`Link::status`], with what its files say: for a plan.
+    ///
+    /// # Errors
+    /// As [`Link::status`].
+    pub async fn facts(&self, app: &str) -> Result<AppStatus, CallError> {
+        self.get(&format!("/v1/apps/{}?configuration=true", encode(app))).await
     }
 
     /// The journal of the latest rollout there.
@@ -120,11 +131,13 @@ impl Link {
                 let done: ActionResult = self.post(cargo, "activate", &wanted, LONG, tell).await?;
                 all_done(done).map(|()| Reply::Done)
             }
-            Call::Counts { slow } => Ok(Reply::Counted(count(&self.status(&cargo.app).await?, cargo, slow))),
+            Call::Counts { slow } => {
+                Ok(Reply::Counted(count(&self.status(&cargo.app).await?, cargo, &self.host.name, slow)))
+            }
             Call::Renew { lease } => {
                 let wanted = RenewOptions { fence, lease_seconds: seconds(lease) };
                 let () = self.post(cargo, "renew", &wanted, SHORT, |_| {}).await?;
-                Ok(Reply::Renewed(view(&self.status(&cargo.app).await?, cargo)))
+                Ok(Reply::Renewed(view(&self.status(&cargo.app).await?, cargo, &self.host.name)))
             }
             Call::Confirm => {
                 let wanted = FenceOptions { fence: fence.clone() };
@@ -167,7 +180,7 @@ impl Link {
         let ours = kept.rollout == cargo.rollout;
         let journal = if ours { Mark { number: kept.number, entries: kept.entries } } else { Mark::default() };
         let other = (!ours && kept.entries > 0).then_some(kept.number);
-        Ok(Reply::Granted { view: view(&status, cargo), journal, other })
+        Ok(Reply::Granted { view: view(&status, cargo, &self.host.name), journal, other })
     }
 
     async fn prepare(
@@ -291,14 +304,16 @@ fn all_done(result: ActionResult) -> Result<(), CallError> {
 }
 
 /// Where the host is, or is on its way to.
-fn view(status: &AppStatus, cargo: &Cargo) -> View {
+fn view(status: &AppStatus, cargo: &Cargo, host: &str) -> View {
+    // It was confirmed before this rollout, with what is to be replaced.
+    let again = cargo.again.contains(host) && status.confirmed_by != cargo.rollout;
     if status.switching_to.as_ref() == Some(&cargo.release) {
         // What another driver has begun goes on, and is taken for done by whoever takes over.
         return View::OnTrial;
     }
     if status.trial.as_ref().is_some_and(|t| t.release == cargo.release && t.rollout == cargo.rollout) {
         View::OnTrial
-    } else if status.confirmed.as_ref() == Some(&cargo.release) && status.trial.is_none() {
+    } else if status.confirmed.as_ref() == Some(&cargo.release) && status.trial.is_none() && !again {
         View::Confirmed
     } else {
         View::Before
@@ -306,7 +321,7 @@ fn view(status: &AppStatus, cargo: &Cargo) -> View {
 }
 
 /// All services of the app together.
-fn count(status: &AppStatus, cargo: &Cargo, slow: Option<Duration>) -> Count {
+fn count(status: &AppStatus, cargo: &Cargo, host: &str, slow: Option<Duration>) -> Count {
     let Counts { requests, errors } = facts::decided(status);
     let traffic = || status.services.iter().filter_map(|s| s.traffic.as_ref());
     let slow = slow.and_then(|limit| traffic().map(|t| Some(t.slow.as_ref()?[facts::place(limit)])).sum());
@@ -314,5 +329,5 @@ fn count(status: &AppStatus, cargo: &Cargo, slow: Option<Duration>) -> Count {
     let unreliable = traffic().any(|t| t.unreliable);
     let restarts = status.services.iter().map(|s| s.restarts).sum();
     let unfit = status.services.iter().find_map(|s| Some(format!("{}: {}", s.name, s.unfit.as_deref()?).into()));
-    Count { totals, unreliable, restarts, unfit, view: view(status, cargo) }
+    Count { totals, unreliable, restarts, unfit, view: view(status, cargo, host) }
 }

@@ -154,6 +154,10 @@ pub struct HostAnswer {
     /// What the running processes were started from: not always what was confirmed.
     pub serves: Option<Box<str>>,
     pub confirmed: Option<Box<str>>,
+    /// Services whose files say something else than what is in force, and in what.
+    pub configuration: Option<Box<str>>,
+    /// Why what the files say cannot be used.
+    pub configuration_error: Option<Box<str>>,
     /// Its files are there and sealed.
     pub staged: bool,
     /// Its environment is.
@@ -214,6 +218,12 @@ impl Plan {
             ));
         }
         errors.extend(failed_before(&facts));
+        errors.extend(
+            facts
+                .hosts
+                .iter()
+                .filter_map(|h| Some(format!("{}: {}", h.name, h.answer.as_ref().ok()?.configuration_error.as_ref()?))),
+        );
         let switched: Vec<(Box<str>, Condition)> = hosts
             .iter()
             .filter(|h| h.runs(Step::Activate) || h.condition == Condition::Down)
@@ -254,6 +264,12 @@ impl Plan {
     /// No host gets anything.
     pub fn is_empty(&self) -> bool {
         self.waves.waves.is_empty()
+    }
+
+    /// Hosts that serve the very release, and get another configuration.
+    pub fn again(&self) -> BTreeSet<Box<str>> {
+        let same = |h: &&PlannedHost| h.serves.as_deref() == Some(&*self.release) && h.runs(Step::Activate);
+        self.hosts.iter().filter(same).map(|h| h.name.clone()).collect()
     }
 
     pub fn host(&self, name: &str) -> Option<&PlannedHost> {
@@ -308,7 +324,7 @@ fn steps(host: &HostAnswer, facts: &Facts<'_>) -> Vec<PlannedStep> {
     let there = host.serves.as_deref() == Some(facts.release);
     let unchanged = host.serves.as_ref().and_then(|id| facts.changes.get(id)).is_some_and(|change| !change.any);
     let confirmed = host.confirmed.as_deref() == host.serves.as_deref();
-    if (there || unchanged) && confirmed && host.unfit.is_none() {
+    if (there || unchanged) && confirmed && host.unfit.is_none() && host.configuration.is_none() {
         let why = match there {
             true => "the host serves it already",
             false => "nothing of the app differs from what the host serves",
@@ -351,9 +367,14 @@ fn steps(host: &HostAnswer, facts: &Facts<'_>) -> Vec<PlannedStep> {
     }
     let why = match (there, confirmed, &host.unfit) {
         (_, _, Some(unfit)) => format!("the host serves {serves} and is unfit ({unfit}): it comes first"),
-        (true, ..) => "the host serves it unconfirmed".to_owned(),
+        (true, false, _) => "the host serves it unconfirmed".to_owned(),
+        (true, ..) => "the host serves it, with another configuration".to_owned(),
         (_, false, _) => format!("the host serves {serves}, which is not what was confirmed there"),
         _ => format!("the host serves {serves}"),
+    };
+    let why = match &host.configuration {
+        Some(changed) => format!("{why}; configuration changed: {changed}"),
+        None => why,
     };
     add(Step::Activate, Run::Yes, &why);
     match host.deploy.migration.is_some_and(|m| m.after) {

@@ -152,7 +152,8 @@ impl Host {
         let (release, before) = (caller.release(), self.app.confirmed.clone());
         self.app.fence = caller.fence();
         let fence = caller.fence();
-        self.app.trial = Some(Trial { release, before, fence, until, holds: true, rollback: None });
+        self.app.trial =
+            Some(Trial { release, before, fence, until, holds: true, rollback: None, configurations: None });
     }
 
     /// It starts its last confirmed release; what holds stays.
@@ -274,7 +275,7 @@ impl Host {
             self.app.renew(moment(now), &caller.fence(), until).map_err(refused)?;
             return Ok(Done::Now(Ok(Reply::Done)));
         }
-        let how = Wanted { until, holds, rollback: None };
+        let how = Wanted { until, holds, rollback: None, configurations: None };
         self.app.begin_switch(moment(now), &caller.fence(), &caller.release(), how).map_err(refused)?;
         Ok(Done::Later(Op::Activate))
     }

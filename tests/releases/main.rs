@@ -2,7 +2,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "forbidden in the core alone")]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod configuration;
 
 use airdock::api::client::{Client, ClientError};
 use airdock::api::types::ApiError;
@@ -36,7 +39,7 @@ impl Deployer {
         let client = Client::new(&svd.socket()).expect("a client");
         let site = svd.app("upload");
         let mut deployer = Deployer { client, app, fence, staging: PathBuf::new(), site };
-        let locked = deployer.ok("lock", json!({ "seconds": 60, "holder": "alice", "message": "a test" }));
+        let locked = deployer.ok("lock", json!({ "seconds": 600, "holder": "alice", "message": "a test" }));
         deployer.staging = locked["staging"].as_str().expect("a path").into();
         deployer
     }
@@ -224,7 +227,7 @@ fn a_lease_that_runs_out_and_a_death_in_the_switch_go_back() {
     deployer.deploy(&Release::new("r1"), "r1");
     deployer.stage(&Release::new("r2"), "r2");
     let load = Load::start(address);
-    deployer.ok("activate", json!({ "release": "r2", "lease_seconds": 2 }));
+    deployer.ok("activate", json!({ "release": "r2", "lease_seconds": 5 }));
     assert_eq!(running(&svd), ["web running r2", "worker running r2"]);
     wait_until("r2 is taken back", PATIENCE, || running(&svd) == ["web running r1", "worker running r1"]);
     wait_until("it is at its end", PATIENCE, || deployer.status()["switching_to"].is_null());
@@ -232,7 +235,7 @@ fn a_lease_that_runs_out_and_a_death_in_the_switch_go_back() {
     // One that was renewed stays, also with another svd.
     deployer.ok("lock", json!({ "seconds": 60 }));
     deployer.stage(&Release::new("r3"), "r3");
-    deployer.ok("activate", json!({ "release": "r3", "lease_seconds": 2 }));
+    deployer.ok("activate", json!({ "release": "r3", "lease_seconds": 5 }));
     deployer.ok("renew", json!({ "lease_seconds": 60 }));
     svd.kill_both();
     svd.start();
@@ -452,31 +455,25 @@ fn deploy(svd: &Svd, dir: &Path, user: Option<u32>, words: &[&str]) -> (Option<i
     (output.status.code(), both(&output))
 }
 
+/// Commits a release's files, in a repository that is made first.
+fn commit(svd: &Svd, repository: &Path, release: &Release) {
+    fs::create_dir_all(repository).expect("mkdir");
+    let mut git = Command::new("sh");
+    let made = svd.app("made").publish(release);
+    git.current_dir(repository).arg("-c").arg(
+        "test -e .git || { git init -q -b main && git config user.email t@example.org && git config user.name T; }
+         cp -r \"$1\"/. . && git add -A && git commit -q -m 'another release'",
+    );
+    git.arg("sh").arg(made);
+    assert!(run_limited(git, PATIENCE).status.success());
+}
+
 #[test]
 fn svctl_deploys_a_commit_to_this_host() {
     let Some(env) = Env::get(GUNICORN) else { return };
     let (svd, address) = site(&env);
     let repository = svd.path("repository");
-    fs::create_dir(&repository).expect("mkdir");
-    let commit = |release: &Release| {
-        let made = svd.app("made").publish(release);
-        let mut git = Command::new("sh");
-        git.current_dir(&repository).arg("-c").arg(
-            "test -e .git || { git init -q -b main && git config user.email t@example.org && git config user.name T; }
-             cp -r \"$1\"/. . && git add -A && git commit -q -m 'another release'",
-        );
-        assert!(
-            run_limited(
-                {
-                    git.arg("sh").arg(made);
-                    git
-                },
-                PATIENCE
-            )
-            .status
-            .success()
-        );
-    };
+    let commit = |release: &Release| commit(&svd, &repository, release);
     fs::create_dir(svd.path("home")).expect("mkdir");
     commit(&Release::new("one"));
     let (code, said) = deploy(&svd, &repository, None, &["plan", "web"]);
