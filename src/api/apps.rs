@@ -279,6 +279,9 @@ pub struct AppStatus {
     /// A release needs an environment of its own.
     #[serde(default)]
     pub builds: bool,
+    /// From what comes with the release alone (`build_on = "here"`).
+    #[serde(default)]
+    pub built_here: bool,
     /// What the environment is made from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requirements: Vec<Box<str>>,

@@ -160,6 +160,7 @@ mod tests {
             steps: Vec::new(),
             migration: None,
             builds: true,
+            built_here: false,
             requirements: Vec::new(),
             static_when_changed: Vec::new(),
             journal: JournalMark::default(),

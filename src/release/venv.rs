@@ -19,6 +19,9 @@ const MOST: usize = 200;
 /// In an environment that is whole; what has none is of an interrupted build.
 pub const COMPLETE: &str = ".airdock-complete";
 
+/// In a release: wheels that came with it, built by the machine that deploys.
+pub const WHEELS: &str = ".wheels";
+
 /// What an interpreter is asked for: everything that compiled packages depend on.
 pub const QUESTION: &str = "import platform, sys, sysconfig; print(sys.version, sys.implementation.cache_tag, \
      sysconfig.get_platform(), platform.libc_ver(), sys.base_prefix, sep='\\n')";
@@ -151,7 +154,9 @@ pub enum Tool {
 }
 
 /// The commands that build an environment in an empty directory, from the release's directory.
-pub fn commands(tool: &Tool, python: &str, venv: &Path, names: &[Box<str>]) -> Vec<Vec<String>> {
+///
+/// `wheels`: from what came with the release alone ([`WHEELS`]).
+pub fn commands(tool: &Tool, python: &str, venv: &Path, names: &[Box<str>], wheels: bool) -> Vec<Vec<String>> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let own = text(&venv.join("bin/python"));
     let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
@@ -166,6 +171,9 @@ pub fn commands(tool: &Tool, python: &str, venv: &Path, names: &[Box<str>]) -> V
             (words(&[&own, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]), make)
         }
     };
+    if wheels {
+        install.extend(words(&["--no-index", "--find-links", WHEELS]));
+    }
     for name in names {
         install.extend(["-r".to_owned(), name.to_string()]);
     }
@@ -269,7 +277,7 @@ mod tests {
     #[test]
     fn commands_of_both_tools() {
         let line = |tool: &Tool| {
-            let commands = commands(tool, "python3", Path::new("/srv/a/venv/x"), &names(&["a.txt", "b.txt"]));
+            let commands = commands(tool, "python3", Path::new("/srv/a/venv/x"), &names(&["a.txt", "b.txt"]), false);
             commands.iter().map(|words| words.join(" ")).collect::<Vec<_>>()
         };
         assert_eq!(

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod built_here;
 mod configuration;
 
 use airdock::api::client::{Client, ClientError};

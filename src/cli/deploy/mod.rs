@@ -26,9 +26,11 @@ use crate::api::client::runtime;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::fleet::drive::facts::{self, Answer};
 use crate::fleet::drive::{Cargo, drive};
+use crate::fleet::inventory::BuildHere;
 use crate::fleet::rollout::journal::What;
-use crate::fleet::rollout::plan::{Facts, Limits};
+use crate::fleet::rollout::plan::{Facts, Limits, Step};
 use crate::fleet::rollout::{Driver, End, Entry, Machine, Outcome, Plan, Start, Wish};
+use crate::fleet::source::build;
 use crate::fleet::verdict::Baseline;
 use goods::Goods;
 use show::Show;
@@ -73,6 +75,7 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
         return Ok(Exit::Ok);
     }
     let files = goods.prepare(&target)?;
+    build_here(&target, &plan, &answers, files.path())?;
     let cargo = Cargo {
         app: args.app.as_str().into(),
         rollout: plan.rollout.clone(),
@@ -87,6 +90,39 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
     let end = run(&runtime, &local, &target, machine, cargo, &mut show);
     target.ways.close();
     finish(&mut show, &args.app, end)
+}
+
+/// What this machine builds, where any host is to get the files.
+///
+/// # Errors
+/// It cannot be built, or hosts wait for what nothing here builds.
+fn build_here(
+    target: &Target,
+    plan: &Plan,
+    answers: &BTreeMap<Box<str>, Answer>,
+    files: &std::path::Path,
+) -> Result<(), CliError> {
+    let waiting = |status: &&AppStatus| status.builds && status.built_here;
+    let what = match (&target.app.build, answers.values().flatten().find(waiting)) {
+        (Some(what), _) => what.clone(),
+        (None, None) => return Ok(()),
+        // This machine is the only host.
+        (None, Some(_)) if target.is_here() => BuildHere::Wheels,
+        (None, Some(status)) => {
+            let why = format!(
+                "The hosts' file of {} says build_on = \"here\", and [app.{}] says nothing of what is built here; nothing was done.",
+                status.app, target.app.name
+            );
+            let hint = "Add build = \"wheels\", or a command; or take build_on away there.";
+            let error = ApiError::new(ErrorCode::Failed, why).hint(hint);
+            return Err(CliError::Said { exit: Exit::Failed, error });
+        }
+    };
+    if !plan.hosts.iter().any(|host| host.runs(Step::Stage)) {
+        return Ok(());
+    }
+    let requirements = answers.values().flatten().map(|status| &status.requirements).next();
+    build::build(files, &what, requirements.map_or(&[], Vec::as_slice)).map_err(|e| failed(e.to_string()))
 }
 
 /// # Errors

@@ -52,6 +52,11 @@ impl Target {
         }
     }
 
+    /// This machine alone, without a fleet file.
+    pub fn is_here(&self) -> bool {
+        self.links.values().all(|link| link.host.local)
+    }
+
     fn of_fleet(cli: &Cli, fleet: inventory::Fleet, name: &str) -> Result<Target, CliError> {
         let mut app = hosts::app(&fleet, name)?.clone();
         if !cli.hosts.is_empty() {
@@ -94,6 +99,7 @@ impl Target {
             services: vec![name.into()],
             hosts: vec![host.name.clone()],
             paths: Vec::new(),
+            build: None,
             waves: vec![Wave::Percent(100)],
             bake: args.and_then(|args| args.bake).unwrap_or(BAKE),
             parallel: cli.parallel.unwrap_or(PARALLEL),

@@ -7,7 +7,7 @@ use crate::api::apps::{
     AppService, AppStatus, History, LockStatus, MigrationFacts, ReleaseState, ReleaseStatus, StepName, TrialStatus,
 };
 use crate::api::types::{ApiError, FullStatusList, HealthState, ServiceState, ServiceStatus, rfc3339};
-use crate::config::spec::{Build, Deploy, Kind, StepOn};
+use crate::config::spec::{Build, BuildOn, Deploy, Kind, StepOn};
 use crate::release::ReleaseId;
 use crate::release::app::{App, Lock, Moment, Release, State, Trial};
 use std::time::{Duration, UNIX_EPOCH};
@@ -50,6 +50,7 @@ impl Task {
                 after: self.deploy.migrate_after.is_some(),
             }),
             builds: self.deploy.build != Build::Nothing && !matches!(self.lead.kind, Kind::Jvm { .. }),
+            built_here: self.deploy.build_on == BuildOn::Here,
             requirements: self.deploy.requirements.clone(),
             static_when_changed: self.deploy.static_files.iter().flat_map(|s| s.when_changed.clone()).collect(),
             journal: self.book.kept.mark(),

@@ -6,12 +6,12 @@ use super::{Task, fence, release_id};
 use crate::api::Reply;
 use crate::api::apps::{BuildResult, ReleaseOptions};
 use crate::api::types::{ApiError, ErrorCode};
-use crate::config::spec::{Build, Template};
+use crate::config::spec::{Build, BuildOn, Template};
 use crate::kinds::environment;
 use crate::release::ReleaseId;
 use crate::release::app::Refusal;
 use crate::release::layout::{Layout, remove_tree};
-use crate::release::venv::{self, COMPLETE, Files, Tool};
+use crate::release::venv::{self, COMPLETE, Files, Tool, WHEELS};
 use crate::sys::spawn::resolve_program;
 use crate::sys::tree::{self, Owner, Rules};
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -30,6 +30,8 @@ struct Wanted {
     name: Box<str>,
     /// Run one after the other, from the release's directory.
     commands: Vec<Vec<String>>,
+    /// They install what came with the release.
+    wheels: bool,
 }
 
 impl Task {
@@ -60,12 +62,15 @@ impl Task {
         match &self.deploy.build {
             Build::Nothing => return Ok(Err("[deploy] build = \"none\"")),
             Build::Auto if !self.deploy.wants_venv(&self.lead.kind) => return Ok(Err("a JVM needs none")),
+            Build::Command(_) if self.deploy.build_on == BuildOn::Here => {
+                return Ok(Err("it came built: [deploy] build_on = \"here\""));
+            }
             Build::Command(words) => {
                 let source = self.book.app().releases.get(id).map(|r| r.about.source.clone()).unwrap_or_default();
                 let shown: Vec<&str> = words.iter().map(|w| &*w.0).collect();
                 let of = Files::from([(PathBuf::from(&*source), shown.join("\0").into_bytes())]);
                 let commands = vec![self.words(place, words)?];
-                return Ok(Ok(Wanted { name: venv::name(&of, id.as_str()), commands }));
+                return Ok(Ok(Wanted { name: venv::name(&of, id.as_str()), commands, wheels: false }));
             }
             Build::Auto => {}
         }
@@ -88,8 +93,9 @@ impl Task {
         }
         let name = venv::name(&files, &interpreter);
         let tool = on_disk(|| Ok(tool())).await.map_err(|why| self.failed(why))?;
-        let commands = venv::commands(&tool, &python, &self.layout.venv(&name), &self.deploy.requirements);
-        Ok(Ok(Wanted { name, commands }))
+        let wheels = self.deploy.build_on == BuildOn::Here;
+        let commands = venv::commands(&tool, &python, &self.layout.venv(&name), &self.deploy.requirements, wheels);
+        Ok(Ok(Wanted { name, commands, wheels }))
     }
 
     async fn build_wanted(
@@ -99,13 +105,20 @@ impl Task {
         wanted: Wanted,
         reply: &mut Reply,
     ) -> Result<BuildResult, ApiError> {
-        let Wanted { name, commands } = wanted;
+        let Wanted { name, commands, wheels } = wanted;
         let (layout, known) = (self.layout.clone(), name.clone());
         let there = on_disk(move || Ok(is_whole(&layout.venv(&known))));
         if there.await.map_err(|why| self.failed(why))? {
             self.link(id, &name).await?;
             let reason = "the requirements and the interpreter are the same".into();
             return Ok(BuildResult { changed: false, reason, venv: Some(name) });
+        }
+        let came = self.layout.release(id).join(WHEELS);
+        if wheels && !on_disk(move || Ok(came.is_dir())).await.map_err(|why| self.failed(why))? {
+            let app = &self.book.name;
+            let why = format!("{app}: release {id} came without wheels, and [deploy] build_on is \"here\".");
+            let hint = format!("Add build = \"wheels\" to [app.{app}] of the fleet file.");
+            return Err(ApiError::new(ErrorCode::Failed, why).hint(hint));
         }
         let spec = std::sync::Arc::clone(&self.lead);
         let ids = on_disk(move || crate::daemon::launch::ids_of(&spec)).await.map_err(|why| self.failed(why))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::names;
-use super::spec::{App, Source};
+use super::spec::{App, BuildHere, Source};
 use crate::config::check_name;
 use crate::config::section::{Item, Schema, Section};
 use crate::config::source::{At, Problem, Span};
@@ -25,6 +25,7 @@ pub(super) static SCHEMA: Schema = Schema {
         "services",
         "hosts",
         "paths",
+        "build",
         "waves",
         "bake",
         "parallel",
@@ -80,6 +81,7 @@ pub(super) fn decode(section: &Section<'_>, name: &At<&str>) -> Draft {
         },
         hosts: Vec::new(),
         paths: section.values("paths", path_pattern),
+        build: section.get("build", build),
         waves,
         bake: section.get("bake", units::duration).unwrap_or(BAKE),
         parallel: section.get("parallel", |item| item.count(1, MOST_PARALLEL)).unwrap_or(PARALLEL),
@@ -124,6 +126,19 @@ fn source(section: &Section<'_>) -> Source {
             trunk,
             only_branch,
         },
+    }
+}
+
+fn build(item: &Item<'_>) -> Result<BuildHere, Problem> {
+    match item.value {
+        DeValue::String(text) if text == "wheels" => Ok(BuildHere::Wheels),
+        DeValue::Array(words) if !words.is_empty() => {
+            let words = words.iter().map(|word| Item::new(item.file, word).name());
+            Ok(BuildHere::Command(words.collect::<Result<_, _>>()?))
+        }
+        _ => Err(item
+            .wrong_type("this must be \"wheels\" or a command, as a list")
+            .help("write build = \"wheels\", or build = [\"PROGRAM\", \"ARGUMENT\", …]")),
     }
 }
 

@@ -77,6 +77,8 @@ pub struct App {
     pub hosts: Vec<Box<str>>,
     /// Patterns of what in the repository concerns this app; empty: all of it.
     pub paths: Vec<Box<str>>,
+    /// What this machine builds before files are sent.
+    pub build: Option<BuildHere>,
     /// Cumulative; the last one is all hosts.
     pub waves: Vec<Wave>,
     pub bake: Duration,
@@ -86,6 +88,15 @@ pub struct App {
     pub max_unreachable: u32,
     pub lease: Duration,
     pub verdict: verdict::Settings,
+}
+
+/// What the deploying machine builds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildHere {
+    /// Wheels of all requirements, which hosts install environments from.
+    Wheels,
+    /// Run in the release's files.
+    Command(Vec<Box<str>>),
 }
 
 /// Where releases come from.

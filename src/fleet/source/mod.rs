@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`git`] | a local mirror of the repository, by the user's own `git`: commits, what is between two of them, their files |
 //! | [`tag`] | the name and text of the tag that a deploy leaves behind |
+//! | [`build`] | what is built in them before they are sent |
 //! | [`artifact`] | a jar, a wheel, a tarball, known by its digest |
 
 pub mod artifact;
+pub mod build;
 pub mod git;
 pub mod tag;
 
