@@ -108,12 +108,15 @@ pub enum Command {
     Promote(OfApp),
     /// Take back what a rollout has changed
     Abort(AbortArgs),
-    /// Show the releases of an app on this host, and what of them runs
+    /// Show the releases of an app on a host; of several hosts, which is where
     Releases(ReleasesArgs),
     /// Show what was deployed on this host, when, by whom
     History(HistoryArgs),
-    /// Go back to the previous good release, or to one by name
+    /// Go back to the previous good release, or to one by name; over a fleet on all hosts at once
     Rollback(RollbackArgs),
+    /// Bring hosts that have missed it to the release that the others have confirmed
+    #[command(name = "catch-up")]
+    CatchUp(CatchUpArgs),
     /// Keep everybody from deploying an app
     Lock(LockArgs),
     /// Let people deploy an app again
@@ -332,6 +335,24 @@ pub struct RollbackArgs {
     /// A release that is on the host [default: the good one before]
     #[arg(long, value_name = "ID")]
     pub to: Option<String>,
+
+    /// Show what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct CatchUpArgs {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+
+    /// A release that some host has [default: what most of them have confirmed]
+    #[arg(long, value_name = "ID")]
+    pub to: Option<String>,
+
+    /// Show what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
 }
 
 #[derive(Clone, Debug, Args)]

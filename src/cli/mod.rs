@@ -71,6 +71,9 @@ fn over_hosts(context: &Context, cli: &Cli) -> Option<Result<Exit, CliError>> {
         Command::Resume(args) => deploy::take_over(context, cli, args, Some(Wish::Resume)),
         Command::Promote(args) => deploy::take_over(context, cli, args, Some(Wish::Promote)),
         Command::Abort(args) => deploy::abort(context, cli, args),
+        Command::CatchUp(args) => deploy::again::catch_up(context, cli, args),
+        Command::Rollback(args) => return deploy::again::rollback(context, cli, args),
+        Command::Releases(args) => return deploy::again::releases(context, cli, args),
         Command::Push(args) => push::push(context, cli, args),
         _ => return None,
     })
@@ -105,6 +108,7 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         | Command::Resume(_)
         | Command::Promote(_)
         | Command::Abort(_)
+        | Command::CatchUp(_)
         | Command::Push(_) => Ok(Exit::Usage),
         Command::Releases(args) => releases::releases(context, args),
         Command::History(args) => releases::history(context, args),

@@ -111,6 +111,16 @@ pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<Exit, CliError
         Some(to) => to.as_str().into(),
         None => status.previous.clone().ok_or_else(|| nowhere(&status))?,
     };
+    if args.dry_run {
+        match context.json {
+            true => context.print_value(&serde_json::json!({ "release": to, "services": [] }))?,
+            false => {
+                let from = status.confirmed.as_deref().unwrap_or("nothing");
+                context.print(format!("{} would go from {from} to {to}. Nothing was done.\n", args.app))?;
+            }
+        }
+        return Ok(Exit::Ok);
+    }
     let fence = next_fence(&status, "rollback");
     let wanted = LockOptions {
         fence: fence.clone(),

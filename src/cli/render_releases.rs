@@ -5,6 +5,9 @@ use std::fmt::Write;
 use super::render::age;
 use super::text::line;
 use crate::api::apps::{AppStatus, History, ReleaseStatus};
+use crate::config::counted;
+use crate::fleet::drift::Stands;
+use crate::fleet::drive::facts::{Answer, serves};
 
 const HEADS: [&str; 6] = ["RELEASE", "STATE", "AGE", "SOURCE", "BY", "REASON"];
 /// Digits of a commit that people compare.
@@ -55,6 +58,40 @@ fn row(status: &AppStatus, release: &ReleaseStatus) -> [String; 6] {
     let source = if release.label.is_empty() { source } else { format!("{source} {}", line(&release.label)) };
     let reason = line(release.reason.as_deref().unwrap_or(""));
     [line(&release.release), state, age(release.since_seconds), source.trim().to_owned(), line(&release.by), reason]
+}
+
+/// `svctl releases` of several hosts: which is where.
+pub fn drift(app: &str, release: Option<&str>, hosts: &[(&str, &Answer, Stands)]) -> String {
+    let mut out = match release {
+        Some(release) => format!("{} is at {}\n\n", line(app), line(release)),
+        None => format!("{}: no release was confirmed by most of the hosts\n\n", line(app)),
+    };
+    let of = |release: Option<&str>| release.map_or("-".to_owned(), line);
+    let row = |(name, answer, stands): &(&str, &Answer, Stands)| {
+        let status = answer.as_ref().ok();
+        let serving = status.and_then(serves);
+        let told = match stands {
+            Stands::With => String::new(),
+            Stands::Off { why } => format!("off: {}", line(why)),
+            Stands::OnTrial { release, .. } => format!("{} is on trial", line(release)),
+            Stands::Away { why } => format!("cannot be reached: {}", line(why)),
+            Stands::Unknown => "?".to_owned(),
+        };
+        [
+            line(name),
+            of(serving.as_deref()),
+            of(status.and_then(|s| s.confirmed.as_deref())),
+            of(status.and_then(|s| s.previous.as_deref())),
+            told,
+        ]
+    };
+    let rows: Vec<[String; 5]> = hosts.iter().map(row).collect();
+    push_table(&mut out, &["HOST", "SERVES", "CONFIRMED", "PREVIOUS", ""], &rows);
+    let off = hosts.iter().filter(|(_, _, stands)| stands.is_off()).count();
+    if off > 0 && release.is_some() {
+        let _ = writeln!(out, "\n`svctl catch-up {}` brings {} there.", line(app), counted(off, "host"));
+    }
+    out
 }
 
 /// `svctl history`.

@@ -1,6 +1,6 @@
 //! Programs that svctl runs and waits for: without input, with limits in time and output, and with what they said in the error.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -65,9 +65,27 @@ pub struct Done {
 /// # Errors
 /// As [`output`], but for [`RunError::Failed`].
 pub fn run(mut command: Command, limit: Duration, most: usize) -> Result<Done, RunError> {
+    command.stdin(Stdio::null());
+    begun(command, None, limit, most)
+}
+
+/// The same with something on its standard input, which it need not read.
+///
+/// # Errors
+/// As [`run`].
+pub fn fed(mut command: Command, input: &[u8], limit: Duration, most: usize) -> Result<Done, RunError> {
+    command.stdin(Stdio::piped());
+    begun(command, Some(input.to_vec()), limit, most)
+}
+
+fn begun(mut command: Command, input: Option<Vec<u8>>, limit: Duration, most: usize) -> Result<Done, RunError> {
     let until = Instant::now() + limit;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(RunError::Start)?;
+    if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
+        // It ends with the child, if that does not read.
+        std::thread::spawn(move || pipe.write_all(&input));
+    }
     let output = reader(child.stdout.take(), move |from, into| head(from, into, most));
     let said = reader(child.stderr.take(), tail);
     let too_much = |bytes: &[u8]| bytes.len() > most;

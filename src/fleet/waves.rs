@@ -123,6 +123,14 @@ impl Waves {
         Ok(Waves { waves, control, down })
     }
 
+    /// All that can be reached together, and no control.
+    pub fn at_once(hosts: &[(Box<str>, Condition)]) -> Waves {
+        let of = |down: bool| {
+            hosts.iter().filter(move |(_, is)| (*is == Condition::Down) == down).map(|(name, _)| name.clone()).collect()
+        };
+        Waves { waves: vec![of(false)], control: None, down: of(true) }
+    }
+
     /// The wave of a host, counted from 0; the control's is one after the last.
     pub fn wave_of(&self, host: &str) -> Option<usize> {
         let in_wave = self.waves.iter().position(|wave| wave.iter().any(|name| **name == *host));

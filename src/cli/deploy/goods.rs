@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::super::args::DeployArgs;
 use super::super::exit::{CliError, Exit};
 use super::target::Target;
-use crate::api::apps::AppStatus;
+use crate::api::apps::{AppStatus, ReleaseStatus};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::fleet::drive::facts::{Answer, serves};
 use crate::fleet::inventory::Source;
@@ -63,6 +63,37 @@ impl Goods {
                     }
                 }
                 Ok(Goods::Git { git, commit, label, paths: target.app.paths.clone(), name: OnceCell::new() })
+            }
+        }
+    }
+
+    /// What a release that some host has was made from, under the name that it has.
+    ///
+    /// # Errors
+    /// It is not to be had any more.
+    pub fn again(target: &Target, release: &ReleaseStatus) -> Result<Goods, CliError> {
+        match &target.app.source {
+            Source::Artifact(path) => {
+                let path = target.base.join(path);
+                let artifact = Artifact::read(&path).map_err(|e| super::failed(e.to_string()))?;
+                if *artifact.digest != *release.source {
+                    let why = format!("{} is not what {} was made from any more.", path.display(), release.release);
+                    return Err(super::failed(why));
+                }
+                Ok(Goods::Artifact(artifact))
+            }
+            Source::Git { repository, .. } => {
+                let cache =
+                    cache_directory().ok_or_else(|| super::failed("There is no HOME for a copy of the repository."))?;
+                let git = Git::open(repository, &target.base, &cache).map_err(of_git)?;
+                git.fetch().map_err(of_git)?;
+                let commit = CommitId::new(&release.source).filter(|id| git.has(id).unwrap_or(false));
+                let commit = commit.ok_or_else(|| {
+                    let from = if release.source.is_empty() { "nothing that is known" } else { &release.source };
+                    super::failed(format!("{} was made from {from}, which {repository} has not got.", release.release))
+                })?;
+                let (label, paths) = (release.label.to_string(), target.app.paths.clone());
+                Ok(Goods::Git { git, commit, label, paths, name: OnceCell::from(release.release.clone()) })
             }
         }
     }
@@ -160,15 +191,24 @@ impl Goods {
     /// # Errors
     /// git's, or the disk's.
     pub fn prepare(&self, target: &Target) -> Result<TempDir, CliError> {
-        let cannot = |e: std::io::Error| super::failed(format!("No temporary directory can be had: {e}."));
-        let dir = tempfile::Builder::new().prefix("svctl-").tempdir().map_err(cannot)?;
-        self.export(dir.path())?;
+        let dir = self.files()?;
         if let Goods::Git { git, commit, name, .. } = self {
             let name = name.get().map_or("", |name| name);
             let message = tag::message(&target.app.name, &target.app.services, &super::by());
             git.tag(name, commit, &message).map_err(of_git)?;
             git.push_tag(name).map_err(of_git)?;
         }
+        Ok(dir)
+    }
+
+    /// Puts the release's files into a directory.
+    ///
+    /// # Errors
+    /// git's, or the disk's.
+    pub fn files(&self) -> Result<TempDir, CliError> {
+        let cannot = |e: std::io::Error| super::failed(format!("No temporary directory can be had: {e}."));
+        let dir = tempfile::Builder::new().prefix("svctl-").tempdir().map_err(cannot)?;
+        self.export(dir.path())?;
         Ok(dir)
     }
 

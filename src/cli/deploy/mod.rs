@@ -1,12 +1,16 @@
-//! `deploy`, `plan`, `attach`, `resume`, `abort`, `promote`: a release's journey over the hosts of an app.
+//! `deploy`, `plan`, `attach`, `resume`, `abort`, `promote`, `rollback`, `catch-up`: a release's journey over the hosts of an app.
 //!
 //! | file | what |
 //! |---|---|
+//! | [`again`] | rollback and catch-up: releases that hosts have had, or others have |
 //! | [`target`] | which hosts, by which app of the fleet file; one host without any |
 //! | [`goods`] | what is shipped: a commit or an artifact, and how it differs from what runs |
+//! | [`news`] | who else is told of it: the hooks of the fleet file |
 //! | [`show`] | the plan and what happens, for people and as JSON |
 
+pub mod again;
 pub mod goods;
+mod news;
 mod show;
 mod target;
 
@@ -28,11 +32,12 @@ use crate::fleet::drive::facts::{self, Answer};
 use crate::fleet::drive::{Cargo, drive};
 use crate::fleet::inventory::BuildHere;
 use crate::fleet::rollout::journal::What;
-use crate::fleet::rollout::plan::{Facts, Limits, Step};
+use crate::fleet::rollout::plan::{Facts, Limits, Purpose, Step};
 use crate::fleet::rollout::{Driver, End, Entry, Machine, Outcome, Plan, Start, Wish};
 use crate::fleet::source::build;
 use crate::fleet::verdict::Baseline;
 use goods::Goods;
+use news::News;
 use show::Show;
 use target::Target;
 
@@ -69,15 +74,21 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
     }
     let plan = plan(&target, &goods, &answers)?;
     let mut show = Show::new(context);
+    show.begin(plan.purpose);
     show.plan(&plan, &goods.news(&answers));
     if dry_run || plan.is_empty() {
         show.end_of_plan();
         return Ok(Exit::Ok);
     }
-    let files = goods.prepare(&target)?;
-    build_here(&target, &plan, &answers, files.path())?;
+    let news = News::begin(context, &target, &plan, highest(&answers))?;
+    let files = goods.prepare(&target).and_then(|files| {
+        build_here(&target, &plan, &answers, files.path())?;
+        Ok(files)
+    });
+    let (files, news) = news.unless_failed(files)?;
     let cargo = Cargo {
         app: args.app.as_str().into(),
+        purpose: plan.purpose,
         rollout: plan.rollout.clone(),
         release: plan.release.clone(),
         source: goods.source(),
@@ -87,9 +98,9 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
         files: Some(files.path().to_owned()),
     };
     let machine = Machine::new(plan, Start::Deploy, &driver(), highest(&answers), Duration::ZERO);
-    let end = run(&runtime, &local, &target, machine, cargo, &mut show);
+    let end = run(&runtime, &local, &target, machine, cargo, &mut show, &news);
     target.ways.close();
-    finish(&mut show, &args.app, end)
+    finish(&mut show, news, &args.app, end)
 }
 
 /// What this machine builds, where any host is to get the files.
@@ -161,6 +172,7 @@ pub fn take_over(context: &Context, cli: &Cli, args: &OfApp, wish: Option<Wish>)
     let status = answers.values().flatten().flat_map(|s| &s.releases).find(|r| r.release == plan.release);
     let cargo = Cargo {
         app: args.app.as_str().into(),
+        purpose: plan.purpose,
         rollout: plan.rollout.clone(),
         release: plan.release.clone(),
         source: status.map_or("".into(), |r| r.source.clone()),
@@ -170,10 +182,12 @@ pub fn take_over(context: &Context, cli: &Cli, args: &OfApp, wish: Option<Wish>)
         files: None,
     };
     let start = Start::TakeOver(wish);
+    show.begin(plan.purpose);
+    let news = News::resume(context, &target, plan, highest(&answers));
     let machine = Machine::new(Plan::clone(plan), start, &driver(), highest(&answers), Duration::ZERO);
-    let end = run(&runtime, &local, &target, machine, cargo, &mut show);
+    let end = run(&runtime, &local, &target, machine, cargo, &mut show, &news);
     target.ways.close();
-    finish(&mut show, &args.app, end)
+    finish(&mut show, news, &args.app, end)
 }
 
 pub fn abort(context: &Context, cli: &Cli, args: &AbortArgs) -> Result<Exit, CliError> {
@@ -185,25 +199,21 @@ fn plan(target: &Target, goods: &Goods, answers: &BTreeMap<Box<str>, Answer>) ->
     let app = &target.app;
     let release = goods.release(answers);
     let rollout = format!("{}-{:08x}", release, fastrand::u32(..));
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     // Nobody counts the requests of a service that answers none, or that nobody has used yet.
     let counts = |s: &AppStatus| facts::serves(s).is_some() && s.services.iter().any(|s| s.traffic.is_some());
     let counted = answers.values().flatten().any(counts);
     // There is nothing to go back to from the first release.
     let first = answers.values().flatten().all(|status| facts::serves(status).is_none());
+    let limits = limits(target, if counted { Baseline::Control } else { Baseline::Health });
     let limits = Limits {
-        bake: if first { 0 } else { millis(app.bake) },
-        lease: millis(app.lease),
-        long_lease: millis(PAUSED),
-        parallel: app.parallel as usize,
-        max_unreachable: app.max_unreachable as usize,
-        verdict: app.verdict.clone(),
-        baseline: if counted { Baseline::Control } else { Baseline::Health },
+        bake: if first { 0 } else { limits.bake },
         slow: facts::slow(answers.values().flatten()).map(millis),
+        ..limits
     };
     let driver = driver();
     let facts = Facts {
         rollout: &rollout,
+        purpose: Purpose::Deploy,
         app: &app.name,
         release: &release,
         by: &driver.by,
@@ -218,6 +228,24 @@ fn plan(target: &Target, goods: &Goods, answers: &BTreeMap<Box<str>, Answer>) ->
         let error = ApiError::new(ErrorCode::Failed, format!("{} cannot be deployed; nothing was done.", app.name));
         CliError::Said { exit: Exit::Failed, error: error.details(why.into_iter().map(Into::into).collect()) }
     })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn limits(target: &Target, baseline: Baseline) -> Limits {
+    let app = &target.app;
+    Limits {
+        bake: millis(app.bake),
+        lease: millis(app.lease),
+        long_lease: millis(PAUSED),
+        parallel: app.parallel as usize,
+        max_unreachable: app.max_unreachable as usize,
+        verdict: app.verdict.clone(),
+        baseline,
+        slow: None,
+    }
 }
 
 /// That any host has granted a lock with.
@@ -243,6 +271,7 @@ fn run(
     machine: Machine,
     cargo: Cargo,
     show: &mut Show<'_>,
+    news: &News,
 ) -> Option<End> {
     let cargo = Rc::new(cargo);
     let (_wishes, mut wished) = mpsc::channel::<Wish>(1);
@@ -259,14 +288,18 @@ fn run(
             }
         };
         tokio::select! {
-            end = drive(machine, &target.links, &cargo, &mut wished, |said| show.said(&said)) => Some(end),
+            end = drive(machine, &target.links, &cargo, &mut wished, |said| {
+                news.said(&said);
+                show.said(&said);
+            }) => Some(end),
             () = stopped => None,
         }
     }))
 }
 
-fn finish(show: &mut Show<'_>, app: &str, end: Option<End>) -> Result<Exit, CliError> {
+fn finish(show: &mut Show<'_>, news: News, app: &str, end: Option<End>) -> Result<Exit, CliError> {
     show.end(app, end.as_ref());
+    news.end(end.as_ref());
     Ok(match end {
         Some(End::Over { outcome: Outcome::Done { .. }, .. }) => Exit::Ok,
         Some(End::Over { outcome: Outcome::TakenBack { .. }, .. }) => Exit::TakenBack,

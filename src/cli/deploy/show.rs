@@ -10,7 +10,7 @@ use super::super::render::age;
 use super::super::text::line;
 use crate::fleet::drive::Said;
 use crate::fleet::rollout::journal::What;
-use crate::fleet::rollout::plan::Run;
+use crate::fleet::rollout::plan::{Purpose, Run};
 use crate::fleet::rollout::{End, Entry, Outcome, Place, Plan, Report};
 use crate::fleet::verdict::{self, Cause, Counts, Verdict};
 
@@ -19,11 +19,17 @@ const COMMITS: usize = 20;
 
 pub struct Show<'a> {
     context: &'a Context,
+    purpose: Purpose,
 }
 
 impl<'a> Show<'a> {
     pub fn new(context: &'a Context) -> Show<'a> {
-        Show { context }
+        Show { context, purpose: Purpose::Deploy }
+    }
+
+    /// What the rollout is for that is told of from here on.
+    pub fn begin(&mut self, purpose: Purpose) {
+        self.purpose = purpose;
     }
 
     fn tell(&self, key: &str, value: &Value) {
@@ -94,7 +100,7 @@ impl<'a> Show<'a> {
         if self.context.json {
             return self.tell("end", &end_value(end));
         }
-        let _ = self.context.print(end_text(app, end));
+        let _ = self.context.print(end_text(app, self.purpose, end));
     }
 }
 
@@ -135,8 +141,13 @@ fn plan_text(plan: &Plan, news: &[String]) -> String {
         let _ = write!(out, "{}:\n{steps}", hosts.join(", "));
     }
     for (n, wave) in plan.waves.waves.iter().enumerate() {
-        let bake = age(plan.limits.bake / 1000);
-        let _ = writeln!(out, "wave {}: {} (watched for {bake})", n + 1, wave.join(", "));
+        let _ = match plan.is_unwatched(n) {
+            true => writeln!(out, "at once: {}", wave.join(", ")),
+            false => {
+                let bake = age(plan.limits.bake / 1000);
+                writeln!(out, "wave {}: {} (watched for {bake})", n + 1, wave.join(", "))
+            }
+        };
     }
     if let Some(control) = &plan.waves.control {
         let _ = writeln!(out, "last: {control}, which the others are compared with until then");
@@ -200,7 +211,7 @@ fn verdict_text(verdict: &Verdict) -> String {
     format!("{said} after {after}; new: {}; old: {}", rate(&verdict.canary), rate(&verdict.control))
 }
 
-fn end_text(app: &str, end: Option<&End>) -> String {
+fn end_text(app: &str, purpose: Purpose, end: Option<&End>) -> String {
     let hint = |verb: &str| format!("`svctl {verb} {app}`");
     let text = match end {
         None => format!(
@@ -208,7 +219,7 @@ fn end_text(app: &str, end: Option<&End>) -> String {
             hint("resume"),
             hint("abort")
         ),
-        Some(End::Over { outcome, places }) => return over_text(app, outcome, places),
+        Some(End::Over { outcome, places }) => return over_text(app, purpose, outcome, places),
         Some(End::Paused { why }) => {
             format!("{app} is paused: {why}. {}, {} or {}.", hint("promote"), hint("resume"), hint("abort"))
         }
@@ -222,12 +233,19 @@ fn end_text(app: &str, end: Option<&End>) -> String {
     format!("{}\n", lines(&text))
 }
 
-fn over_text(app: &str, outcome: &Outcome, places: &[(Box<str>, Place)]) -> String {
+fn over_text(app: &str, purpose: Purpose, outcome: &Outcome, places: &[(Box<str>, Place)]) -> String {
     let mut out = match outcome {
         Outcome::Done { remarks } => {
-            let mut text = format!("{app} is deployed.\n");
+            let mut text = match purpose {
+                Purpose::Deploy => format!("{app} is deployed.\n"),
+                Purpose::Rollback => format!("{app} is rolled back.\n"),
+                Purpose::CatchUp => format!("{app} has caught up.\n"),
+            };
             remarks.iter().for_each(|remark| _ = writeln!(text, "  {}", lines(remark)));
             text
+        }
+        Outcome::TakenBack { cause } if !purpose.is_judged() => {
+            format!("{app} is as it was: {}\n", lines(cause))
         }
         Outcome::TakenBack { cause } => format!("{app} was taken back: {}\n", lines(cause)),
         Outcome::Failed { cause } => format!("{app} was not deployed; no host was switched: {}\n", lines(cause)),
@@ -238,7 +256,8 @@ fn over_text(app: &str, outcome: &Outcome, places: &[(Box<str>, Place)]) -> Stri
     };
     let (new, old) = (of(|at| *at == Place::Confirmed), of(|at| *at == Place::Before));
     if !new.is_empty() {
-        let _ = writeln!(out, "  the new release: {new}");
+        let what = if purpose.is_judged() { "the new release" } else { "there" };
+        let _ = writeln!(out, "  {what}: {new}");
     }
     if !old.is_empty() {
         let _ = writeln!(out, "  as before: {old}");

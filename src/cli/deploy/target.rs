@@ -10,7 +10,7 @@ use super::super::args::{Cli, DeployArgs};
 use super::super::exit::CliError;
 use super::super::hosts;
 use crate::fleet::drive::{Link, Links};
-use crate::fleet::inventory::{self, App, Host, Source};
+use crate::fleet::inventory::{self, App, Hooks, Host, Source};
 use crate::fleet::transport::Ways;
 use crate::fleet::transport::local::Local;
 use crate::fleet::transport::ssh::{Settings, Ssh};
@@ -107,6 +107,7 @@ impl Target {
             lease: LEASE,
             // However few requests come: whoever deploys to one host does not wait for more.
             verdict: verdict::Settings { min_requests: 0, ..verdict::Settings::default() },
+            hooks: Hooks::default(),
         };
         Target::new(cli, app, BTreeMap::new(), base, vec![host], Settings::default())
     }

@@ -310,8 +310,17 @@ impl Task {
         self.peer.label()
     }
 
+    /// The same, and whom the client says it acts for, where that is what took the lock.
+    fn on_behalf(&self, fence: &Fence) -> String {
+        let who = self.who();
+        let lock = self.book.app().lock.as_ref().filter(|lock| shown(&lock.fence) == *fence).map(|l| l.holder.clone());
+        // Whoever else carries its fence answers for himself.
+        lock.filter(|holder| holder.strip_prefix(&*who).is_some_and(|rest| rest.starts_with(" (for ")))
+            .map_or(who, Into::into)
+    }
+
     async fn tell(&self, fence: &Fence, what: &str, release: Option<&str>, detail: &str) {
-        self.book.tell(book::entry(&self.who(), &fence.rollout, what, release, detail)).await;
+        self.book.tell(book::entry(&self.on_behalf(fence), &fence.rollout, what, release, detail)).await;
     }
 }
 

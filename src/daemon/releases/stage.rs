@@ -93,7 +93,7 @@ impl Task {
     pub async fn stage(&self, wanted: StageOptions) -> Result<StageResult, ApiError> {
         let id = release_id(&wanted.release)?;
         let theirs = fence(&wanted.fence);
-        let about = About { source: wanted.source, label: wanted.label, by: self.who().into() };
+        let about = About { source: wanted.source, label: wanted.label, by: self.on_behalf(&wanted.fence).into() };
         let _busy = self.begin("a release is being taken in")?;
         let key = format!("take in {id}");
         // Known, by whatever name it came; or begun by an svd that was killed.

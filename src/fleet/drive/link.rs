@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::super::inventory::Host;
 use super::super::rollout::event::{Count, Mark, Totals, View};
-use super::super::rollout::plan::Step;
+use super::super::rollout::plan::{Purpose, Step};
 use super::super::rollout::{Call, CallError, Entry, Reply};
 use super::super::transport::{HostDial, Transport, Upload};
 use super::super::verdict::Counts;
@@ -38,6 +38,7 @@ const QUOTED: usize = 20;
 #[derive(Clone, Debug)]
 pub struct Cargo {
     pub app: Box<str>,
+    pub purpose: Purpose,
     pub rollout: Box<str>,
     pub release: Box<str>,
     /// The commit, or the digest of the artifact.
@@ -127,7 +128,9 @@ impl Link {
             }
             Call::Activate { lease, holds } => {
                 let (release, lease_seconds) = (cargo.release.clone(), seconds(lease));
-                let wanted = ActivateOptions { fence, release, lease_seconds, holds, rollback: None };
+                let rollback = (cargo.purpose == Purpose::Rollback)
+                    .then(|| format!("it was rolled back to {}", cargo.release).into());
+                let wanted = ActivateOptions { fence, release, lease_seconds, holds, rollback };
                 let done: ActionResult = self.post(cargo, "activate", &wanted, LONG, tell).await?;
                 all_done(done).map(|()| Reply::Done)
             }
@@ -169,7 +172,12 @@ impl Link {
             fence,
             seconds: Some(seconds(lease)),
             holder: cargo.by.clone(),
-            message: format!("deploy of {}", cargo.release).into(),
+            message: match cargo.purpose {
+                Purpose::Deploy => format!("deploy of {}", cargo.release),
+                Purpose::Rollback => format!("rollback to {}", cargo.release),
+                Purpose::CatchUp => format!("catching up with {}", cargo.release),
+            }
+            .into(),
         };
         let locked: LockResult = self.post(cargo, "lock", &wanted, SHORT, |_| {}).await?;
         self.staging.replace(Some(locked.staging.into()));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::names;
 use super::spec::{App, BuildHere, Source};
+use super::{hooks, names};
 use crate::config::check_name;
 use crate::config::section::{Item, Schema, Section};
 use crate::config::source::{At, Problem, Span};
@@ -32,6 +32,7 @@ pub(super) static SCHEMA: Schema = Schema {
         "max_unreachable",
         "lease",
         "verdict",
+        "hooks",
     ],
 };
 
@@ -88,6 +89,7 @@ pub(super) fn decode(section: &Section<'_>, name: &At<&str>) -> Draft {
         max_unreachable: section.get("max_unreachable", |item| item.count(0, u32::MAX)).unwrap_or(0),
         lease: section.get("lease", lease).unwrap_or(LEASE),
         verdict: verdict(section),
+        hooks: hooks::decode(section),
     };
     Draft { app, hosts: section.list("hosts", names::choice), span: name.span, groups }
 }

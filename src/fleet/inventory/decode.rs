@@ -10,7 +10,7 @@ use super::list::{self, Listed, Listing, ListingError};
 use super::names::{self, ALL};
 use super::select;
 use super::spec::{App, Fleet, Host};
-use super::{app, host};
+use super::{app, hooks, host};
 use crate::config::section::{self, Item, Schema, Section};
 use crate::config::source::{At, File, Problem, Span};
 use crate::config::suggest::{self, Family};
@@ -24,7 +24,7 @@ pub(super) static SCHEMA: Schema = Schema {
 };
 
 /// Every table of the file.
-pub(super) static TABLES: &[&Schema] = &[&SCHEMA, &host::SCHEMA, &app::SCHEMA, &app::VERDICT];
+pub(super) static TABLES: &[&Schema] = &[&SCHEMA, &host::SCHEMA, &app::SCHEMA, &app::VERDICT, &hooks::SCHEMA];
 
 /// What other programs call it.
 static HABITS: &[(&str, &str)] = &[

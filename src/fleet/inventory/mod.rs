@@ -6,6 +6,7 @@
 mod app;
 mod decode;
 mod find;
+mod hooks;
 mod host;
 mod list;
 mod names;
@@ -20,4 +21,4 @@ pub use find::{NotFound, find};
 pub use list::{Listed, Listing, ListingError};
 pub use names::check_host_name;
 pub use select::UnknownHost;
-pub use spec::{App, BuildHere, Fleet, Host, Source};
+pub use spec::{App, BuildHere, Fleet, Hook, Hooks, Host, Occasion, Source};

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::fleet::verdict;
 use crate::fleet::waves::Wave;
 
@@ -88,6 +90,73 @@ pub struct App {
     pub max_unreachable: u32,
     pub lease: Duration,
     pub verdict: verdict::Settings,
+    pub hooks: Hooks,
+}
+
+/// When somebody is told of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Occasion {
+    Start,
+    /// A wave is about to be switched.
+    Wave,
+    /// It waits for somebody's decision.
+    Paused,
+    /// Releases are about to be taken back.
+    Rollback,
+    Success,
+    Failure,
+}
+
+impl Occasion {
+    pub const ALL: [Occasion; 6] =
+        [Occasion::Start, Occasion::Wave, Occasion::Paused, Occasion::Rollback, Occasion::Success, Occasion::Failure];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Occasion::Start => "start",
+            Occasion::Wave => "wave",
+            Occasion::Paused => "paused",
+            Occasion::Rollback => "rollback",
+            Occasion::Success => "success",
+            Occasion::Failure => "failure",
+        }
+    }
+}
+
+/// How somebody is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A program and its arguments, which finds JSON on its standard input.
+    Command(Vec<Box<str>>),
+    /// An address that JSON is posted to.
+    Webhook(Box<str>),
+}
+
+/// Who is told of an app's rollouts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    pub on: BTreeMap<Occasion, Hook>,
+    /// Whatever it is.
+    pub every: Option<Hook>,
+    /// Each has so long.
+    pub timeout: Duration,
+}
+
+impl Hooks {
+    pub fn is_empty(&self) -> bool {
+        self.on.is_empty() && self.every.is_none()
+    }
+
+    /// What decides whether a deploy begins.
+    pub fn asked(&self) -> Option<&Hook> {
+        self.on.get(&Occasion::Start).filter(|hook| matches!(hook, Hook::Command(_)))
+    }
+
+    /// In the order in which they are told.
+    pub fn of(&self, occasion: Occasion) -> impl Iterator<Item = &Hook> {
+        self.on.get(&occasion).into_iter().chain(&self.every)
+    }
 }
 
 /// What the deploying machine builds.

@@ -359,3 +359,27 @@ proptest! {
         survives(&text.into_iter().collect::<String>());
     }
 }
+
+#[test]
+fn hooks_are_commands_and_addresses() {
+    let fleet = fleet(
+        "hosts = [\"a\"]\n[app.web]\nrepository = \"r\"\n[app.web.hooks]\nstart = [\"./ask\", \"-v\"]\nevery = \"https://x.example/h\"\ntimeout = \"3s\"\n",
+    );
+    let hooks = &fleet.apps["web"].hooks;
+    assert_eq!(hooks.asked(), Some(&Hook::Command(vec!["./ask".into(), "-v".into()])));
+    let every = Hook::Webhook("https://x.example/h".into());
+    assert_eq!(hooks.of(Occasion::Wave).collect::<Vec<_>>(), [&every]);
+    assert_eq!(hooks.of(Occasion::Start).count(), 2);
+    assert_eq!(hooks.timeout, Duration::from_secs(3));
+    for (odd, told) in [
+        ("start = \"ftp://x\"", "no address"),
+        ("start = \"https://\"", "no address"),
+        ("start = []", "must name a program"),
+        ("wave = 3", "a hook is a command"),
+        ("timeout = \"1h\"", "from 1s to 10m"),
+        ("begin = [\"x\"]", "begin"),
+    ] {
+        let errors = errors(&format!("hosts = [\"a\"]\n[app.web]\nrepository = \"r\"\n[app.web.hooks]\n{odd}\n"));
+        assert!(errors.len() == 1 && errors[0].contains(told), "{odd}: {errors:?}");
+    }
+}

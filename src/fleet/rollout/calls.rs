@@ -435,11 +435,26 @@ impl Machine {
                 self.end_job(at);
                 self.remarks.push(cause.into());
             }
+            Call::Prepare(_) | Call::Activate { .. } if !self.plan.purpose.is_judged() => {
+                self.end_job(at);
+                self.leave_out(at, &cause);
+            }
             _ => {
                 self.end_job(at);
                 let faulty = matches!(call, Call::Activate { .. });
                 self.fail_by(Failure { cause: cause.into(), force: false, faulty });
             }
+        }
+    }
+
+    /// What has failed here is no reason to take the others back. It answers: it is told that the rollout is over.
+    fn leave_out(&mut self, at: usize, cause: &str) {
+        let host = &mut self.hosts[at];
+        host.skipped = true;
+        let name = host.name.clone();
+        self.remarks.push(cause.into());
+        if !self.progress.skipped.contains_key(&name) {
+            self.record(What::Skipped { host: name, why: cause.into() });
         }
     }
 

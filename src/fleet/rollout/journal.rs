@@ -199,7 +199,7 @@ impl Progress {
     fn all_passed(&self, plan: &Plan) -> bool {
         match self.stage {
             Stage::Passed(wave) => wave + 1 == plan.wave_count(),
-            Stage::Wave(wave) => plan.is_control(wave),
+            Stage::Wave(wave) => plan.is_unwatched(wave),
             _ => false,
         }
     }

@@ -331,10 +331,16 @@ impl Machine {
     }
 
     fn activated(&mut self, wave: usize) -> bool {
-        if self.plan.is_control(wave) {
+        let serves = |at: &[At]| self.hosts.iter().any(|host| host.is_part() && at.contains(&host.at));
+        if !self.plan.purpose.is_judged() && !serves(&[At::OnTrial, At::Confirmed]) {
+            let why = if self.remarks.is_empty() { "no host has got there".into() } else { self.remarks.join("\n") };
+            self.fail(&why, false);
+            return true;
+        }
+        if self.plan.is_unwatched(wave) {
             return self.write_and(What::Confirming, Phase::Confirming);
         }
-        if !self.hosts.iter().any(|host| host.is_part() && host.at == At::OnTrial) {
+        if !serves(&[At::OnTrial]) {
             self.fail(&format!("no host of wave {} serves the release", wave + 1), false);
             return true;
         }

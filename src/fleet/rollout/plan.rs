@@ -112,10 +112,32 @@ impl Limits {
     }
 }
 
+/// What a rollout is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// A new release: in waves, judged, and taken back everywhere if it fails anywhere.
+    #[default]
+    Deploy,
+    /// Back to a release that was good, on all hosts at once: what fails on one of them is no reason to keep the others from it.
+    Rollback,
+    /// Hosts that have missed it get what the others have confirmed, each for itself.
+    CatchUp,
+}
+
+impl Purpose {
+    /// Hosts go in waves, which are watched and judged; all go back together.
+    pub fn is_judged(self) -> bool {
+        self == Purpose::Deploy
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Of this rollout, never used twice.
     pub rollout: Box<str>,
+    #[serde(default)]
+    pub purpose: Purpose,
     pub app: Box<str>,
     pub release: Box<str>,
     /// Who wants it.
@@ -182,6 +204,7 @@ pub struct DeployFacts {
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
     pub rollout: &'a str,
+    pub purpose: Purpose,
     pub app: &'a str,
     pub release: &'a str,
     pub by: &'a str,
@@ -217,20 +240,20 @@ impl Plan {
                 which.join(", ")
             ));
         }
-        errors.extend(failed_before(&facts));
-        errors.extend(
-            facts
-                .hosts
-                .iter()
-                .filter_map(|h| Some(format!("{}: {}", h.name, h.answer.as_ref().ok()?.configuration_error.as_ref()?))),
-        );
+        if facts.purpose.is_judged() {
+            errors.extend(failed_before(&facts));
+            errors.extend(facts.hosts.iter().filter_map(|h| {
+                Some(format!("{}: {}", h.name, h.answer.as_ref().ok()?.configuration_error.as_ref()?))
+            }));
+        }
         let switched: Vec<(Box<str>, Condition)> = hosts
             .iter()
             .filter(|h| h.runs(Step::Activate) || h.condition == Condition::Down)
             .map(|h| (h.name.clone(), h.condition))
             .collect();
         let waves = match switched.iter().any(|(_, is)| *is != Condition::Down) {
-            true => Waves::new(facts.waves, &switched, facts.groups),
+            true if facts.purpose.is_judged() => Waves::new(facts.waves, &switched, facts.groups),
+            true => Ok(Waves::at_once(&switched)),
             false => Ok(Waves { down: switched.into_iter().map(|(name, _)| name).collect(), ..Waves::default() }),
         };
         let waves = waves.map_err(|why| errors.push(why)).unwrap_or_default();
@@ -239,11 +262,17 @@ impl Plan {
         }
         let mut plan = Plan {
             rollout: facts.rollout.into(),
+            purpose: facts.purpose,
             app: facts.app.into(),
             release: facts.release.into(),
             by: facts.by.into(),
             at: facts.at,
-            migration: migration(&facts),
+            // It has run, and is not undone; what each host has for itself runs again.
+            migration: migration(&facts).filter(|m| match facts.purpose {
+                Purpose::Deploy => true,
+                Purpose::Rollback => false,
+                Purpose::CatchUp => m.on == MigrateOn::Each,
+            }),
             warnings: warnings(&facts),
             limits: facts.limits,
             hosts,
@@ -296,9 +325,9 @@ impl Plan {
         self.waves.waves.len() + usize::from(self.waves.control.is_some())
     }
 
-    /// A wave without a bake time: the control alone.
-    pub fn is_control(&self, wave: usize) -> bool {
-        wave == self.waves.waves.len()
+    /// A wave without a bake time: the control alone, or all hosts of what is not judged.
+    pub fn is_unwatched(&self, wave: usize) -> bool {
+        wave == self.waves.waves.len() || !self.purpose.is_judged()
     }
 }
 
@@ -309,7 +338,8 @@ fn planned(host: &HostFacts, facts: &Facts<'_>) -> PlannedHost {
         Err(_) => (None, Condition::Down),
     };
     let steps = match &host.answer {
-        Ok(answer) => steps(answer, facts),
+        Ok(answer) if facts.purpose.is_judged() => steps(answer, facts),
+        Ok(answer) => steps_of_known(answer, facts),
         Err(why) => {
             let why: Box<str> = format!("cannot be reached: {why}; it is caught up later").into();
             vec![PlannedStep { step: Step::Activate, run: Run::No, why }]
@@ -384,6 +414,35 @@ fn steps(host: &HostAnswer, facts: &Facts<'_>) -> Vec<PlannedStep> {
     steps
 }
 
+/// Of a release that others have, or this host had: it gets there, or says why not.
+fn steps_of_known(host: &HostAnswer, facts: &Facts<'_>) -> Vec<PlannedStep> {
+    let activate = |run, why: String| vec![PlannedStep { step: Step::Activate, run, why: why.into() }];
+    let there = host.serves.as_deref() == Some(facts.release) && host.confirmed == host.serves;
+    if there && host.unfit.is_none() {
+        return activate(Run::No, "the host serves it already".to_owned());
+    }
+    if let Some(why) = &host.failed {
+        return activate(Run::No, format!("left out: it has failed there before: {why}"));
+    }
+    if facts.purpose == Purpose::CatchUp {
+        let once = host.deploy.migration.is_some_and(|m| m.on == MigrateOn::One);
+        let mut steps = steps(host, facts);
+        for step in steps.iter_mut().filter(|s| once && matches!(s.step, Step::Migrate | Step::MigrateAfter)) {
+            *step =
+                PlannedStep { step: step.step, run: Run::No, why: "it has run when the others got the release".into() };
+        }
+        return steps;
+    }
+    if !host.staged || (host.deploy.builds && !host.built) {
+        let why = if host.staged { "its environment was never built there" } else { "it is not there" };
+        return activate(
+            Run::No,
+            format!("left out: {why}; `svctl catch-up {}` brings it there afterwards", facts.app),
+        );
+    }
+    activate(Run::Yes, format!("the host serves {}", host.serves.as_deref().unwrap_or("nothing")))
+}
+
 fn failed_before(facts: &Facts<'_>) -> Vec<String> {
     let failed = |host: &HostFacts| {
         let why = host.answer.as_ref().ok()?.failed.as_ref()?;
@@ -414,6 +473,9 @@ fn warnings(facts: &Facts<'_>) -> Vec<Box<str>> {
         {
             warnings.push(format!("{name} serves {serves}, though {confirmed} was confirmed there").into());
         }
+    }
+    if !facts.purpose.is_judged() {
+        return warnings;
     }
     let settings: BTreeSet<String> = answers().map(|(_, a)| format!("{:?}", a.deploy)).collect();
     if settings.len() > 1 {

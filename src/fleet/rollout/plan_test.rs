@@ -24,6 +24,7 @@ fn facts<'a>(
 ) -> Facts<'a> {
     Facts {
         rollout: "r-1",
+        purpose: Purpose::Deploy,
         app: "airship",
         release: "new",
         by: "jane",

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::event::{End, Wish};
 use super::journal::{Outcome, Place, Progress, What};
 use super::machine::Start;
-use super::plan::{DeployFacts, Facts, HostAnswer, HostFacts, Limits, MigrateOn, Migration, Plan};
+use super::plan::{DeployFacts, Facts, HostAnswer, HostFacts, Limits, MigrateOn, Migration, Plan, Purpose};
 use crate::fleet::verdict::{Baseline, Counts, Settings};
 use crate::fleet::waves::Wave;
 use host::{Caller, Host, Quality};
@@ -42,6 +42,10 @@ pub(super) fn limits(parallel: usize, max_unreachable: usize) -> Limits {
 
 /// A plan for so many hosts, all of which serve [`OLD`].
 pub(super) fn plan(hosts: usize, n: usize, migration: Option<Migration>, limits: Limits) -> Plan {
+    plan_of(Purpose::Deploy, hosts, n, migration, limits)
+}
+
+fn plan_of(purpose: Purpose, hosts: usize, n: usize, migration: Option<Migration>, limits: Limits) -> Plan {
     let deploy = DeployFacts { builds: true, publishes: true, verifies: true, migration };
     let answer = HostAnswer {
         serves: Some(OLD.into()),
@@ -54,6 +58,7 @@ pub(super) fn plan(hosts: usize, n: usize, migration: Option<Migration>, limits:
     let (rollout, release) = (format!("rollout-{n}"), format!("deploy-{}", n + 2));
     let facts = Facts {
         rollout: &rollout,
+        purpose,
         app: "airship",
         release: &release,
         by: "jane",
@@ -140,6 +145,29 @@ fn what_fails_in_a_later_wave_goes_back_everywhere() {
     assert!(matches!(over(&world).0, Outcome::TakenBack { .. }));
     assert_eq!(confirmed(&world), 0);
     assert!(world.hosts.iter().all(|h| h.app.trial.is_none()));
+}
+
+#[test]
+fn what_is_not_judged_goes_everywhere_at_once_but_where_it_fails() {
+    let everywhere = Limits { max_unreachable: 10, ..limits(4, 0) };
+    for (broken, there) in [(BTreeSet::new(), 10), (BTreeSet::from([2, 7]), 8), ((0..10).collect(), 0)] {
+        // Nobody looks at its errors.
+        let quality = Quality { broken_on: broken.clone(), errors: 200, ..Quality::default() };
+        let plan = plan_of(Purpose::CatchUp, 10, 0, Some(ONE), everywhere.clone());
+        assert_eq!(plan.wave_count(), 1);
+        let mut world = world(7, 10, 200, plan, quality);
+        world.run();
+        assert_eq!(confirmed(&world), there, "{broken:?}");
+        let (outcome, places) = over(&world);
+        let at = |place: &Place| places.iter().filter(|(_, at)| at == place).count();
+        assert_eq!((at(&Place::Confirmed), at(&Place::Before)), (there, 10 - there));
+        match outcome {
+            Outcome::Done { remarks } => assert_eq!(remarks.len(), broken.len(), "{remarks:?}"),
+            other => assert!(there == 0 && matches!(other, Outcome::TakenBack { .. }), "{other:?}"),
+        }
+        assert!(world.hosts.iter().all(|h| h.app.lock.is_none() && h.app.trial.is_none() && h.expired == 0));
+        assert!(world.rollouts[0].migrated.is_empty(), "the migration has run with the others");
+    }
 }
 
 #[test]
@@ -279,7 +307,13 @@ fn random(seed: u64) -> World {
     let limits = limits(rng.usize(1..9), rng.usize(..3));
     let load = if rng.u8(..10) == 0 { 1 } else { 200 };
     let first = quality(&mut rng);
-    let mut world = world(seed, hosts, load, plan(hosts, 0, migration, limits.clone()), first);
+    // Every eleventh is not judged: each host is there for itself.
+    let purpose = if seed % 11 == 3 { Purpose::CatchUp } else { Purpose::Deploy };
+    let limits = match purpose {
+        Purpose::Deploy => limits,
+        _ => Limits { max_unreachable: hosts, ..limits },
+    };
+    let mut world = world(seed, hosts, load, plan_of(purpose, hosts, 0, migration, limits.clone()), first);
     if rng.u8(..3) == 0 {
         let second = quality(&mut rng);
         add(&mut world, plan(hosts, 1, None, limits), second);
@@ -372,6 +406,11 @@ fn calm_weather(world: &World) {
         return;
     }
     let Rollout { quality, plan, .. } = &world.rollouts[0];
+    let quality = match plan.purpose {
+        Purpose::Deploy => quality.clone(),
+        // Nobody looks at it.
+        _ => Quality { errors: 0, unfit_after: None, migration_fails: false, ..quality.clone() },
+    };
     let good = quality.broken_on.is_empty()
         && quality.errors <= 1
         && quality.unfit_after.is_none()

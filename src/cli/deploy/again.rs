@@ -1,0 +1,256 @@
+//! Releases that hosts have had, or others have: `rollback` and `catch-up` over a fleet, and who is where.
+
+use std::collections::BTreeMap;
+
+use tempfile::TempDir;
+use tokio::task::LocalSet;
+
+use super::super::args::{CatchUpArgs, Cli, ReleasesArgs, RollbackArgs};
+use super::super::context::Context;
+use super::super::exit::{CliError, Exit};
+use super::super::{hosts, render_releases};
+use super::goods::Goods;
+use super::news::News;
+use super::show::Show;
+use super::target::Target;
+use super::{Cargo, Machine, Plan, Start, by, driver, finish, highest, limits, may_deploy, run};
+use crate::api::apps::ReleaseStatus;
+use crate::api::client::runtime;
+use crate::api::types::{ApiError, ErrorCode};
+use crate::fleet::drift::{self, Answers, Stands, Unclear};
+use crate::fleet::drive::facts;
+use crate::fleet::rollout::journal::What;
+use crate::fleet::rollout::plan::{Change, Facts, Purpose, Step};
+use crate::fleet::rollout::{End, Outcome, Place};
+use crate::fleet::verdict::Baseline;
+
+impl From<Unclear> for CliError {
+    fn from(unclear: Unclear) -> CliError {
+        let error = ApiError::new(ErrorCode::Conflict, unclear.message).details(unclear.details).hint(unclear.hint);
+        CliError::Said { exit: Exit::Failed, error }
+    }
+}
+
+/// An app's hosts, and what they have said.
+struct Fleet {
+    target: Target,
+    runtime: tokio::runtime::Runtime,
+    local: LocalSet,
+    answers: Answers,
+    /// What the latest rollout has confirmed, where its journal says so.
+    latest: Option<Box<str>>,
+}
+
+impl Fleet {
+    /// `None`: there is no fleet file, and what is asked concerns one host.
+    fn ask(cli: &Cli, app: &str) -> Result<Option<Fleet>, CliError> {
+        let Some(fleet) = hosts::fleet(cli)? else { return Ok(None) };
+        if !cli.hosts.is_empty() && hosts::app(&fleet, app).is_err() {
+            // Of hosts that were chosen, each knows its own apps.
+            return Ok(None);
+        }
+        let target = Target::find(cli, app, None)?;
+        let (runtime, local) = (runtime()?, LocalSet::new());
+        let parallel = target.app.parallel as usize;
+        let answers = runtime.block_on(local.run_until(facts::ask(&target.links, app, parallel)));
+        // It settles nothing but what the hosts leave open.
+        let entries = runtime.block_on(local.run_until(super::furthest(&target, &answers))).unwrap_or_default();
+        let latest = match (entries.first().map(|e| &e.what), entries.last().map(|e| &e.what)) {
+            (Some(What::Planned(plan)), Some(What::Ended { outcome: Outcome::Done { .. }, .. })) => {
+                Some(plan.release.clone())
+            }
+            _ => None,
+        };
+        Ok(Some(Fleet { target, runtime, local, answers, latest }))
+    }
+
+    fn app(&self) -> &str {
+        &self.target.app.name
+    }
+
+    /// Of a release that any host knows; a good one, if there is one.
+    fn known(&self, release: &str) -> Option<&ReleaseStatus> {
+        let mut all = self.answers.values().flatten().flat_map(|s| &s.releases).filter(|r| *r.release == *release);
+        let first = all.next()?;
+        Some(if first.source.is_empty() { all.find(|r| !r.source.is_empty()).unwrap_or(first) } else { first })
+    }
+
+    fn plan(&self, purpose: Purpose, release: &str, changes: BTreeMap<Box<str>, Change>) -> Result<Plan, CliError> {
+        let driver = driver();
+        let rollout = format!("{release}-{:08x}", fastrand::u32(..));
+        let mut limits = limits(&self.target, Baseline::Health);
+        // Whoever is away is caught up later: that is no reason to keep the others from it.
+        (limits.bake, limits.max_unreachable) = (0, self.answers.len());
+        let facts = Facts {
+            rollout: &rollout,
+            purpose,
+            app: self.app(),
+            release,
+            by: &driver.by,
+            at: driver.unix,
+            hosts: facts::facts(&self.answers, release),
+            changes,
+            waves: &[],
+            groups: &self.target.groups,
+            limits,
+        };
+        Plan::new(facts).map_err(|why| {
+            let message = format!("{}: nothing can be done.", self.app());
+            let error = ApiError::new(ErrorCode::Failed, message);
+            CliError::Said { exit: Exit::Failed, error: error.details(why.into_iter().map(Into::into).collect()) }
+        })
+    }
+
+    /// Shows the plan and carries it out.
+    fn go(self, context: &Context, plan: Plan, goods: Option<&Goods>, dry_run: bool) -> Result<Exit, CliError> {
+        let mut show = Show::new(context);
+        show.begin(plan.purpose);
+        show.plan(&plan, &[]);
+        if dry_run || plan.is_empty() {
+            show.end_of_plan();
+            let all =
+                plan.is_empty() && plan.waves.down.is_empty() && plan.hosts.iter().all(|host| is_there(&plan, host));
+            return Ok(if dry_run || all { Exit::Ok } else { Exit::Failed });
+        }
+        let news = News::begin(context, &self.target, &plan, highest(&self.answers))?;
+        let files = goods.map(Goods::files).transpose().and_then(|files| {
+            if let Some(dir) = &files {
+                super::build_here(&self.target, &plan, &self.answers, dir.path())?;
+            }
+            Ok(files)
+        });
+        let (files, news) = news.unless_failed(files)?;
+        let known = self.known(&plan.release);
+        let cargo = Cargo {
+            app: self.app().into(),
+            purpose: plan.purpose,
+            rollout: plan.rollout.clone(),
+            release: plan.release.clone(),
+            source: known.map_or("".into(), |r| r.source.clone()),
+            label: known.map_or("".into(), |r| r.label.clone()),
+            by: by(),
+            again: plan.again(),
+            files: files.as_ref().map(|dir: &TempDir| dir.path().to_owned()),
+        };
+        let machine = Machine::new(plan, Start::Deploy, &driver(), highest(&self.answers), std::time::Duration::ZERO);
+        let end = run(&self.runtime, &self.local, &self.target, machine, cargo, &mut show, &news);
+        self.target.ways.close();
+        let everywhere = match &end {
+            Some(End::Over { places, .. }) => places.iter().all(|(_, place)| *place == Place::Confirmed),
+            _ => false,
+        };
+        match finish(&mut show, news, self.app(), end)? {
+            Exit::Ok if !everywhere => Ok(Exit::Failed),
+            exit => Ok(exit),
+        }
+    }
+}
+
+fn is_there(plan: &Plan, host: &crate::fleet::rollout::plan::PlannedHost) -> bool {
+    host.serves.as_deref() == Some(&*plan.release)
+}
+
+/// `None`: it concerns one host alone.
+pub fn rollback(context: &Context, cli: &Cli, args: &RollbackArgs) -> Option<Result<Exit, CliError>> {
+    let fleet = match Fleet::ask(cli, &args.app) {
+        Ok(fleet) => fleet?,
+        Err(error) => return Some(Err(error)),
+    };
+    Some(roll_back(context, fleet, args))
+}
+
+fn roll_back(context: &Context, fleet: Fleet, args: &RollbackArgs) -> Result<Exit, CliError> {
+    if !args.dry_run {
+        may_deploy(&args.app, &fleet.answers)?;
+    }
+    drift::nothing_on_trial(&args.app, &fleet.answers)?;
+    let to: Box<str> = match &args.to {
+        Some(to) if fleet.known(to).is_some() => to.as_str().into(),
+        Some(to) => {
+            let error = ApiError::new(ErrorCode::UnknownRelease, format!("No host has a release {to}."))
+                .hint(format!("`svctl -H all releases {}` shows what there is.", args.app));
+            return Err(CliError::Said { exit: Exit::Failed, error });
+        }
+        None => drift::way_back(&args.app, &fleet.answers, fleet.latest.as_deref())?,
+    };
+    let plan = fleet.plan(Purpose::Rollback, &to, BTreeMap::new())?;
+    fleet.go(context, plan, None, args.dry_run)
+}
+
+/// Brings hosts that have missed the fleet's release to it.
+pub fn catch_up(context: &Context, cli: &Cli, args: &CatchUpArgs) -> Result<Exit, CliError> {
+    let Some(fleet) = Fleet::ask(cli, &args.app)? else {
+        return Err(CliError::usage(
+            format!("No fleet.toml says which hosts have {}.", args.app),
+            "Write one here, or name it: --fleet FILE.",
+        ));
+    };
+    if !args.dry_run {
+        may_deploy(&args.app, &fleet.answers)?;
+    }
+    drift::nothing_on_trial(&args.app, &fleet.answers)?;
+    let release: Box<str> = match &args.to {
+        Some(to) => to.as_str().into(),
+        None => drift::release_of(&fleet.answers, fleet.latest.as_deref()).ok_or_else(|| {
+            let message = format!("{}: no release was confirmed by most of the hosts; nothing was done.", args.app);
+            let hint = format!("`svctl -H all releases {}` shows them; --to RELEASE says which one.", args.app);
+            let error = ApiError::new(ErrorCode::Conflict, message).hint(hint);
+            CliError::Said { exit: Exit::Failed, error }
+        })?,
+    };
+    let Some(known) = fleet.known(&release) else {
+        let error = ApiError::new(ErrorCode::UnknownRelease, format!("No host that answers has a release {release}."));
+        return Err(CliError::Said { exit: Exit::Failed, error });
+    };
+    let plan = fleet.plan(Purpose::CatchUp, &release, BTreeMap::new())?;
+    if !plan.hosts.iter().any(|host| host.runs(Step::Stage)) {
+        return fleet.go(context, plan, None, args.dry_run);
+    }
+    let goods = Goods::again(&fleet.target, known)?;
+    // Whoever is off is brought there, also where nothing of the app differs.
+    let changes =
+        goods.changes(&fleet.answers)?.into_iter().map(|(from, change)| (from, Change { any: true, ..change }));
+    let plan = fleet.plan(Purpose::CatchUp, &release, changes.collect())?;
+    fleet.go(context, plan, Some(&goods), args.dry_run)
+}
+
+/// `svctl releases` of several hosts: who is where. `None`: it concerns one host alone.
+pub fn releases(context: &Context, cli: &Cli, args: &ReleasesArgs) -> Option<Result<Exit, CliError>> {
+    // Here, it is about this host, whatever a fleet file says.
+    if !hosts::are_meant(cli) {
+        return None;
+    }
+    let fleet = match Fleet::ask(cli, &args.app) {
+        Ok(fleet) => fleet?,
+        Err(error) => return Some(Err(error)),
+    };
+    if fleet.answers.len() < 2 {
+        return None;
+    }
+    Some(where_all_are(context, &fleet))
+}
+
+fn where_all_are(context: &Context, fleet: &Fleet) -> Result<Exit, CliError> {
+    let release = drift::release_of(&fleet.answers, fleet.latest.as_deref());
+    let hosts: Vec<(&str, &facts::Answer, Stands)> = fleet
+        .answers
+        .iter()
+        .map(|(name, answer)| (&**name, answer, drift::stands(answer, release.as_deref())))
+        .collect();
+    let away = hosts.iter().any(|(_, _, stands)| matches!(stands, Stands::Away { .. }));
+    let exit = if away { Exit::Unknown } else { Exit::Ok };
+    if !context.json {
+        context.print(render_releases::drift(fleet.app(), release.as_deref(), &hosts))?;
+        return Ok(exit);
+    }
+    let row = |(name, answer, stands): &(&str, &facts::Answer, Stands)| match answer {
+        Ok(status) => serde_json::json!({ "host": name, "exit_code": 0, "drift": stands, "result": status }),
+        Err(why) => {
+            let error = ApiError::new(ErrorCode::Unavailable, &**why);
+            serde_json::json!({ "host": name, "exit_code": Exit::Unknown.code(), "drift": stands, "error": error })
+        }
+    };
+    let rows: Vec<_> = hosts.iter().map(row).collect();
+    context.print_value(&serde_json::json!({ "release": release, "hosts": rows }))?;
+    Ok(exit)
+}
