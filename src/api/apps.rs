@@ -83,7 +83,10 @@ pub enum AppRequest {
     /// Removes releases that nobody needs. [`PruneResult`].
     Prune(FenceOptions),
     /// [`Journal`].
-    Journal,
+    Journal {
+        /// Its name, or its release's; the latest without.
+        rollout: Option<Box<str>>,
+    },
     /// Writes entries of the rollout's journal. [`AppendResult`].
     Append(AppendOptions),
 }
@@ -91,7 +94,7 @@ pub enum AppRequest {
 impl AppRequest {
     /// Changes nothing.
     pub fn is_read(&self) -> bool {
-        matches!(self, AppRequest::Status { .. } | AppRequest::History { .. } | AppRequest::Journal)
+        matches!(self, AppRequest::Status { .. } | AppRequest::History { .. } | AppRequest::Journal { .. })
     }
 
     /// For the audit journal.
@@ -110,7 +113,7 @@ impl AppRequest {
             AppRequest::Confirm(_) => "confirm".into(),
             AppRequest::TakeBack(o) => format!("take-back reason={}", o.reason).into(),
             AppRequest::Prune(_) => "prune".into(),
-            AppRequest::Journal => "journal".into(),
+            AppRequest::Journal { .. } => "journal".into(),
             AppRequest::Append(_) => "append".into(),
         }
     }
@@ -216,7 +219,7 @@ pub struct AppendOptions {
     pub entries: Vec<Value>,
 }
 
-/// Of the latest rollout, as whoever drove it has written it.
+/// Of one rollout, as whoever drove it has written it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
     pub rollout: Box<str>,

@@ -82,7 +82,12 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/v1/services/{name}/exec", Endpoint::Exec, "Run a command in a service's environment"),
     route("GET", "/v1/apps/{name}", Endpoint::App, "Releases, lock and lease of an app"),
     route("GET", "/v1/apps/{name}/history", Endpoint::AppHistory, "What was deployed here"),
-    route("GET", "/v1/apps/{name}/journal", Endpoint::AppJournal, "The journal of the latest rollout"),
+    route(
+        "GET",
+        "/v1/apps/{name}/journal",
+        Endpoint::AppJournal,
+        "The journal of the latest rollout, or of an earlier one",
+    ),
     route("POST", "/v1/apps/{name}/append", Endpoint::AppAppend, "Write entries of the rollout's journal"),
     route("POST", "/v1/apps/{name}/lock", Endpoint::AppLock, "Take or renew the lock"),
     route("POST", "/v1/apps/{name}/unlock", Endpoint::AppUnlock, "Give the lock back"),
@@ -314,7 +319,7 @@ fn of_app(endpoint: Endpoint, query: &mut Query, body: &[u8]) -> Result<AppReque
         Endpoint::AppAppend => AppRequest::Append(options(body)?),
         Endpoint::AppJournal => {
             nothing(body)?;
-            AppRequest::Journal
+            AppRequest::Journal { rollout: query.take("rollout").map(Into::into) }
         }
         _ => {
             nothing(body)?;

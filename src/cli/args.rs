@@ -108,6 +108,8 @@ pub enum Command {
     Promote(OfApp),
     /// Take back what a rollout has changed
     Abort(AbortArgs),
+    /// Show what the verdicts of a rollout rested on, and judge again
+    Judge(JudgeArgs),
     /// Show the releases of an app on a host; of several hosts, which is where
     Releases(ReleasesArgs),
     /// Show what was deployed on this host, when, by whom
@@ -309,6 +311,28 @@ pub struct AbortArgs {
     /// Also where a migration came with it that the release before does not work with
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct JudgeArgs {
+    #[arg(value_name = "APP", id = "name")]
+    pub app: String,
+
+    /// The rollout, or its release [default: the latest rollout]
+    #[arg(value_name = "ID")]
+    pub id: Option<String>,
+
+    /// What if it were so: the chance of taking back a release that is no worse than tolerated
+    #[arg(long, value_name = "SHARE")]
+    pub false_alarm: Option<f64>,
+
+    /// What if it were so: so many times the old release's rate of errors are tolerated
+    #[arg(long, value_name = "TIMES")]
+    pub tolerate: Option<f64>,
+
+    /// What if it were so: a pass needs that many requests on each side
+    #[arg(long, value_name = "COUNT")]
+    pub min_requests: Option<u64>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -74,6 +74,7 @@ fn over_hosts(context: &Context, cli: &Cli) -> Option<Result<Exit, CliError>> {
         Command::CatchUp(args) => deploy::again::catch_up(context, cli, args),
         Command::Rollback(args) => return deploy::again::rollback(context, cli, args),
         Command::Releases(args) => return deploy::again::releases(context, cli, args),
+        Command::Judge(args) => deploy::judge::judge(context, cli, args),
         Command::Push(args) => push::push(context, cli, args),
         _ => return None,
     })
@@ -109,6 +110,7 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         | Command::Promote(_)
         | Command::Abort(_)
         | Command::CatchUp(_)
+        | Command::Judge(_)
         | Command::Push(_) => Ok(Exit::Usage),
         Command::Releases(args) => releases::releases(context, args),
         Command::History(args) => releases::history(context, args),

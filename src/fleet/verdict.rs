@@ -262,13 +262,19 @@ pub enum Said {
 impl Record {
     /// Judges again.
     pub fn replay(&self) -> Verdict {
-        let mut judge = Judge::new(self.settings.clone(), self.baseline, Duration::from_millis(self.bake_ms));
+        self.replay_with(&self.settings, |_, _| {})
+    }
+
+    /// Judges again, by other settings. `each`: what was said, and what there was to say then.
+    pub fn replay_with(&self, settings: &Settings, mut each: impl FnMut(&Input, &Verdict)) -> Verdict {
+        let mut judge = Judge::new(settings.clone(), self.baseline, Duration::from_millis(self.bake_ms));
         for input in &self.inputs {
             let at = Duration::from_millis(input.at_ms);
-            match &input.said {
-                Said::Tick(tick) => drop(judge.handle_tick(at, *tick)),
-                Said::Incident(incident) => drop(judge.handle_incident(at, incident.clone())),
-            }
+            let verdict = match &input.said {
+                Said::Tick(tick) => judge.handle_tick(at, *tick),
+                Said::Incident(incident) => judge.handle_incident(at, incident.clone()),
+            };
+            each(input, verdict);
         }
         judge.record.verdict
     }

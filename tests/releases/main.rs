@@ -502,6 +502,15 @@ fn svctl_deploys_a_commit_to_this_host() {
     assert!(code == Some(7) && said.contains("too many errors"), "{said}");
     assert!(http_get(address, "/").expect("it answers").1.contains("release=two"));
     assert!(!load.stop().failures().is_empty());
+    let (code, said) = deploy(&svd, &repository, None, &["judge", "web"]);
+    assert!(code == Some(0) && said.contains("no good: too many errors") && said.contains("EVIDENCE"), "{said}");
+    assert!(!said.contains("judged again"), "{said}");
+    let (_, said) = deploy(&svd, &repository, None, &["judge", "web", "--false-alarm", "0.000001"]);
+    assert!(said.contains("by these settings: no good: too many errors after 30s"), "{said}");
+    let two = svd.json(&["releases", "web"])["confirmed"].as_str().expect("a release").to_owned();
+    let (_, said) = deploy(&svd, &repository, None, &["judge", "web", &two, "--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).expect("a document");
+    assert!(said["release"] == two.as_str() && said["verdicts"][0]["agrees"] == true, "an earlier one: {said}");
     svd.ok(&["lock", "web", "-m", "no deploys on Fridays"]);
     let (code, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
     assert!(code == Some(9) && said.contains("no deploys on Fridays"), "{said}");

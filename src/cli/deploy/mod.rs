@@ -6,11 +6,13 @@
 //! | [`target`] | which hosts, by which app of the fleet file; one host without any |
 //! | [`goods`] | what is shipped: a commit or an artifact, and how it differs from what runs |
 //! | [`news`] | who else is told of it: the hooks of the fleet file |
+//! | [`judge`] | what verdicts rested on, judged again |
 //! | [`show`] | the plan and what happens, for people and as JSON |
 
 pub mod again;
 pub mod goods;
 mod news;
+pub mod judge;
 mod show;
 mod target;
 
@@ -258,7 +260,8 @@ async fn furthest(target: &Target, answers: &BTreeMap<Box<str>, Answer>) -> Resu
     let marks = answers.iter().filter_map(|(name, answer)| Some((name, &answer.as_ref().ok()?.journal)));
     let best = marks.max_by_key(|(_, mark)| (mark.number, mark.entries));
     let Some(link) = best.and_then(|(name, _)| target.links.get(name)) else { return Ok(Vec::new()) };
-    let journal = link.journal(&target.app.name).await.map_err(|e| failed(format!("{}: {e:?}", link.host.name)))?;
+    let journal =
+        link.journal(&target.app.name, None).await.map_err(|e| failed(format!("{}: {e:?}", link.host.name)))?;
     let entries: Result<Vec<Entry>, _> = journal.entries.into_iter().map(serde_json::from_value).collect();
     entries.map_err(|e| failed(format!("The journal of the rollout is not understood: {e}.")))
 }

@@ -190,7 +190,7 @@ fn entry_text(entry: &Entry) -> Option<String> {
     Some(lines(&text))
 }
 
-fn verdict_text(verdict: &Verdict) -> String {
+pub fn verdict_text(verdict: &Verdict) -> String {
     let rate = |counts: &Counts| match counts.requests {
         0 => "no requests".to_owned(),
         n => format!("{} of {n} requests failed ({:.2} %)", counts.errors, 100.0 * counts.errors as f64 / n as f64),

@@ -1,9 +1,10 @@
-//! The journal of the latest rollout, which whoever drives it writes here and reads from anywhere.
+//! The journal of the latest rollout, which whoever drives it writes here and reads from anywhere; and those of some before it, for
+//! people who want to know what a verdict rested on.
 //!
 //! svd keeps the entries as they are. One JSON value a line, each with the number of the lock that it was written with; the
 //! first line has the rollout. What a death has torn at the end was told to nobody.
 
-use super::book::{Book, now, on_disk};
+use super::book::{now, on_disk};
 use super::{Task, fence};
 use crate::api::apps::{AppendOptions, AppendResult, Fence, Journal, JournalMark};
 use crate::api::types::{ApiError, ErrorCode};
@@ -17,6 +18,8 @@ use std::rc::Rc;
 
 /// Entries of one rollout.
 const MOST: usize = 100_000;
+/// Journals of earlier rollouts that are kept.
+const EARLIER: usize = 10;
 
 /// In memory, and how its file stands.
 pub struct Kept {
@@ -87,7 +90,11 @@ impl Kept {
             let mut text = serde_json::to_vec(&Head { rollout: rollout.into() }).unwrap_or_default();
             text.push(b'\n');
             text.extend(lines(number, &journal.entries));
+            let another = !same && !old.entries.is_empty();
             on_disk(move || {
+                if another {
+                    keep(&file)?;
+                }
                 durable::write(&file, &text, 0o600)
                     .map_err(|e| format!("cannot write {}: {}", file.display(), io_text(&e)))
             })
@@ -106,6 +113,32 @@ fn lines(number: u64, entries: &[Value]) -> Vec<u8> {
         text.push(b'\n');
     }
     text
+}
+
+/// The file that has a journal of so many rollouts before.
+fn earlier(file: &Path, n: usize) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    name.into()
+}
+
+/// Gives what is about to be replaced a name of its own, the first of [`EARLIER`]. It is there under its old one all the while.
+fn keep(file: &Path) -> Result<(), String> {
+    let tolerable = |result: std::io::Result<()>| match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot keep the journal {}: {}", file.display(), io_text(&error)))
+        }
+        _ => Ok(()),
+    };
+    for n in (1..EARLIER).rev() {
+        tolerable(std::fs::rename(earlier(file, n), earlier(file, n + 1)))?;
+    }
+    tolerable(std::fs::hard_link(file, earlier(file, 1)))
+}
+
+/// True also of the release that the rollout ships: the newest rollout of it is meant.
+fn is_meant(rollout: &str, wanted: &str) -> bool {
+    rollout.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 fn add(file: &Path, lines: &[u8]) -> Result<(), String> {
@@ -145,9 +178,21 @@ impl Task {
     }
 }
 
-impl Book {
-    pub fn journal(&self) -> Rc<Journal> {
-        self.kept.get()
+impl Task {
+    /// `rollout`: its name, or that of its release; the latest one without.
+    pub async fn journal(&self, rollout: Option<&str>) -> Result<Rc<Journal>, ApiError> {
+        let latest = self.book.kept.get();
+        let Some(wanted) = rollout.filter(|wanted| !is_meant(&latest.rollout, wanted)) else { return Ok(latest) };
+        let (file, meant) = (self.book.kept.file.clone(), wanted.to_owned());
+        let found = on_disk(move || {
+            let read = |n| Some(decode(&std::fs::read(earlier(&file, n)).ok()?).0);
+            Ok((1..=EARLIER).filter_map(read).find(|journal| is_meant(&journal.rollout, &meant)))
+        });
+        let found = found.await.map_err(|why| self.failed(why))?;
+        found.map(Rc::new).ok_or_else(|| {
+            let message = format!("{}: no journal of a rollout {wanted} is kept here.", self.book.name);
+            ApiError::new(ErrorCode::UnknownRelease, message)
+        })
     }
 }
 
@@ -182,6 +227,16 @@ mod tests {
         assert_eq!(kept.append("r", 2, 6, values(20..21)).await, Ok(7));
         assert_eq!(Kept::open(file.clone()).get().entries.len(), 7);
         assert_eq!(kept.append("other", 3, 0, values(0..1)).await, Ok(1), "another rollout begins a journal");
-        assert_eq!(Kept::open(file).mark(), JournalMark { rollout: "other".into(), number: 3, entries: 1 });
+        assert_eq!(Kept::open(file.clone()).mark(), JournalMark { rollout: "other".into(), number: 3, entries: 1 });
+        for n in 0..EARLIER + 2 {
+            assert_eq!(kept.append(&format!("r{n}"), 4, 0, values(0..1)).await, Ok(1));
+        }
+        let read = |n| decode(&std::fs::read(earlier(&file, n)).unwrap_or_default()).0.rollout;
+        assert_eq!(
+            (&*read(1), &*read(EARLIER), &*read(EARLIER + 1)),
+            ("r10", "r1", ""),
+            "those before are kept, and no more"
+        );
+        assert!(is_meant("d-1-00ff", "d-1") && is_meant("d-1", "d-1") && !is_meant("d-10-00ff", "d-1"));
     }
 }

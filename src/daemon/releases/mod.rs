@@ -222,7 +222,10 @@ impl Task {
                 Err(error) => reply.error(error),
             },
             AppRequest::Prune(wanted) => reply.finish(self.prune(wanted).await),
-            AppRequest::Journal => reply.ok(&*self.book.journal()),
+            AppRequest::Journal { rollout } => match self.journal(rollout.as_deref()).await {
+                Ok(journal) => reply.ok(&*journal),
+                Err(error) => reply.error(error),
+            },
             AppRequest::Append(wanted) => reply.finish(self.append(wanted).await),
         }
     }

@@ -38,7 +38,8 @@ pub async fn ask(links: &Links, app: &str, parallel: usize) -> BTreeMap<Box<str>
     answers
 }
 
-fn text(error: CallError) -> Box<str> {
+/// Why it was not answered.
+pub fn text(error: CallError) -> Box<str> {
     match error {
         CallError::Unreachable(why) | CallError::Failed(why) | CallError::Locked(why) | CallError::Busy(why) => why,
         CallError::Fenced { .. } | CallError::NotLocked => "it refuses to say".into(),

@@ -86,12 +86,13 @@ impl Link {
         self.get(&format!("/v1/apps/{}?configuration=true", encode(app))).await
     }
 
-    /// The journal of the latest rollout there.
+    /// The journal of a rollout there, by its name or its release's; of the latest one without.
     ///
     /// # Errors
     /// As [`Link::status`].
-    pub async fn journal(&self, app: &str) -> Result<Journal, CallError> {
-        self.get(&format!("/v1/apps/{}/journal", encode(app))).await
+    pub async fn journal(&self, app: &str, rollout: Option<&str>) -> Result<Journal, CallError> {
+        let query = rollout.map(|id| format!("?rollout={}", encode(id))).unwrap_or_default();
+        self.get(&format!("/v1/apps/{}/journal{query}", encode(app))).await
     }
 
     /// One call of a rollout's.
@@ -109,7 +110,7 @@ impl Link {
         match call {
             Call::Lock { lease } => self.lock(cargo, fence, lease).await,
             Call::Read => {
-                let journal = self.journal(&cargo.app).await?;
+                let journal = self.journal(&cargo.app, None).await?;
                 let entries = if journal.rollout == cargo.rollout { journal.entries } else { Vec::new() };
                 let entries: Result<Vec<Entry>, _> = entries.into_iter().map(serde_json::from_value).collect();
                 entries.map(Reply::Journal).map_err(|e| odd(&e))

@@ -54,3 +54,9 @@ pub use event::{Action, Call, CallError, CallId, End, Event, Reply, Report, Wish
 pub use journal::{Entry, Outcome, Place, Progress};
 pub use machine::{Driver, Machine, Start};
 pub use plan::Plan;
+
+/// A plan for so many hosts, in tests elsewhere.
+#[cfg(test)]
+pub(crate) fn testing(hosts: usize) -> Plan {
+    sim::plan(hosts, 0, None, sim::limits(4, 0))
+}
