@@ -94,6 +94,8 @@ pub enum Command {
     Logs(LogsArgs),
     /// Print what happens to services
     Events(EventsArgs),
+    /// Show services as they are: generations, requests, errors, latency, memory, checks, the log
+    Monitor(MonitorArgs),
     /// Run a command as a service's user, in its environment; its exit code is svctl's
     Exec(ExecArgs),
     /// Ship a release to the hosts of an app, in waves, and take it back if errors rise
@@ -311,6 +313,26 @@ pub struct AbortArgs {
     /// Also where a migration came with it that the release before does not work with
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct MonitorArgs {
+    /// Names, or patterns such as 'web*' [default: all]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// Show it once
+    #[arg(long)]
+    pub once: bool,
+
+    /// Between two looks
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
+    pub interval: Duration,
+}
+
+/// Not so short that looking is all that svd does.
+fn interval(text: &str) -> Result<Duration, String> {
+    duration(text).map(|time| time.max(Duration::from_millis(100)))
 }
 
 #[derive(Clone, Debug, Args)]

@@ -101,7 +101,7 @@ fn follows(command: &Command) -> bool {
 }
 
 /// How ssh is used, and the hosts that `-H` means.
-fn chosen(cli: &Cli) -> Result<(Settings, Vec<Host>), CliError> {
+pub fn chosen(cli: &Cli) -> Result<(Settings, Vec<Host>), CliError> {
     if cli.hosts.is_empty() {
         return Err(CliError::usage("No host is chosen.", "For example: svctl -H all status"));
     }
@@ -187,7 +187,7 @@ fn bare(names: &[String]) -> Result<Vec<Host>, CliError> {
 }
 
 /// Each host takes some descriptors.
-fn allow_many_files() -> nix::Result<()> {
+pub fn allow_many_files() -> nix::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }

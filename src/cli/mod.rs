@@ -19,12 +19,14 @@ mod hosts;
 mod lanes;
 mod logs;
 mod manual;
+mod monitor;
 mod pid;
 mod push;
 mod relay;
 mod releases;
 pub mod render;
 mod render_releases;
+mod screen;
 mod shutdown;
 mod status;
 pub mod text;
@@ -74,6 +76,7 @@ fn over_hosts(context: &Context, cli: &Cli) -> Option<Result<Exit, CliError>> {
         Command::CatchUp(args) => deploy::again::catch_up(context, cli, args),
         Command::Rollback(args) => return deploy::again::rollback(context, cli, args),
         Command::Releases(args) => return deploy::again::releases(context, cli, args),
+        Command::Monitor(args) => monitor::monitor(context, cli, args),
         Command::Judge(args) => deploy::judge::judge(context, cli, args),
         Command::Push(args) => push::push(context, cli, args),
         _ => return None,
@@ -111,6 +114,7 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         | Command::Abort(_)
         | Command::CatchUp(_)
         | Command::Judge(_)
+        | Command::Monitor(_)
         | Command::Push(_) => Ok(Exit::Usage),
         Command::Releases(args) => releases::releases(context, args),
         Command::History(args) => releases::history(context, args),

@@ -35,7 +35,7 @@ pub fn age(seconds: u64) -> String {
 }
 
 /// `1.5 GiB`.
-fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {

@@ -138,6 +138,29 @@ fn logs_and_events_are_merged_as_they_come() {
 }
 
 #[test]
+fn all_hosts_are_monitored_together_also_when_one_is_gone() {
+    let Some(bed) = Bed::start(3) else { return };
+    let out = bed.ok(&["-H", "all", "monitor", "web", "--once"]);
+    assert!(out.contains("3 hosts\n") && out.contains("web-2 | begun on web-2"), "{out}");
+    assert_eq!(out.lines().filter(|line| line.starts_with("web-") && line.contains(" committed ")).count(), 3, "{out}");
+    bed.hosts[1].vanish();
+    let (code, out, _) = bed.told(&["--json", "-H", "all", "monitor", "web", "--once"]);
+    let document: serde_json::Value = serde_json::from_str(&out).expect("a document");
+    assert_eq!(code, 4, "{document}");
+    assert_eq!(document["hosts"][0]["services"][0]["state"], "running", "{document}");
+    assert!(document["hosts"][1]["error"].is_string() && document["hosts"][1]["host"] == "web-1", "{document}");
+    // ssh's connections are ended, and what they needed is gone.
+    let mut monitor = bed.svctl_command(&["-H", "web-0,web-2", "monitor", "web", "--interval", "200ms"]);
+    let mut child = monitor.stdout(Stdio::piped()).spawn().expect("svctl");
+    let lines = lines(&mut child);
+    wait_line(&lines, "the last host's log", |line| line == "web-2 | begun on web-2");
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).expect("a signal");
+    assert_eq!(child.wait().expect("its end").code(), Some(130));
+    bed.assert_clean();
+}
+
+#[test]
 fn hosts_are_chosen_before_anything_is_done() {
     let Some(bed) = Bed::start(2) else { return };
     bed.fleet("groups = { canary = [\"web-1\"] }");

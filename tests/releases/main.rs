@@ -21,6 +21,7 @@ use support::app::{App, Release};
 use support::env::Env;
 use support::load::Load;
 use support::plain::{NOBODY, SLEEP, script};
+use support::pty::Pty;
 use support::svd::both;
 use support::{PATIENCE, Svd, free_port, http_get, run_limited, wait_until};
 
@@ -469,6 +470,24 @@ fn commit(svd: &Svd, repository: &Path, release: &Release) {
     assert!(run_limited(git, PATIENCE).status.success());
 }
 
+/// The last commit is shipped by another name.
+fn on_a_terminal_a_deploy_is_seen_in_place(svd: &Svd, repository: &Path) {
+    let mut tar = Command::new("git");
+    tar.current_dir(repository).args(["archive", "-o", "five.tar", "HEAD~2"]);
+    assert!(run_limited(tar, PATIENCE).status.success());
+    let mut command = svd.svctl_command(&["deploy", "web", "--artifact", "five.tar", "--bake", "8s"]);
+    command.current_dir(repository).env("HOME", svd.path("home")).env_remove("XDG_CACHE_HOME");
+    let mut pty = Pty::start(command, 60, 20);
+    let end = pty.wait_end(PATIENCE * 2);
+    let seen = pty.seen();
+    for part in ["activate 0s", "on the new release", "wave 1 of 1: watched for ", "is deployed", "\x1b[1A\r\x1b[J"] {
+        assert!(seen.contains(part), "{part:?} in {seen:?}");
+    }
+    assert!(end.success(), "{seen}");
+    let after = seen.rsplit_once("\x1b[J").expect("it was erased").1;
+    assert!(after.contains("is deployed") && !after.contains("watched for"), "nothing of it is left: {after:?}");
+}
+
 #[test]
 fn svctl_deploys_a_commit_to_this_host() {
     let Some(env) = Env::get(GUNICORN) else { return };
@@ -485,8 +504,9 @@ fn svctl_deploys_a_commit_to_this_host() {
     let load = Load::start(address);
     commit(&Release::new("two"));
     fs::write(repository.join("wsgi_app.py"), "what is not committed is not shipped").expect("write");
-    let (code, said) = deploy(&svd, &repository, None, &["deploy", "web", "--bake", "0s"]);
+    let (code, said) = deploy(&svd, &repository, None, &["deploy", "web", "--bake", "15s"]);
     assert!(code == Some(0) && said.contains("another release (T)"), "{said}");
+    assert!(said.contains("… wave 1 of 1: watched for ") && !said.contains('\x1b'), "it is not silent: {said}");
     assert!(http_get(address, "/").expect("it answers").1.contains("release=two"));
     let (_, said) = deploy(&svd, &repository, None, &["deploy", "web"]);
     assert!(said.contains("There is nothing to do."), "{said}");
@@ -517,6 +537,7 @@ fn svctl_deploys_a_commit_to_this_host() {
     svd.ok(&["unlock", "web"]);
     svd.ok(&["rollback", "web"]);
     assert!(http_get(address, "/").expect("it answers").1.contains("release=one"));
+    on_a_terminal_a_deploy_is_seen_in_place(&svd, &repository);
 }
 
 #[test]

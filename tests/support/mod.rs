@@ -10,6 +10,7 @@ pub mod env;
 pub mod leftovers;
 pub mod load;
 pub mod plain;
+pub mod pty;
 pub mod steady;
 pub mod svd;
 

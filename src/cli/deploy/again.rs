@@ -104,7 +104,6 @@ impl Fleet {
     /// Shows the plan and carries it out.
     fn go(self, context: &Context, plan: Plan, goods: Option<&Goods>, dry_run: bool) -> Result<Exit, CliError> {
         let mut show = Show::new(context);
-        show.begin(plan.purpose);
         show.plan(&plan, &[]);
         if dry_run || plan.is_empty() {
             show.end_of_plan();

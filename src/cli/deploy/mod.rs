@@ -7,15 +7,18 @@
 //! | [`goods`] | what is shipped: a commit or an artifact, and how it differs from what runs |
 //! | [`news`] | who else is told of it: the hooks of the fleet file |
 //! | [`judge`] | what verdicts rested on, judged again |
+//! | [`live`] | how it stands, host by host |
 //! | [`show`] | the plan and what happens, for people and as JSON |
 
 pub mod again;
 pub mod goods;
-mod news;
 pub mod judge;
+mod live;
+mod news;
 mod show;
 mod target;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -45,6 +48,9 @@ use target::Target;
 
 /// How long hosts hold what they have while a rollout is paused.
 const PAUSED: Duration = Duration::from_secs(24 * 3600);
+
+/// Between two looks at what goes on.
+const BEAT: Duration = Duration::from_millis(500);
 
 fn failed(message: impl Into<Box<str>>) -> CliError {
     CliError::Said { exit: Exit::Failed, error: ApiError::new(ErrorCode::Failed, message) }
@@ -76,7 +82,6 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
     }
     let plan = plan(&target, &goods, &answers)?;
     let mut show = Show::new(context);
-    show.begin(plan.purpose);
     show.plan(&plan, &goods.news(&answers));
     if dry_run || plan.is_empty() {
         show.end_of_plan();
@@ -184,7 +189,7 @@ pub fn take_over(context: &Context, cli: &Cli, args: &OfApp, wish: Option<Wish>)
         files: None,
     };
     let start = Start::TakeOver(wish);
-    show.begin(plan.purpose);
+    show.begin(plan);
     let news = News::resume(context, &target, plan, highest(&answers));
     let machine = Machine::new(Plan::clone(plan), start, &driver(), highest(&answers), Duration::ZERO);
     let end = run(&runtime, &local, &target, machine, cargo, &mut show, &news);
@@ -277,6 +282,7 @@ fn run(
     news: &News,
 ) -> Option<End> {
     let cargo = Rc::new(cargo);
+    let show = RefCell::new(show);
     let (_wishes, mut wished) = mpsc::channel::<Wish>(1);
     runtime.block_on(local.run_until(async {
         let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
@@ -290,12 +296,19 @@ fn run(
                 _ => std::future::pending().await,
             }
         };
+        let beats = async {
+            loop {
+                tokio::time::sleep(BEAT).await;
+                show.borrow_mut().beat();
+            }
+        };
         tokio::select! {
             end = drive(machine, &target.links, &cargo, &mut wished, |said| {
                 news.said(&said);
-                show.said(&said);
+                show.borrow_mut().said(&said);
             }) => Some(end),
             () = stopped => None,
+            () = beats => None,
         }
     }))
 }

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::{self, IsTerminal, Write as _};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::super::context::Context;
 use super::super::render::age;
+use super::super::screen;
 use super::super::text::line;
+use super::live::Live;
 use crate::fleet::drive::Said;
 use crate::fleet::rollout::journal::What;
 use crate::fleet::rollout::plan::{Purpose, Run};
@@ -17,19 +21,73 @@ use crate::fleet::verdict::{self, Cause, Counts, Verdict};
 /// Commits that are shown.
 const COMMITS: usize = 20;
 
+/// Without a line for so long, one is written that says how it stands.
+const SILENCE: Duration = Duration::from_secs(8);
+/// Of fewer hosts, each step is a line where lines stay.
+const FEW: usize = 20;
+
 pub struct Show<'a> {
     context: &'a Context,
     purpose: Purpose,
+    live: Live,
+    began: Instant,
+    /// stderr is a terminal: what goes on is seen in place, below what was said.
+    in_place: bool,
+    /// Lines that are drawn there now.
+    drawn: usize,
+    last_line: Instant,
 }
 
 impl<'a> Show<'a> {
     pub fn new(context: &'a Context) -> Show<'a> {
-        Show { context, purpose: Purpose::Deploy }
+        let in_place =
+            !context.json && io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
+        let began = Instant::now();
+        Show { context, purpose: Purpose::Deploy, live: Live::default(), began, in_place, drawn: 0, last_line: began }
     }
 
-    /// What the rollout is for that is told of from here on.
-    pub fn begin(&mut self, purpose: Purpose) {
-        self.purpose = purpose;
+    /// A line that stays.
+    fn say(&mut self, text: &str) {
+        self.last_line = Instant::now();
+        if !self.in_place {
+            return self.context.say(text);
+        }
+        self.draw(Some(text));
+    }
+
+    /// What goes on, anew, below a line that stays.
+    fn draw(&mut self, above: Option<&str>) {
+        let (width, height) = screen::size();
+        let mut lines = self.live.lines(self.began.elapsed(), width.saturating_sub(1));
+        // What has left the screen cannot be taken back.
+        lines.truncate(height.saturating_sub(2));
+        let mut text = self.erased();
+        above.iter().for_each(|line| _ = writeln!(text, "{line}"));
+        lines.iter().for_each(|line| _ = writeln!(text, "{line}"));
+        self.drawn = lines.len();
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// What takes away what is drawn.
+    fn erased(&self) -> String {
+        if self.drawn == 0 { String::new() } else { format!("\x1b[{}A\r\x1b[J", self.drawn) }
+    }
+
+    /// Nothing is drawn any more.
+    fn clear(&mut self) {
+        let text = self.erased();
+        self.drawn = 0;
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// Now and then.
+    pub fn beat(&mut self) {
+        if self.in_place {
+            self.draw(None);
+        } else if !self.context.json && self.last_line.elapsed() >= SILENCE {
+            let text = self.live.summary(self.began.elapsed());
+            self.say(&format!("… {text}"));
+        }
     }
 
     fn tell(&self, key: &str, value: &Value) {
@@ -37,7 +95,14 @@ impl<'a> Show<'a> {
         let _ = self.context.print_value(&json!({ key: value }));
     }
 
-    pub fn plan(&self, plan: &Plan, news: &[String]) {
+    /// What is to be carried out.
+    pub fn begin(&mut self, plan: &Plan) {
+        self.purpose = plan.purpose;
+        self.live.begin(plan);
+    }
+
+    pub fn plan(&mut self, plan: &Plan, news: &[String]) {
+        self.begin(plan);
         if self.context.json {
             let value = json!({ "plan": plan, "digest": plan.digest(), "commits": news });
             let _ = self.context.print_value(&value);
@@ -52,31 +117,51 @@ impl<'a> Show<'a> {
         }
     }
 
-    pub fn said(&self, said: &Said) {
+    pub fn said(&mut self, said: &Said) {
+        self.live.said(self.began.elapsed(), said);
         match said {
             Said::Report(Report::Recorded(entry)) => {
                 if self.context.json {
                     return self.tell("journal", &serde_json::to_value(entry).unwrap_or_default());
                 }
                 if let Some(text) = entry_text(entry) {
-                    self.context.say(&first(&text));
+                    self.say(&first(&text));
                 }
             }
             Said::Report(Report::Host { host, what }) => match self.context.json {
                 true => self.tell("host", &json!({ "host": host, "what": what })),
-                false => self.context.say(&format!("{host}: {}", first(what))),
+                false => self.say(&format!("{host}: {}", first(what))),
             },
             Said::Report(Report::Alert(text)) => match self.context.json {
                 true => self.tell("alert", &json!(text)),
-                false => self.context.say(&format!("ALERT: {}", lines(text))),
+                false => self.say(&format!("ALERT: {}", lines(text))),
             },
             Said::Progress { host, line: progress } => match self.context.json {
                 true => self.tell("progress", &json!({ "host": host, "progress": progress })),
                 false => {
                     let service = progress.service.as_deref().unwrap_or("svd");
-                    self.context.say(&format!("{host}: {service}: {}: {}", progress.step, line(&progress.message)));
+                    self.say(&format!("{host}: {service}: {}: {}", progress.step, line(&progress.message)));
                 }
             },
+            Said::Begun { host, doing } => match self.context.json {
+                true => self.tell("doing", &json!({ "host": host, "step": doing, "state": "begun" })),
+                false if self.in_place => self.draw(None),
+                false if self.live.hosts() < FEW => self.say(&format!("{host}: {doing}")),
+                false => {}
+            },
+            Said::Ended { host, doing, done } if self.context.json => {
+                let state = if *done { "done" } else { "failed" };
+                self.tell("doing", &json!({ "host": host, "step": doing, "state": state }));
+            }
+            Said::Watched(watched) if self.context.json => {
+                let (at, ends) = (watched.at.as_millis(), watched.ends.as_millis());
+                let value = json!({
+                    "wave": watched.wave + 1, "at_ms": at as u64, "until_ms": ends as u64, "verdict": watched.verdict,
+                });
+                self.tell("watched", &value);
+            }
+            Said::Ended { .. } | Said::Watched(_) if self.in_place => self.draw(None),
+            Said::Ended { .. } | Said::Watched(_) => {}
         }
     }
 
@@ -96,7 +181,8 @@ impl<'a> Show<'a> {
     }
 
     /// `None`: svctl was interrupted.
-    pub fn end(&self, app: &str, end: Option<&End>) {
+    pub fn end(&mut self, app: &str, end: Option<&End>) {
+        self.clear();
         if self.context.json {
             return self.tell("end", &end_value(end));
         }
@@ -190,11 +276,16 @@ fn entry_text(entry: &Entry) -> Option<String> {
     Some(lines(&text))
 }
 
-pub fn verdict_text(verdict: &Verdict) -> String {
+/// Both sides'.
+pub fn rates(verdict: &Verdict) -> String {
     let rate = |counts: &Counts| match counts.requests {
         0 => "no requests".to_owned(),
         n => format!("{} of {n} requests failed ({:.2} %)", counts.errors, 100.0 * counts.errors as f64 / n as f64),
     };
+    format!("new: {}; old: {}", rate(&verdict.canary), rate(&verdict.control))
+}
+
+pub fn verdict_text(verdict: &Verdict) -> String {
     let said = match &verdict.outcome {
         verdict::Outcome::GoOn => "nothing to say yet".to_owned(),
         verdict::Outcome::Extend(n) => format!("too few requests; watched longer ({n})"),
@@ -208,7 +299,7 @@ pub fn verdict_text(verdict: &Verdict) -> String {
         }
     };
     let after = age(verdict.at_ms / 1000);
-    format!("{said} after {after}; new: {}; old: {}", rate(&verdict.canary), rate(&verdict.control))
+    format!("{said} after {after}; {}", rates(verdict))
 }
 
 fn end_text(app: &str, purpose: Purpose, end: Option<&End>) -> String {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::rollout::{Action, CallError, CallId, End, Event, Machine, Reply, Report, Wish};
+use super::rollout::{Action, CallError, CallId, End, Event, Machine, Reply, Report, Watched, Wish};
 use crate::api::types::Progress;
 pub use link::{Cargo, Link};
 
@@ -26,6 +26,19 @@ const LINES: usize = 1024;
 #[derive(Clone, Debug)]
 pub enum Said {
     Report(Report),
+    /// Something is done to a host from here on, in a word of the plan.
+    Begun {
+        host: Box<str>,
+        doing: &'static str,
+    },
+    /// … until here.
+    Ended {
+        host: Box<str>,
+        doing: &'static str,
+        done: bool,
+    },
+    /// After each tick of a wave that is watched.
+    Watched(Watched),
     /// Of a step on one host.
     Progress {
         host: Box<str>,
@@ -48,6 +61,8 @@ pub async fn drive(
 ) -> End {
     let began = Instant::now();
     let (answers, mut answered) = mpsc::unbounded_channel::<(CallId, Result<Reply, CallError>)>();
+    let mut doing: BTreeMap<CallId, (Box<str>, &'static str)> = BTreeMap::new();
+    let mut ticks = None;
     let (lines, mut progress) = mpsc::channel::<(Box<str>, Progress)>(LINES);
     let mut event = Event::Begin;
     loop {
@@ -56,6 +71,10 @@ pub async fn drive(
                 Action::Report(report) => say(Said::Report(report)),
                 Action::End(end) => return end,
                 Action::Call { id, host, number, call } => {
+                    if let Some(what) = call.doing() {
+                        say(Said::Begun { host: host.clone(), doing: what });
+                        doing.insert(id, (host.clone(), what));
+                    }
                     let (answers, lines, cargo) = (answers.clone(), lines.clone(), Rc::clone(cargo));
                     let link = links.get(&host).map(Rc::clone);
                     // As many as the machine's own limits allow.
@@ -73,12 +92,23 @@ pub async fn drive(
                 }
             }
         }
+        let watched = machine.watched();
+        let tick = watched.as_ref().map(|watched| (watched.wave, watched.verdict.at_ms));
+        if let Some(watched) = watched.filter(|_| tick != ticks) {
+            say(Said::Watched(watched));
+        }
+        ticks = tick;
         event = loop {
             let until = machine.next_timeout().map(|at| at.saturating_sub(began.elapsed()));
             tokio::select! {
                 biased;
                 Some((host, line)) = progress.recv() => say(Said::Progress { host, line }),
-                Some((id, result)) = answered.recv() => break Event::Answer { id, result },
+                Some((id, result)) = answered.recv() => {
+                    if let Some((host, doing)) = doing.remove(&id) {
+                        say(Said::Ended { host, doing, done: result.is_ok() });
+                    }
+                    break Event::Answer { id, result };
+                }
                 Some(wish) = wishes.recv() => break Event::Wish(wish),
                 () = sleep(until), if until.is_some() => break Event::Tick,
             }

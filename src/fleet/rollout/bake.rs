@@ -9,7 +9,7 @@ use super::machine::{Machine, Purpose};
 use super::phases::{Failure, Phase};
 use super::plan::Limits;
 use super::timers::Timer;
-use crate::fleet::verdict::{Cause, Incident, Judge, Outcome, TICK, Tick};
+use crate::fleet::verdict::{Cause, Incident, Judge, Outcome, TICK, Tick, Verdict};
 
 /// Of a release on trial, beyond those that the old one has where it has most: a worker that ends now and then is back before
 /// anybody sees it in backoff.
@@ -51,11 +51,29 @@ impl Bake {
     }
 }
 
+/// A wave that is being watched, and how it looks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Watched {
+    pub wave: usize,
+    /// Since the bake time began, and until when it is watched, extensions included.
+    pub at: Duration,
+    pub ends: Duration,
+    /// After the latest tick.
+    pub verdict: Verdict,
+}
+
 fn empty() -> Tick {
     Tick { slow: Some([0, 0]), ..Tick::default() }
 }
 
 impl Machine {
+    /// What is watched at the moment of the latest event.
+    pub fn watched(&self) -> Option<Watched> {
+        let Phase::Baking(bake) = &self.phase else { return None };
+        let (at, ends) = (self.now.saturating_sub(bake.began), bake.judge.ends());
+        Some(Watched { wave: bake.wave, at, ends, verdict: bake.judge.record().verdict.clone() })
+    }
+
     pub(super) fn begin_bake(&mut self) {
         for host in &mut self.hosts {
             host.counted = None;

@@ -60,6 +60,24 @@ pub enum Call {
 }
 
 impl Call {
+    /// What it does to a host, in a word of the plan; `None`: it only asks, or keeps books.
+    pub fn doing(&self) -> Option<&'static str> {
+        Some(match self {
+            Call::Prepare(step) => step.as_str(),
+            Call::Migrate { after: false, .. } => Step::Migrate.as_str(),
+            Call::Migrate { after: true, .. } => Step::MigrateAfter.as_str(),
+            Call::Activate { .. } => Step::Activate.as_str(),
+            Call::Confirm => "confirm",
+            Call::TakeBack { .. } => "take back",
+            Call::Lock { .. }
+            | Call::Read
+            | Call::Append { .. }
+            | Call::Counts { .. }
+            | Call::Renew { .. }
+            | Call::Unlock => return None,
+        })
+    }
+
     /// It lasts, and loads the host or the network: [`super::plan::Limits::parallel`] counts it.
     pub fn is_work(&self) -> bool {
         matches!(self, Call::Prepare(_) | Call::Migrate { .. } | Call::Activate { .. } | Call::TakeBack { .. })

@@ -50,6 +50,7 @@ pub mod plan;
 mod sim;
 mod timers;
 
+pub use bake::Watched;
 pub use event::{Action, Call, CallError, CallId, End, Event, Reply, Report, Wish};
 pub use journal::{Entry, Outcome, Place, Progress};
 pub use machine::{Driver, Machine, Start};

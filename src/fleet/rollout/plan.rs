@@ -26,9 +26,9 @@ pub enum Step {
     MigrateAfter,
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Step {
+    pub fn as_str(self) -> &'static str {
+        match self {
             Step::Stage => "upload",
             Step::Build => "build",
             Step::Publish => "static",
@@ -36,7 +36,13 @@ impl fmt::Display for Step {
             Step::Migrate => "migrate",
             Step::Activate => "activate",
             Step::MigrateAfter => "migrate after",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
