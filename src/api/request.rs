@@ -42,6 +42,8 @@ pub enum Request {
         release: Option<Box<str>>,
         /// Where too many old generations drain already, end the oldest.
         force: bool,
+        /// svd's own wish, when it switches releases.
+        standby: Standby,
     },
     Enable {
         services: Vec<Name>,
@@ -107,6 +109,17 @@ pub enum Request {
     },
     /// Of the public address, by [`super::Reply::metrics`].
     Metrics,
+}
+
+/// What a reload has to do with copies of earlier releases that wait for a way back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standby {
+    #[default]
+    Nothing,
+    /// One of what is replaced is to be kept for so long.
+    Keep(Duration),
+    /// If there is one of the release, it takes over.
+    Recall,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::access::Scope;
 use super::apps::{ActivateOptions, AppRequest, ReleaseOptions, StageOptions, StepOptions};
-use super::request::{EventsRequest, LogsRequest, Name, Request, parse_since};
+use super::request::{EventsRequest, LogsRequest, Name, Request, Standby, parse_since};
 use super::types::{ApiError, ErrorCode, LogPosition};
 use crate::config::{check_name as check_service_name, parse_signal};
 
@@ -379,7 +379,7 @@ fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, 
             if let Some(id) = &release {
                 check_release(id)?;
             }
-            Request::Reload { services, release, force }
+            Request::Reload { services, release, force, standby: Standby::Nothing }
         }
         Endpoint::Scale => {
             let ScaleOptions { count } = options(body)?;

@@ -73,11 +73,16 @@ fn releases_have_names_that_lead_nowhere() {
 fn options_come_from_body_and_query() {
     assert_eq!(
         request("POST /v1/services/a/reload", r#"{"release": "deploy-1"}"#),
-        Request::Reload { services: names(&["a"]), release: Some("deploy-1".into()), force: false }
+        Request::Reload {
+            services: names(&["a"]),
+            release: Some("deploy-1".into()),
+            force: false,
+            standby: Standby::Nothing
+        }
     );
     assert_eq!(
         request("POST /v1/services/a/reload", r#"{"force": true}"#),
-        Request::Reload { services: names(&["a"]), release: None, force: true }
+        Request::Reload { services: names(&["a"]), release: None, force: true, standby: Standby::Nothing }
     );
     assert_eq!(
         request("POST /v1/services/a/signal", r#"{"signal": "sigusr1", "worker": 1}"#),

@@ -37,6 +37,7 @@ pub fn running(name: &str) -> ServiceStatus {
             role: GenerationRole::Committed,
             since: SINCE.into(),
             since_seconds: 300,
+            ends_seconds: None,
             workers: vec![worker(0, 812)],
             gunicorn_workers: None,
             traffic: None,

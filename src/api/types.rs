@@ -224,6 +224,8 @@ pub enum GenerationRole {
     Candidate,
     /// Serves.
     Committed,
+    /// A copy of what served before: booted, it answers nobody, and can take over at once.
+    Standby,
     /// Finishes its requests.
     Draining,
 }
@@ -233,6 +235,7 @@ impl GenerationRole {
         match self {
             GenerationRole::Candidate => "candidate",
             GenerationRole::Committed => "committed",
+            GenerationRole::Standby => "standby",
             GenerationRole::Draining => "draining",
         }
     }
@@ -246,6 +249,9 @@ pub struct GenerationStatus {
     pub role: GenerationRole,
     pub since: Box<str>,
     pub since_seconds: u64,
+    /// Of a standby: in so many seconds it is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_seconds: Option<u64>,
     pub workers: Vec<WorkerStatus>,
     /// Gunicorn's own workers that are ready, below the one process that svd has started.
     #[serde(default, skip_serializing_if = "Option::is_none")]

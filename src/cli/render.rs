@@ -178,7 +178,11 @@ fn push_generation(out: &mut String, generation: &GenerationStatus) {
     if let Some(workers) = generation.gunicorn_workers {
         let _ = write!(out, ", gunicorn workers {workers}");
     }
-    let _ = writeln!(out, ", for {}", age(generation.since_seconds));
+    let _ = write!(out, ", for {}", age(generation.since_seconds));
+    if let Some(left) = generation.ends_seconds {
+        let _ = write!(out, ", {} more", age(left));
+    }
+    out.push('\n');
     for worker in &generation.workers {
         push_worker(out, worker);
     }

@@ -54,11 +54,17 @@ pub enum Command {
     Stop,
     /// Stop, then start what `current` names now.
     Restart,
-    /// `release`: this one instead of what `current` names. `force`: end the oldest draining generation if there are
-    /// too many.
     Reload {
+        /// This one instead of what `current` names.
         release: Option<Box<str>>,
+        /// End the oldest draining generation if there are too many.
         force: bool,
+        /// For so long a copy of what is replaced stays booted, and answers nobody.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep: Option<Duration>,
+        /// This standby takes over, if it is still there; else a new generation is begun, as ever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recall: Option<u64>,
     },
     /// Number of slots.
     Scale(u32),
@@ -168,6 +174,11 @@ pub enum Event {
         service: ServiceId,
         reason: String,
     },
+    /// Memory is short: what answers nobody is given up.
+    Crowded {
+        service: ServiceId,
+        reason: String,
+    },
     /// Gunicorn told its `graceful_timeout`.
     Grace {
         service: ServiceId,
@@ -184,6 +195,13 @@ pub enum Source {
     Fresh { release: Option<Box<str>> },
     /// What this earlier generation had.
     Again { of: u64 },
+}
+
+impl Command {
+    /// What `svctl reload` asks for.
+    pub fn reload(release: Option<Box<str>>, force: bool) -> Command {
+        Command::Reload { release, force, keep: None, recall: None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,8 @@ pub enum Role {
     Candidate,
     /// It serves. At most one of a service (I3).
     Committed,
+    /// A copy of what served before the committed one: booted, it answers nobody, and can take over at once. At most one.
+    Standby,
     /// On its way out: replaced, taken back or stopped.
     Draining,
 }
@@ -24,6 +26,9 @@ pub struct Generation {
     pub role: Role,
     /// When it got its role.
     pub since: Time,
+    /// Of a standby: when it is given up.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
+    pub until: Option<Time>,
     /// The shell has resolved what it needs; its slots may be filled.
     pub prepared: bool,
     /// What the shell is resolving it from.
@@ -110,6 +115,7 @@ impl Generation {
             id,
             role: Role::Candidate,
             since: now,
+            until: None,
             prepared: false,
             source,
             policy,

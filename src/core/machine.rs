@@ -118,6 +118,7 @@ impl Machine {
             Event::Exited { worker, exit, leftovers, reason } => self.handle_exited(worker, exit, leftovers, reason),
             Event::Empty { worker } => self.handle_empty(worker),
             Event::Unhealthy { service, reason } => self.handle_unhealthy(service, reason),
+            Event::Crowded { service, reason } => self.drop_standby(service, Level::Warning, &reason),
             Event::Grace { service, grace } => self.handle_grace(service, grace),
             Event::Tick => self.handle_tick(),
         }
@@ -129,6 +130,7 @@ impl Machine {
                 Timer::Worker(worker) => self.worker_due(worker),
                 Timer::Slot(generation, slot) => self.slot_due(generation, slot),
                 Timer::Service(service) => self.retry_failed(service),
+                Timer::Standby(service) => self.drop_standby(service, Level::Info, "its time is over"),
             }
         }
     }
@@ -181,7 +183,7 @@ impl Machine {
             service.scale = None;
         }
         match (&service.phase, change) {
-            (Phase::Active, Change::Reload) => self.reload(id, op, Source::Fresh { release: None }, true),
+            (Phase::Active, Change::Reload) => self.reload(id, op, Source::Fresh { release: None }, true, None),
             (Phase::Active, Change::Restart) => {
                 service.reopen = true;
                 self.restart(id, op);
@@ -208,7 +210,11 @@ impl Machine {
             Command::Start => self.start(id, op),
             Command::Stop => self.stop(id, op),
             Command::Restart => self.restart(id, op),
-            Command::Reload { release, force } => self.reload(id, op, Source::Fresh { release }, force),
+            Command::Reload { release, force, keep, recall } => {
+                if !recall.is_some_and(|standby| self.recall(id, op, standby, force)) {
+                    self.reload(id, op, Source::Fresh { release }, force, keep);
+                }
+            }
             Command::Scale(slots) => self.scale(id, op, slots),
         }
     }
@@ -252,6 +258,12 @@ impl Machine {
         if service.phase == Phase::Stopping && service.generations.is_empty() {
             return self.stopped(id);
         }
+        if service.committed().is_none() {
+            self.drop_standby(id, Level::Info, "nothing serves any more");
+        }
+        let Some(service) = self.services.get(&id) else {
+            return;
+        };
         if let Phase::Active = service.phase {
             self.settle_active(id);
         }

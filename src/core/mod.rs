@@ -13,6 +13,9 @@
 //!   event ends in the same place: a pass over the touched services that moves them towards what is wanted.
 //! * **Commit**: when every slot of the candidate is ready. Only then is the old generation told to drain (I2). A
 //!   candidate that exits, times out or is told to be unready before is taken back; the old generation never notices.
+//! * **Standby**: who asks for a reload may ask that a copy of what is replaced is booted and kept, answering nobody, for
+//!   a while: going back to it then needs no boot. It is never restarted, and given up when it ends, when its time is
+//!   over, when memory is short, and when anything else happens to the service.
 //! * **A first start** has no old generation: its candidate retries with backoff instead of being taken back.
 //! * **Stop** interrupts everything. A newer reload supersedes one in progress. Start during a stop starts afterwards.
 //! * **Leftovers**: when a worker's main process ends and others of it remain, they get the stop signal, the rest of
@@ -35,6 +38,7 @@ mod reload;
 mod restart;
 mod restore;
 mod service;
+mod standby;
 mod time;
 mod timers;
 mod tracked;

@@ -4,6 +4,7 @@ use super::event::{Action, GenerationId, Level, OpId, ServiceId, Source};
 use super::generation::{Generation, Role, Slot, SlotState};
 use super::machine::Machine;
 use super::service::{Goal, Phase, Replacement, Stage};
+use super::time::Time;
 use super::timers::Timer;
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,6 +19,11 @@ pub const NOT_RUNNING: &str = "it is not running; `svctl start` starts it with w
 impl Machine {
     /// Begins a new generation as the candidate.
     pub(super) fn begin(&mut self, id: ServiceId, source: Source) {
+        self.begin_until(id, source, None);
+    }
+
+    /// `until`: as a standby, which is given up then.
+    pub(super) fn begin_until(&mut self, id: ServiceId, source: Source, until: Option<Time>) {
         let now = self.now;
         let Some(service) = self.services.get_mut(&id) else {
             return;
@@ -28,7 +34,11 @@ impl Machine {
         let slots = service.slots();
         // One is the rule; a vector would begin with room for four.
         service.generations.reserve_exact(1);
-        service.generations.push(Generation::new(generation, source.clone(), policy, slots, now));
+        let mut begun = Generation::new(generation, source.clone(), policy, slots, now);
+        if until.is_some() {
+            (begun.role, begun.until) = (Role::Standby, until);
+        }
+        service.generations.push(begun);
         self.out.push(Action::Prepare { generation, source });
     }
 
@@ -56,6 +66,9 @@ impl Machine {
         }
         if self.is_replacement(id) {
             return self.take_back(id, reason);
+        }
+        if self.is_standby(id) {
+            return self.drop_standby(id.service, Level::Warning, &reason);
         }
         let Some(restart) = self.generation(id).map(|g| g.policy.restart.clone()) else {
             return;
@@ -117,7 +130,15 @@ impl Machine {
                 .is_some_and(|r| matches!(r.stage, Stage::Beside | Stage::StartingNew { .. }))
     }
 
-    pub(super) fn reload(&mut self, id: ServiceId, op: Option<OpId>, source: Source, force: bool) {
+    /// `keep`: a copy of what is replaced, for so long.
+    pub(super) fn reload(
+        &mut self,
+        id: ServiceId,
+        op: Option<OpId>,
+        source: Source,
+        force: bool,
+        keep: Option<Duration>,
+    ) {
         let Some(service) = self.services.get(&id) else {
             return;
         };
@@ -136,10 +157,12 @@ impl Machine {
             return self.done(op, Err(why), None);
         }
         self.supersede(id);
+        self.drop_standby(id, Level::Info, "another reload begins");
         let overlap = self.services.get(&id).is_some_and(|s| s.policy.overlap);
         let stage = if overlap { Stage::Beside } else { Stage::StoppingOld { old, source: source.clone() } };
         if let Some(service) = self.services.get_mut(&id) {
-            service.replacement = Some(Box::new(Replacement { op, stage }));
+            let keep = keep.filter(|_| overlap);
+            service.replacement = Some(Box::new(Replacement { op, stage, keep }));
         }
         if overlap {
             self.begin(id, source);
@@ -162,7 +185,8 @@ impl Machine {
             let booting = service.candidate().map(|g| g.id);
             self.supersede_op(id);
             if let Some(service) = self.services.get_mut(&id) {
-                service.replacement = Some(Box::new(Replacement { op, stage: Stage::StoppingOld { old, source } }));
+                service.replacement =
+                    Some(Box::new(Replacement { op, stage: Stage::StoppingOld { old, source }, keep: None }));
             }
             if let Some(booting) = booting {
                 self.retire(booting, None);
@@ -176,7 +200,7 @@ impl Machine {
         }
     }
 
-    fn room_to_drain(&mut self, id: ServiceId, force: bool) -> Result<(), String> {
+    pub(super) fn room_to_drain(&mut self, id: ServiceId, force: bool) -> Result<(), String> {
         let Some(service) = self.services.get(&id) else {
             return Ok(());
         };
@@ -201,7 +225,7 @@ impl Machine {
     }
 
     /// A newer reload takes the place of one in progress.
-    fn supersede(&mut self, id: ServiceId) {
+    pub(super) fn supersede(&mut self, id: ServiceId) {
         self.supersede_op(id);
         let Some(service) = self.services.get_mut(&id) else {
             return;
@@ -283,7 +307,9 @@ impl Machine {
             return;
         };
         let old = service.committed().map(|g| g.id);
-        let op = service.replacement.take().and_then(|r| r.op);
+        let replacement = service.replacement.take();
+        let keep = replacement.as_ref().and_then(|r| r.keep);
+        let op = replacement.and_then(|r| r.op);
         if let Some(generation) = service.generation_mut(id.number) {
             generation.role = Role::Committed;
             generation.since = now;
@@ -292,6 +318,10 @@ impl Machine {
         self.out.push(Action::Commit { generation: id });
         self.note(id.service, op, Level::Info, format!("generation {} is committed", id.number));
         if let Some(old) = old {
+            if let Some(keep) = keep {
+                // While what it had is still known.
+                self.begin_standby(old, keep);
+            }
             let drain = self.generation(old).map(|g| g.policy.drain);
             self.retire(old, drain);
         }
@@ -310,7 +340,7 @@ impl Machine {
         };
         let kept = service.committed().map(|g| g.id.number);
         if let Stage::StartingNew { old } = replacement.stage {
-            service.replacement = Some(Box::new(Replacement { op: None, stage: Stage::Restoring { old } }));
+            service.replacement = Some(Box::new(Replacement { op: None, stage: Stage::Restoring { old }, keep: None }));
         }
         let number = id.number;
         let what_now = match (kept, &replacement.stage) {
@@ -330,6 +360,7 @@ impl Machine {
     /// Tells a generation to stop. `drain`: it served, and may take that long for its requests.
     pub(super) fn retire(&mut self, id: GenerationId, drain: Option<Duration>) {
         let now = self.now;
+        self.leave_standby(id);
         let Some(generation) = self.generation_mut(id) else {
             return;
         };
@@ -463,6 +494,6 @@ impl Machine {
         service.health_not_before = now + pause.saturating_mul(1 << service.health_restarts.min(16)).min(most);
         service.health_restarts += 1;
         self.note(id, None, Level::Warning, format!("is unhealthy and is replaced: {reason}"));
-        self.reload(id, None, Source::Again { of: serving }, false);
+        self.reload(id, None, Source::Again { of: serving }, false, None);
     }
 }

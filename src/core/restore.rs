@@ -193,6 +193,7 @@ impl Machine {
             if let Phase::Failed { until: Some(until), .. } = service.phase {
                 due.push((Timer::Service(service.id), until));
             }
+            due.extend(service.standby().and_then(|g| Some((Timer::Standby(service.id), g.until?))));
             for generation in &service.generations {
                 for (number, slot) in (0..).zip(&generation.slots) {
                     if let SlotState::Backoff(at) | SlotState::Failed(Some(at)) = slot.state {
@@ -333,6 +334,10 @@ impl Machine {
         }
     }
 
+    pub fn role(&self, id: GenerationId) -> Option<Role> {
+        self.generation(id).map(|g| g.role)
+    }
+
     /// The generations that the machine knows: what the shell holds for others is to be let go.
     pub fn knows(&self, id: GenerationId) -> bool {
         self.generation(id).is_some()
@@ -418,11 +423,11 @@ mod tests {
     #[test]
     fn who_waits_for_a_reload_is_answered_after_a_death() {
         let mut machine = running();
-        let awaited = machine.awaited(WEB, &Command::Reload { release: None, force: false });
+        let awaited = machine.awaited(WEB, &Command::reload(None, false));
         assert_eq!(awaited, Awaited::Replaced { before: Some(1) });
         // Decided, and taken back before the death.
         assert_eq!(again(&machine, awaited).1, Some(Err("the new generation was taken back".into())));
-        command(&mut machine, Command::Reload { release: None, force: false });
+        command(&mut machine, Command::reload(None, false));
         let (mut restored, answer) = again(&machine, awaited);
         assert_eq!(answer, None, "it boots");
         assert_eq!(answered(&boot(&mut restored)), Some(Ok(())));
@@ -468,7 +473,7 @@ mod tests {
     #[test]
     fn a_spawn_that_a_death_prevented_is_nobodys_failure() {
         let mut machine = running();
-        command(&mut machine, Command::Reload { release: None, force: false });
+        command(&mut machine, Command::reload(None, false));
         let generation = machine.service(WEB).and_then(|s| s.candidate()).expect("a candidate").id;
         tell(&mut machine, Event::Prepared { generation, result: Ok(()) });
         let worker = machine.workers().values().find(|w| w.generation == generation).expect("a worker").clone();

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// As many as can be asked for; a damaged record may say more.
 pub(super) const MOST_SLOTS: u32 = 10_000;
@@ -38,6 +39,9 @@ pub(super) struct Replacement {
     #[serde(skip)]
     pub op: Option<OpId>,
     pub stage: Stage,
+    /// For so long a copy of what is replaced is kept, once it is.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
+    pub keep: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +165,10 @@ impl Service {
 
     pub fn candidate(&self) -> Option<&Generation> {
         self.generations.iter().find(|g| g.role == Role::Candidate)
+    }
+
+    pub fn standby(&self) -> Option<&Generation> {
+        self.generations.iter().find(|g| g.role == Role::Standby)
     }
 
     pub(super) fn generation(&self, number: u64) -> Option<&Generation> {

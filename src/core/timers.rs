@@ -12,6 +12,8 @@ pub(super) enum Timer {
     Slot(GenerationId, u32),
     /// A failed service's next attempt.
     Service(ServiceId),
+    /// The end of a standby's time.
+    Standby(ServiceId),
 }
 
 #[derive(Clone, Debug, Default)]

@@ -56,8 +56,10 @@ impl Host {
             Request::Start { services } => self.each(services, reply, "running", |_, _| Command::Start),
             Request::Stop { services } => self.each(services, reply, "stopped", |_, _| Command::Stop),
             Request::Restart { services } => self.each(services, reply, "restarted", |_, _| Command::Restart),
-            Request::Reload { services, release, force } => {
-                self.each(services, reply, "reloaded", |_, _| Command::Reload { release: release.clone(), force })
+            Request::Reload { services, release, force, standby } => {
+                self.each(services, reply, "reloaded", |host, service| {
+                    host.reload_command(service, release.clone(), force, standby)
+                });
             }
             Request::Enable { services } => self.enable(&services, true, reply),
             Request::Disable { services } => self.enable(&services, false, reply),

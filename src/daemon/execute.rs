@@ -6,6 +6,7 @@ use super::pool::Lane;
 use super::state::Key;
 use super::unit::{Generation, Gunicorn, Plan};
 use crate::api::types::ActionResult;
+use crate::config::spec::Service;
 use crate::core::{Action, Event, GenerationId, Role, ServiceId, Source};
 use crate::kinds::counters;
 use crate::sys::socket;
@@ -98,6 +99,9 @@ impl Host {
             self.save_now(None);
         }
         self.save_soon();
+        if self.is_standby(id) {
+            return self.prepare_standby(id, &source);
+        }
         let Some(unit) = self.units.get(&id.service) else { return };
         let release = match source {
             Source::Again { of } => match &unit.kept {
@@ -111,14 +115,22 @@ impl Host {
         };
         let spec = Arc::clone(&unit.spec);
         if release.is_none() && launch::at_hand(&spec) {
-            let plan = launch::plan(&spec, None, &self.own, &[]).map(Rc::new);
+            let plan = launch::plan(&spec, None, &self.own).map(Rc::new);
             return self.handle_planned(id, plan);
         }
+        self.plan_in_pool(id, spec, release);
+    }
+
+    pub fn plan_in_pool(&mut self, id: GenerationId, spec: Arc<Service>, release: Option<Box<str>>) {
         let beside = if spec.reload.overlap { self.processes_of(id.service) } else { Vec::new() };
+        let leaving = self.processes_that_never_served(id.service);
         let own = self.own.clone();
         let (pool, messages) = (self.pool.clone(), self.messages.clone());
         let task = tokio::task::spawn_local(async move {
-            let plan = move || launch::plan(&spec, release.as_deref(), &own, &beside);
+            let plan = move || {
+                launch::room_for_two(&beside, &leaving)?;
+                launch::plan(&spec, release.as_deref(), &own)
+            };
             let plan = pool.run(Lane::Files(id.service), plan).await;
             let _ = messages.send(Message::Planned { generation: id, plan }).await;
         });
@@ -147,6 +159,16 @@ impl Host {
         let committed = self.machine.service(service).and_then(|s| s.committed()).map(|g| g.id);
         let mine = self.workers.values().filter(|p| Some(p.generation) == committed);
         mine.flat_map(|p| p.worker.processes()).collect()
+    }
+
+    /// Pids of what is on its way out and has nothing to finish, such as a standby that made room.
+    fn processes_that_never_served(&self, service: ServiceId) -> Vec<i32> {
+        let leaves = |id: &GenerationId| self.machine.role(*id) == Some(Role::Draining);
+        let gated = |id: &GenerationId| {
+            self.generations.get(id).and_then(|g| g.gunicorn.as_ref()).is_some_and(|g| !g.committed)
+        };
+        let of_it = self.workers.values().filter(|p| p.generation.service == service);
+        of_it.filter(|p| leaves(&p.generation) && gated(&p.generation)).flat_map(|p| p.worker.processes()).collect()
     }
 
     pub fn handle_planned(&mut self, id: GenerationId, plan: Result<Rc<Plan>, String>) {
@@ -194,6 +216,7 @@ impl Host {
             .insert(id, Box::new(Generation { id, plan, began, sockets, port, gunicorn, statsd, until_gone }));
         self.keep_sockets(id.service);
         self.keep_generation(id);
+        self.watch_memory();
         Ok(())
     }
 

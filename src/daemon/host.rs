@@ -111,6 +111,8 @@ pub enum Message {
         services: Vec<Box<str>>,
         done: tokio::sync::oneshot::Sender<std::collections::BTreeSet<Box<str>>>,
     },
+    /// A standby may need memory that others want.
+    LookAtMemory,
     /// Something that people should see.
     OfApp {
         app: crate::api::request::Name,
@@ -192,6 +194,8 @@ pub struct Host {
     pub trim: Trim,
     /// Updates in the order in which they were asked for; the first one's files are being read.
     pub updates: VecDeque<(bool, Reply)>,
+    /// Looks at the memory from time to time, while there are standbys.
+    pub standby_watch: Option<super::unit::Task>,
     /// Of paths that others must not guess.
     pub secret: super::secret::Secret,
     /// Children that have ended and whose end is told to the core: reaped when that is written down.
@@ -308,6 +312,7 @@ impl Host {
             save_at: None,
             trim: Trim::default(),
             updates: VecDeque::new(),
+            standby_watch: None,
             secret: super::secret::Secret::new(),
             to_reap: Vec::new(),
             reap: false,
@@ -507,6 +512,7 @@ impl Host {
             Message::Lease { app, matter } => self.handle_lease(&app, matter),
             // Whoever asked may have been dropped meanwhile; what was given stays.
             Message::Given { specs, services, done } => _ = done.send(self.handle_given(&specs, &services)),
+            Message::LookAtMemory => self.look_at_memory(),
             Message::OfApp { app, text } => self.handle_of_app(&app, &text),
             Message::Saved { result, answer } => self.handle_saved(result, answer),
             Message::Owners { service, change, owners } => self.handle_owners(service, &change, owners),

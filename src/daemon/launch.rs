@@ -15,12 +15,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Resolves what a generation keeps. Reads directories, files and the user database, any of which may hang: for the
-/// pool. `old`: pids of what runs now and would have to fit beside it.
+/// pool.
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Arc<Login>, old: &[i32]) -> Result<Plan, String> {
-    room_for_two(old)?;
+pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Arc<Login>) -> Result<Plan, String> {
     let places = kinds::resolve(spec.root.as_deref(), release)?;
     let run_as = run_as(spec, own)?;
     let mut variables = Vec::new();
@@ -94,16 +93,29 @@ fn find_program(plan: &Plan) -> Option<PathBuf> {
     resolve_program(name.as_ref(), path.as_ref(), &directory).ok()
 }
 
-/// A reload that overlaps needs memory for two.
-fn room_for_two(old: &[i32]) -> Result<(), String> {
+/// A reload that overlaps needs memory for two. `old`: pids of what runs now and the new generation would have to fit beside;
+/// `leaving`: of what ends in a moment. For the pool.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn room_for_two(old: &[i32], leaving: &[i32]) -> Result<(), String> {
     if old.is_empty() {
         return Ok(());
     }
     let used = crate::sys::process::pss_of(old);
     // Where the kernel does not say it, nothing is refused.
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    memory_available(&text).map_or(Ok(()), |free| fits_beside(used, free))
+    memory_available(&text).map_or(Ok(()), |free| fits_beside(used, free + crate::sys::process::pss_of(leaving)))
 }
+
+/// Is so little left that what answers nobody should go? Where the kernel does not say it, it is not.
+pub fn memory_is_short(meminfo: &str) -> bool {
+    let (total, free) = (memory_line(meminfo, "MemTotal:"), memory_available(meminfo));
+    matches!((total, free), (Some(total), Some(free)) if free < total / SHORT)
+}
+
+/// Of all memory.
+const SHORT: u64 = 20;
 
 /// Both in bytes: of the running generation, and what can be had without swapping.
 fn fits_beside(used: u64, free: u64) -> Result<(), String> {
@@ -121,7 +133,11 @@ fn fits_beside(used: u64, free: u64) -> Result<(), String> {
 
 /// In bytes, by the text of `/proc/meminfo`.
 fn memory_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    memory_line(meminfo, "MemAvailable:")
+}
+
+fn memory_line(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix(name))?;
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
@@ -416,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_first_generation_needs_no_room_beside() {
-        assert_eq!(room_for_two(&[]), Ok(()));
+        assert_eq!(room_for_two(&[], &[]), Ok(()));
     }
 
     #[test]
@@ -424,6 +440,9 @@ mod tests {
         let text = "MemTotal:       24684500 kB\nMemFree:          100 kB\nMemAvailable:   23330000 kB\n";
         assert_eq!(memory_available(text), Some(23_330_000 * 1024));
         assert_eq!(memory_available("MemTotal: 5 kB\n"), None, "before Linux 3.14");
+        assert!(!memory_is_short(text) && !memory_is_short("MemTotal: 5 kB\n"));
+        assert!(memory_is_short("MemTotal: 2000 kB\nMemAvailable: 99 kB\n"));
+        assert!(!memory_is_short("MemTotal: 2000 kB\nMemAvailable: 100 kB\n"));
         let own = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
         assert!(memory_available(&own).is_some_and(|bytes| bytes > MIB));
     }

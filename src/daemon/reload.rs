@@ -28,7 +28,7 @@ impl Host {
         };
         let (own, pool, messages) = (self.own.clone(), self.pool.clone(), self.messages.clone());
         tokio::task::spawn_local(async move {
-            let plan = move || launch::plan(&spec, release.as_deref(), &own, &[]).map(drop);
+            let plan = move || launch::plan(&spec, release.as_deref(), &own).map(drop);
             let result = pool.run(Lane::Files(service), plan).await;
             let _ = messages.send(Message::LookedAt { look: Look { op, service, command }, result }).await;
         });

@@ -165,10 +165,12 @@ impl Host {
             role: match generation.role {
                 Role::Candidate => GenerationRole::Candidate,
                 Role::Committed => GenerationRole::Committed,
+                Role::Standby => GenerationRole::Standby,
                 Role::Draining => GenerationRole::Draining,
             },
             since: rfc3339(since.0),
             since_seconds: since.1,
+            ends_seconds: generation.until.map(|until| until.since(self.now()).as_secs()),
             gunicorn_workers: made.and_then(|g| Some(g.gunicorn.as_ref()?.ready.len() as u64)),
             workers: slots.map(|(index, slot)| self.worker_status(generation, index, slot)).collect(),
             traffic: made.and_then(|g| self.traffic(g)),

@@ -21,7 +21,7 @@ use std::time::Instant;
 /// Changes that an event names.
 const APPLIED_SHOWN: usize = 20;
 /// Into a changed file, whatever drains still.
-const RELOAD: Command = Command::Reload { release: None, force: true };
+const RELOAD: Command = Command::Reload { release: None, force: true, keep: None, recall: None };
 /// Updates that wait.
 const UPDATES: usize = 64;
 
@@ -340,7 +340,7 @@ impl Host {
     }
 }
 
-fn to_core(spec: &Service, needs: Needs) -> core::Change {
+pub fn to_core(spec: &Service, needs: Needs) -> core::Change {
     match needs {
         Needs::Nothing | Needs::Live => core::Change::Live,
         Needs::Scale if scales(spec) => core::Change::Live,

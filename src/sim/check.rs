@@ -1,9 +1,11 @@
 //! The invariants, by the names that the design gives them.
 
-use super::choice::Fault;
+use super::choice::{Fault, KEPT};
 use super::world::World;
 use crate::config::spec::Policy as RestartPolicy;
-use crate::core::{Action, Event, Exit, GenerationId, Phase, Role, ServiceId, SlotState, WorkerId, WorkerState};
+use crate::core::{
+    Action, Command, Event, Exit, GenerationId, Phase, Role, Service, ServiceId, Slot, SlotState, WorkerId, WorkerState,
+};
 
 /// A worker's place, before its end was told.
 pub(super) struct Held {
@@ -33,6 +35,7 @@ impl World {
                     }
                 }
             }
+            self.check_standby(service);
             let committed = service.committed().map(|g| g.id.number);
             let open = self.committed.get(&service.id).copied();
             assert!(committed.is_none() || committed == open, "I5: {committed:?} serves, and its gate is closed");
@@ -51,6 +54,42 @@ impl World {
             // A deadline in the past would spin. One that was passed over is due at the next tick, not before.
             assert!(at >= self.now || self.now.since(at) < std::time::Duration::from_secs(3600), "I7: a dead timer");
         }
+    }
+
+    /// It answers nobody, and is there for what serves alone.
+    fn check_standby(&self, service: &Service) {
+        let mut standbys = service.generations.iter().filter(|g| g.role == Role::Standby);
+        let Some(standby) = standbys.next() else { return };
+        assert!(standbys.next().is_none(), "I3: two standbys");
+        assert!(service.phase == Phase::Active, "I4: a standby of what does not run");
+        assert!(service.committed().is_some(), "I4: a standby of what does not serve");
+        assert!(self.committed.get(&service.id) != Some(&standby.id.number), "I2: the gate of a standby is open");
+        assert!(standby.until.is_some_and(|until| until.since(self.now) <= KEPT), "I7: a standby without an end");
+        assert!(standby.slots.iter().all(|s| s.restarts == 0), "I7: a standby is restarted");
+    }
+
+    /// The standby that this event calls for, and whether it has booted.
+    pub(super) fn recalled(&self, event: &Event) -> Option<(GenerationId, bool)> {
+        let Event::Command { service, command: Command::Reload { recall: Some(number), .. }, .. } = event else {
+            return None;
+        };
+        let standby = self.machine.service(*service)?.standby().filter(|g| g.id.number == *number)?;
+        let ready = |id: WorkerId| self.machine.worker(id).is_some_and(|w| w.state == WorkerState::Ready);
+        let booted = |slot: &Slot| matches!(slot.state, SlotState::Filled(worker) if ready(worker));
+        Some((standby.id, standby.prepared && standby.slots.iter().all(booted)))
+    }
+
+    /// Nothing is booted for a way back to a standby, and one that has booted serves at once.
+    pub(super) fn check_recall(&self, (standby, booted): (GenerationId, bool), actions: &[Action]) {
+        let refused = actions.iter().any(|a| matches!(a, Action::Done { result: Err(_), .. }));
+        if refused || self.machine.is_shutting_down() {
+            return;
+        }
+        let begins =
+            |a: &Action| matches!(a, Action::Prepare { generation, .. } if generation.service == standby.service);
+        assert!(!actions.iter().any(begins), "a generation is begun beside the standby {standby:?} that is called for");
+        let commits = actions.iter().any(|a| matches!(a, Action::Commit { generation } if *generation == standby));
+        assert!(commits == booted, "{standby:?} has booted: {booted}; it takes over: {commits}");
     }
 
     /// Once a tick has been handled, no deadline may be due any more.

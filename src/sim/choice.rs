@@ -3,6 +3,7 @@
 use super::world::World;
 use crate::core::{Change, Command, Exit, ServiceId, WorkerId};
 use std::fmt;
+use std::time::Duration;
 
 /// A service's n-th process (or generation that is being prepared) of those that there are, in the order of their numbers:
 /// means something still when an earlier choice was left out.
@@ -66,6 +67,8 @@ pub enum Choice {
     Add(u8),
     Unhealthy(ServiceId),
     Grace(ServiceId),
+    /// Memory is short.
+    Crowded(ServiceId),
     Shutdown,
     Prepared(Nth, Result<(), Fault>),
     /// The answer to the first spawn that has none.
@@ -97,6 +100,9 @@ pub enum Choice {
     /// Another svd comes; and is killed, perhaps, so many doings later.
     Return(Option<u8>),
 }
+
+/// How long a standby is kept.
+pub(super) const KEPT: Duration = Duration::from_secs(60);
 
 const CRASH: Exit = Exit::Code(1);
 const TERMINATED: Exit = Exit::Signal(libc::SIGTERM);
@@ -197,6 +203,27 @@ impl World {
         }
     }
 
+    /// What makes a standby of what may run twice at once, takes it back, or ends it.
+    pub fn standby_choices(&self) -> Vec<Choice> {
+        if !self.spawning.is_empty() || self.dead.is_some() {
+            return vec![];
+        }
+        let mut list = Vec::new();
+        let reload =
+            |id, keep, recall| Choice::Command(id, Command::Reload { release: None, force: true, keep, recall });
+        for service in self.machine.services().filter(|s| s.policy.overlap && s.committed().is_some()) {
+            match service.standby().map(|g| g.id.number) {
+                None => list.push(reload(service.id, Some(KEPT), None)),
+                Some(standby) => list.extend([
+                    reload(service.id, None, Some(standby)),
+                    reload(service.id, None, Some(standby + 1)),
+                    Choice::Crowded(service.id),
+                ]),
+            }
+        }
+        list
+    }
+
     /// What people may do next.
     pub fn people_choices(&self, all: bool) -> Vec<Choice> {
         if !self.spawning.is_empty() || self.dead.is_some() || (self.shutting_down && !all) {
@@ -206,7 +233,7 @@ impl World {
         for service in self.machine.services().filter(|s| !s.removed) {
             let id = service.id;
             for force in [false, true] {
-                list.push(Choice::Command(id, Command::Reload { release: None, force }));
+                list.push(Choice::Command(id, Command::reload(None, force)));
             }
             for command in [Command::Start, Command::Stop, Command::Restart, Command::Scale(1), Command::Scale(3)] {
                 list.push(Choice::Command(id, command));

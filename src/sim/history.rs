@@ -287,6 +287,13 @@ fn pick(rng: &mut fastrand::Rng, world: &World) -> Option<Choice> {
     if world.is_dead() && rng.u8(..) < 128 {
         return Some(Choice::Return(rng.bool().then(|| rng.u8(..8))));
     }
+    if rng.u8(..) < 24 {
+        // Seldom otherwise, as it takes two boots until there is one.
+        let choices = world.standby_choices();
+        if let Some(choice) = rng.choice(choices) {
+            return Some(choice);
+        }
+    }
     if rng.u8(..) < 96 {
         // As things go: otherwise few histories would get beyond the boot.
         if let Some(choice) = world.well_behaved() {

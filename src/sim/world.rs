@@ -257,6 +257,9 @@ impl World {
             Choice::Grace(service) => {
                 self.feed(Event::Grace { service: *service, grace: Duration::from_secs(20) });
             }
+            Choice::Crowded(service) => {
+                self.feed(Event::Crowded { service: *service, reason: "memory is short".into() });
+            }
             Choice::Shutdown => {
                 self.shutting_down = true;
                 self.feed(Event::Shutdown);
@@ -385,7 +388,11 @@ impl World {
             {
                 process.heard = true;
             }
+            let recalled = self.recalled(&event);
             let mut actions = self.machine.handle(self.now, event);
+            if let Some(recalled) = recalled {
+                self.check_recall(recalled, &actions);
+            }
             if let Some((worker, held)) = &ends {
                 self.check_end(*worker, held);
             }

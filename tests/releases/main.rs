@@ -7,9 +7,9 @@ mod support;
 
 mod built_here;
 mod configuration;
+mod standby;
 
 use airdock::api::client::{Client, ClientError};
-use airdock::api::types::ApiError;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,95 +17,14 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::app::{App, Release};
+use support::app::Release;
+use support::deployer::Deployer;
 use support::env::Env;
 use support::load::Load;
 use support::plain::{NOBODY, SLEEP, script};
 use support::pty::Pty;
 use support::svd::both;
 use support::{PATIENCE, Svd, free_port, http_get, run_limited, wait_until};
-
-/// Whoever deploys, with the lock.
-struct Deployer {
-    client: Client,
-    app: &'static str,
-    fence: Value,
-    staging: PathBuf,
-    /// Where releases are made that are sent.
-    site: App,
-}
-
-impl Deployer {
-    fn new(svd: &Svd, app: &'static str, number: u64) -> Deployer {
-        let fence = json!({ "number": number, "rollout": format!("rollout-{number}") });
-        let client = Client::new(&svd.socket()).expect("a client");
-        let site = svd.app("upload");
-        let mut deployer = Deployer { client, app, fence, staging: PathBuf::new(), site };
-        let locked = deployer.ok("lock", json!({ "seconds": 600, "holder": "alice", "message": "a test" }));
-        deployer.staging = locked["staging"].as_str().expect("a path").into();
-        deployer
-    }
-
-    fn ask(&self, verb: &str, mut body: Value) -> Result<Value, ApiError> {
-        body["fence"] = self.fence.clone();
-        let result = self.client.act(&format!("/v1/apps/{}/{verb}", self.app), Some(&body), |_| {});
-        match result {
-            Ok(value) => Ok(serde_json::from_str(value.get()).expect("JSON")),
-            Err(ClientError::Api(error)) => Err(error),
-            Err(error) => panic!("{verb}: {error}"),
-        }
-    }
-
-    #[track_caller]
-    fn ok(&self, verb: &str, body: Value) -> Value {
-        self.ask(verb, body).unwrap_or_else(|e| panic!("{verb}: {e:?}"))
-    }
-
-    #[track_caller]
-    fn fails(&self, verb: &str, body: Value) -> ApiError {
-        self.ask(verb, body).expect_err("it must fail")
-    }
-
-    /// Puts a directory into the staging place, as rsync would.
-    fn send(&self, dir: &Path) {
-        let mut rsync = Command::new("sh");
-        rsync
-            .args(["-c", "find \"$2\" -mindepth 1 -delete && cp -a \"$1\"/. \"$2\"", "sh"])
-            .arg(dir)
-            .arg(&self.staging);
-        assert!(run_limited(rsync, PATIENCE).status.success());
-    }
-
-    #[track_caller]
-    fn stage(&self, release: &Release, id: &str) {
-        self.send(&self.site.publish(release));
-        self.ok("stage", json!({ "release": id, "source": format!("source of {id}"), "label": "production" }));
-    }
-
-    #[track_caller]
-    fn activate(&self, id: &str) -> Value {
-        self.ok("activate", json!({ "release": id, "lease_seconds": 60 }))
-    }
-
-    /// All the way.
-    #[track_caller]
-    fn deploy(&self, release: &Release, id: &str) {
-        self.stage(release, id);
-        self.ok("build", json!({ "release": id }));
-        self.activate(id);
-        self.ok("confirm", json!({}));
-    }
-
-    fn status(&self) -> Value {
-        self.client.fetch(&format!("/v1/apps/{}", self.app)).expect("its status")
-    }
-
-    fn state_of(&self, id: &str) -> String {
-        let status = self.status();
-        let found = status["releases"].as_array().expect("a list").iter().find(|r| r["release"] == id).cloned();
-        found.map_or_else(String::new, |r| r["state"].as_str().expect("a word").to_owned())
-    }
-}
 
 /// What both services of the app say they are.
 fn running(svd: &Svd) -> Vec<String> {

@@ -269,6 +269,11 @@ impl Report {
         Report { records: self.records.iter().filter(|r| r.begun >= from && r.begun < until).cloned().collect() }
     }
 
+    /// When the first request began.
+    pub fn begun(&self) -> Instant {
+        self.records.iter().map(|r| r.begun).min().unwrap_or_else(Instant::now)
+    }
+
     /// Longest time between two good answers, slow ones left out.
     pub fn longest_gap(&self) -> Duration {
         let good = |r: &&Record| r.kind != Kind::Slow && matches!(r.outcome, Outcome::Ok(_));

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "forbidden in the core alone")]
 
 pub mod app;
+pub mod deployer;
 pub mod env;
 pub mod leftovers;
 pub mod load;

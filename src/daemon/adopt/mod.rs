@@ -299,6 +299,7 @@ impl Host {
         for id in committed {
             self.begin_health(id);
         }
+        self.watch_memory();
         self.publish_directory();
     }
 }

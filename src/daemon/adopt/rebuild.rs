@@ -102,7 +102,7 @@ impl Found {
         let id = ServiceId(self.head.last_service + 1);
         let generation = GenerationId { service: id, number };
         let release = workers.first().and_then(|worker| release_of(spec, worker.process.pid));
-        let Ok(plan) = launch::plan(spec, release.as_deref(), own, &[]) else { return };
+        let Ok(plan) = launch::plan(spec, release.as_deref(), own) else { return };
         let Some(plan) = PlanRecord::of(&plan, None).owned() else { return };
         self.head.last_service = id.0;
         let setup = Setup {

@@ -54,7 +54,7 @@ impl Task {
     /// Resolves the release's directories, the user and the environment files.
     pub async fn place(&self, id: &ReleaseId) -> Result<Place, ApiError> {
         let (spec, own, id) = (Arc::clone(&self.lead), Arc::clone(&self.own), id.clone());
-        let plan = on_disk(move || launch::plan(&spec, Some(id.as_str()), &own, &[]).map(Arc::new));
+        let plan = on_disk(move || launch::plan(&spec, Some(id.as_str()), &own).map(Arc::new));
         Ok(Place { plan: plan.await.map_err(|why| self.failed(why))? })
     }
 

@@ -4,7 +4,7 @@ use super::book::{Book, now};
 use super::stage::lease;
 use super::{Releases, Task, fence, release_id};
 use crate::api::apps::{ActivateOptions, AppService, Fence, TakeBackOptions};
-use crate::api::request::Name;
+use crate::api::request::{Name, Standby};
 use crate::api::types::{ActionResult, ApiError, ErrorCode, ServiceResult, ServiceState};
 use crate::api::{Peer, Reply, Request};
 use crate::daemon::host::{Host, Message};
@@ -47,6 +47,11 @@ impl Task {
             let known = |s: &AppService| ServiceResult::done(&s.name, false, format!("{to} runs already"));
             return Ok(ActionResult { services: services.iter().map(known).collect() });
         }
+        let standby = match self.deploy.standby {
+            _ if wanted.rollback.is_some() => Standby::Recall,
+            Some(keep) => Standby::Keep(keep),
+            None => Standby::Nothing,
+        };
         let configurations = Some(given.names.clone());
         let how = Wanted { until, holds: wanted.holds, rollback: wanted.rollback, configurations };
         let from = self
@@ -56,7 +61,7 @@ impl Task {
             })
             .await?;
         let behind = self.give(given.to).await;
-        let mut switched = self.forward(&services, &to, &behind, reply).await;
+        let mut switched = self.forward(&services, &to, standby, &behind, reply).await;
         let failed = switched.failed.take();
         if let Some(error) = failed {
             self.say(reply, "taking-back", format!("{to} is taken back: {}", error.message));
@@ -140,6 +145,7 @@ impl Task {
         &self,
         services: &[AppService],
         to: &ReleaseId,
+        standby: Standby,
         behind: &BTreeSet<Box<str>>,
         reply: &mut Reply,
     ) -> Switched {
@@ -149,7 +155,8 @@ impl Task {
                 switched.results.push(ServiceResult::done(&service.name, false, format!("{to} runs already")));
                 continue;
             }
-            match self.one(reload(&service.name, to), reply).await {
+            let reload = reload(&service.name, to, standby);
+            match self.one(reload, reply).await {
                 Ok(result) => switched.results.push(result),
                 Err(error) => return Switched { failed: Some(error), ..switched },
             }
@@ -197,7 +204,7 @@ impl Task {
                     if up
                         && (now.state == ServiceState::Reloading || !is_at(now, to) || behind.contains(&now.name)) =>
                 {
-                    reload(&service.name, to)
+                    reload(&service.name, to, Standby::Recall)
                 }
                 Some(_) if waits(now.state) => Request::Restart { services: vec![service.name.clone()] },
                 // There was nothing before.
@@ -286,8 +293,8 @@ pub enum Matter {
     Lease,
 }
 
-fn reload(name: &Name, to: &ReleaseId) -> Request {
-    Request::Reload { services: vec![name.clone()], release: Some(to.as_str().into()), force: false }
+fn reload(name: &Name, to: &ReleaseId, standby: Standby) -> Request {
+    Request::Reload { services: vec![name.clone()], release: Some(to.as_str().into()), force: false, standby }
 }
 
 fn is_at(service: &AppService, release: &ReleaseId) -> bool {

@@ -305,7 +305,7 @@ impl Host {
             .extend(kept.into_iter().chain(running).map(|n| Key::Plan(GenerationId { service, number: n })));
     }
 
-    fn plan_of(&self, id: GenerationId) -> Option<&super::unit::Plan> {
+    pub fn plan_of(&self, id: GenerationId) -> Option<&super::unit::Plan> {
         if let Some(made) = self.generations.get(&id) {
             return Some(&made.plan);
         }
