@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::types::{ServiceState, Traffic};
+pub use crate::release::app::Migrated;
 
 /// Who holds the lock: a number that rises with every lock, and the rollout that it was granted to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,16 +27,19 @@ pub enum StepName {
     Migrate,
     Static,
     MigrateAfter,
+    /// Undoes what `Migrate` did with the release: `down` of `[deploy.migrate]`.
+    MigrateDown,
     After,
 }
 
 impl StepName {
-    pub const ALL: [StepName; 6] = [
+    pub const ALL: [StepName; 7] = [
         StepName::Before,
         StepName::Verify,
         StepName::Migrate,
         StepName::Static,
         StepName::MigrateAfter,
+        StepName::MigrateDown,
         StepName::After,
     ];
 
@@ -46,6 +50,7 @@ impl StepName {
             StepName::Migrate => "migrate",
             StepName::Static => "static",
             StepName::MigrateAfter => "migrate_after",
+            StepName::MigrateDown => "migrate_down",
             StepName::After => "after",
         }
     }
@@ -415,6 +420,9 @@ pub struct ReleaseStatus {
     /// RFC 3339.
     pub since: Box<str>,
     pub since_seconds: u64,
+    /// A migration was run on this host with it, and was not undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrated: Option<Migrated>,
     /// Is it the one that serves?
     pub serving: bool,
 }

@@ -385,6 +385,14 @@ pub struct RollbackArgs {
     /// Show what would be done, and do nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+
+    /// Undo migrations that came with what is left, by `down` of [deploy.migrate]
+    #[arg(long)]
+    pub down: bool,
+
+    /// Also where a migration stays that the older code is not said to work with
+    #[arg(long, conflicts_with = "down")]
+    pub force: bool,
 }
 
 #[derive(Clone, Debug, Args)]

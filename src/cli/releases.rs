@@ -9,7 +9,8 @@ use super::exit::{CliError, Exit};
 use super::host::understand;
 use super::render_releases as render;
 use crate::api::apps::{
-    ActivateOptions, AppStatus, Fence, FenceOptions, History, LockOptions, ReleaseState, UnlockOptions,
+    ActivateOptions, AppStatus, Fence, FenceOptions, History, LockOptions, Migrated, ReleaseState, StepName,
+    StepOptions, StepResult, UnlockOptions,
 };
 use crate::api::client::encode;
 use crate::api::types::{ActionResult, ApiError, ErrorCode};
@@ -111,6 +112,7 @@ pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<Exit, CliError
         Some(to) => to.as_str().into(),
         None => status.previous.clone().ok_or_else(|| nowhere(&status))?,
     };
+    let crossed = crossed(&status, &to, args)?;
     if args.dry_run {
         match context.json {
             true => context.print_value(&serde_json::json!({ "release": to, "services": [] }))?,
@@ -129,7 +131,7 @@ pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<Exit, CliError
         message: format!("rollback to {to}").into(),
     };
     post(context, &args.app, "lock", &wanted)?;
-    let done = switch(context, &args.app, &fence, &to);
+    let done = go_back(context, args, &fence, &to, &crossed);
     // Whatever has become of it; the first error is the one to tell.
     let unlocked = post(context, &args.app, "unlock", &UnlockOptions { fence: Some(fence), force: false });
     let done = done?;
@@ -142,6 +144,57 @@ pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<Exit, CliError
         }
     }
     Ok(super::act::exit_of(&done.services))
+}
+
+/// Migrations that came with what is left: newest first.
+///
+/// # Errors
+/// The older code is not said to work with one of them, and nothing was said about that.
+pub fn crossed(status: &AppStatus, to: &str, args: &RollbackArgs) -> Result<Vec<(Box<str>, Migrated)>, CliError> {
+    // Oldest first, and those after the one that is gone to.
+    let after = status.releases.iter().rev().take_while(|r| *r.release != *to);
+    let crossed: Vec<_> = after.filter_map(|r| Some((r.release.clone(), r.migrated?))).collect();
+    let bad = crossed.iter().find(|(_, migrated)| *migrated == Migrated::Incompatible);
+    match bad {
+        Some((release, _)) if !args.down && !args.force => {
+            let why = format!(
+                "{}: a migration came with {release}, and nothing says that {to} works with it; nothing was done.",
+                status.app
+            );
+            let hint = "--down undoes it, by `down` of [deploy.migrate]; --force goes back without; compatible = true there says that older code works.";
+            let error = ApiError::new(ErrorCode::Conflict, why).hint(hint);
+            Err(CliError::Said { exit: Exit::Failed, error })
+        }
+        _ => Ok(crossed),
+    }
+}
+
+/// What older code does not work with is undone first, and the rest when nothing needs it any more.
+fn go_back(
+    context: &Context,
+    args: &RollbackArgs,
+    fence: &Fence,
+    to: &str,
+    crossed: &[(Box<str>, Migrated)],
+) -> Result<ActionResult, CliError> {
+    let down = |which: Migrated| -> Result<(), CliError> {
+        for (release, _) in crossed.iter().filter(|(_, migrated)| args.down && *migrated == which) {
+            let wanted = StepOptions { fence: fence.clone(), release: release.clone(), step: StepName::MigrateDown };
+            let done: StepResult = understand(&post(context, &args.app, "step", &wanted)?)?;
+            if !done.ran {
+                let why = format!("{}: the migration of {release} stays: {}.", args.app, done.reason);
+                return Err(CliError::Said { exit: Exit::Failed, error: ApiError::new(ErrorCode::Conflict, why) });
+            }
+        }
+        Ok(())
+    };
+    down(Migrated::Incompatible)?;
+    let done = switch(context, &args.app, fence, to)?;
+    for (release, _) in crossed.iter().filter(|_| !args.down && !context.json) {
+        context.print(format!("The migration that came with {release} stays.\n"))?;
+    }
+    down(Migrated::Compatible)?;
+    Ok(done)
 }
 
 fn switch(context: &Context, app: &str, fence: &Fence, to: &str) -> Result<ActionResult, CliError> {

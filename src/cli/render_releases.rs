@@ -56,6 +56,9 @@ fn row(status: &AppStatus, release: &ReleaseStatus) -> [String; 6] {
     }
     let source: String = line(&release.source).chars().take(SHORT).collect();
     let source = if release.label.is_empty() { source } else { format!("{source} {}", line(&release.label)) };
+    if release.migrated.is_some() {
+        state.push_str(", migrated");
+    }
     let reason = line(release.reason.as_deref().unwrap_or(""));
     [line(&release.release), state, age(release.since_seconds), source.trim().to_owned(), line(&release.by), reason]
 }
@@ -148,6 +151,7 @@ mod tests {
             by: "alice".into(),
             since: "2026-11-22T18:40:00Z".into(),
             since_seconds: 4000,
+            migrated: None,
             serving,
         }
     }

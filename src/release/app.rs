@@ -22,7 +22,9 @@
 //! Whoever calls [`App`] makes what it has decided durable before anything that follows from it is done.
 
 use super::ReleaseId;
-pub use super::record::{About, Configurations, Fence, Lock, Moment, Release, State, StepState, Switch, Trial, Wanted};
+pub use super::record::{
+    About, Configurations, Fence, Lock, Migrated, Moment, Release, State, StepState, Switch, Trial, Wanted,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -181,6 +183,7 @@ impl App {
             staged_at: seconds,
             about,
             venv: None,
+            migrated: None,
             configuration: None,
         };
         self.releases.insert(id.clone(), release);
@@ -213,6 +216,13 @@ impl App {
         }
         self.steps.push((key.into(), StepState::Begun));
         None
+    }
+
+    /// A migration was run with a release, or undone.
+    pub fn migrated(&mut self, id: &ReleaseId, migrated: Option<Migrated>) {
+        if let Some(release) = self.releases.get_mut(id) {
+            release.migrated = migrated;
+        }
     }
 
     /// It was not done, and may be begun again.

@@ -64,9 +64,22 @@ pub struct Release {
     /// The name of its virtual environment, where it has one.
     #[serde(default)]
     pub venv: Option<Box<str>>,
+    /// A migration was run here with it.
+    #[serde(default)]
+    pub migrated: Option<Migrated>,
     /// The name of the configuration that it served with last, as far as that is kept.
     #[serde(default)]
     pub configuration: Option<Box<str>>,
+}
+
+/// What a migration that was run means for the releases before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Migrated {
+    /// Their code works with it.
+    Compatible,
+    /// Nobody says so.
+    Incompatible,
 }
 
 /// Names of kept configurations, of what comes and of what is gone back to.

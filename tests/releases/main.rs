@@ -7,6 +7,7 @@ mod support;
 
 mod built_here;
 mod configuration;
+mod down;
 mod standby;
 
 use airdock::api::client::{Client, ClientError};

@@ -1,6 +1,7 @@
 //! Releases that hosts have had, or others have: `rollback` and `catch-up` over a fleet, and who is where.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 use tokio::task::LocalSet;
@@ -14,9 +15,9 @@ use super::news::News;
 use super::show::Show;
 use super::target::Target;
 use super::{Cargo, Machine, Plan, Start, by, driver, finish, highest, limits, may_deploy, run};
-use crate::api::apps::ReleaseStatus;
+use crate::api::apps::{Migrated, ReleaseStatus};
 use crate::api::client::runtime;
-use crate::api::types::{ApiError, ErrorCode};
+use crate::api::types::{ApiError, ErrorCode, Progress};
 use crate::fleet::drift::{self, Answers, Stands, Unclear};
 use crate::fleet::drive::facts;
 use crate::fleet::rollout::journal::What;
@@ -39,6 +40,12 @@ struct Fleet {
     answers: Answers,
     /// What the latest rollout has confirmed, where its journal says so.
     latest: Option<Box<str>>,
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.target.ways.close();
+    }
 }
 
 impl Fleet {
@@ -101,8 +108,23 @@ impl Fleet {
         })
     }
 
+    fn cargo(&self, plan: &Plan, files: Option<PathBuf>) -> Cargo {
+        let known = self.known(&plan.release);
+        Cargo {
+            app: self.app().into(),
+            purpose: plan.purpose,
+            rollout: plan.rollout.clone(),
+            release: plan.release.clone(),
+            source: known.map_or("".into(), |r| r.source.clone()),
+            label: known.map_or("".into(), |r| r.label.clone()),
+            by: by(),
+            again: plan.again(),
+            files,
+        }
+    }
+
     /// Shows the plan and carries it out.
-    fn go(self, context: &Context, plan: Plan, goods: Option<&Goods>, dry_run: bool) -> Result<Exit, CliError> {
+    fn go(&self, context: &Context, plan: Plan, goods: Option<&Goods>, dry_run: bool) -> Result<Exit, CliError> {
         let mut show = Show::new(context);
         show.plan(&plan, &[]);
         if dry_run || plan.is_empty() {
@@ -119,21 +141,9 @@ impl Fleet {
             Ok(files)
         });
         let (files, news) = news.unless_failed(files)?;
-        let known = self.known(&plan.release);
-        let cargo = Cargo {
-            app: self.app().into(),
-            purpose: plan.purpose,
-            rollout: plan.rollout.clone(),
-            release: plan.release.clone(),
-            source: known.map_or("".into(), |r| r.source.clone()),
-            label: known.map_or("".into(), |r| r.label.clone()),
-            by: by(),
-            again: plan.again(),
-            files: files.as_ref().map(|dir: &TempDir| dir.path().to_owned()),
-        };
+        let cargo = self.cargo(&plan, files.as_ref().map(|dir: &TempDir| dir.path().to_owned()));
         let machine = Machine::new(plan, Start::Deploy, &driver(), highest(&self.answers), std::time::Duration::ZERO);
         let end = run(&self.runtime, &self.local, &self.target, machine, cargo, &mut show, &news);
-        self.target.ways.close();
         let everywhere = match &end {
             Some(End::Over { places, .. }) => places.iter().all(|(_, place)| *place == Place::Confirmed),
             _ => false,
@@ -172,8 +182,53 @@ fn roll_back(context: &Context, fleet: Fleet, args: &RollbackArgs) -> Result<Exi
         }
         None => drift::way_back(&args.app, &fleet.answers, fleet.latest.as_deref())?,
     };
+    let mut crossed = Vec::new();
+    for (host, answer) in &fleet.answers {
+        let Ok(status) = answer else { continue };
+        let all = crate::cli::releases::crossed(status, &to, args)?;
+        crossed.extend(all.into_iter().map(|(release, migrated)| Crossed { host: host.clone(), release, migrated }));
+    }
     let plan = fleet.plan(Purpose::Rollback, &to, BTreeMap::new())?;
-    fleet.go(context, plan, None, args.dry_run)
+    let down = args.down && !args.dry_run;
+    if down {
+        undo(context, &fleet, &plan, &crossed, Migrated::Incompatible)?;
+    }
+    let exit = fleet.go(context, plan.clone(), None, args.dry_run)?;
+    for Crossed { host, release, .. } in crossed.iter().filter(|_| !down && !context.json) {
+        context.print(format!("The migration that came with {release}, on {host}, stays.\n"))?;
+    }
+    if down && exit == Exit::Ok {
+        undo(context, &fleet, &plan, &crossed, Migrated::Compatible)?;
+    }
+    Ok(exit)
+}
+
+/// A migration that was run on a host with a release that is left.
+struct Crossed {
+    host: Box<str>,
+    release: Box<str>,
+    migrated: Migrated,
+}
+
+/// # Errors
+/// One of them stays.
+fn undo(context: &Context, fleet: &Fleet, plan: &Plan, crossed: &[Crossed], which: Migrated) -> Result<(), CliError> {
+    for Crossed { host, release, .. } in crossed.iter().filter(|c| c.migrated == which) {
+        let Some(link) = fleet.target.links.get(host) else { continue };
+        let cargo = Cargo { rollout: format!("down-{:08x}", fastrand::u32(..)).into(), ..fleet.cargo(plan, None) };
+        let asked = facts::ask(&fleet.target.links, fleet.app(), fleet.target.app.parallel as usize);
+        let answers = fleet.runtime.block_on(fleet.local.run_until(asked));
+        let tell = |line: &Progress| context.say(&super::super::render::progress(line));
+        let done = link.migrate_down(&cargo, highest(&answers) + 1, release, tell);
+        let why = match fleet.runtime.block_on(fleet.local.run_until(done)) {
+            Ok(done) if done.ran => continue,
+            Ok(done) => done.reason,
+            Err(error) => facts::text(error),
+        };
+        let error = ApiError::new(ErrorCode::Failed, format!("{host}: the migration of {release} stays: {why}."));
+        return Err(CliError::Said { exit: Exit::Failed, error });
+    }
+    Ok(())
 }
 
 /// Brings hosts that have missed the fleet's release to it.

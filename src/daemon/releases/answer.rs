@@ -136,6 +136,7 @@ fn release(app: &App, id: &ReleaseId, release: &Release) -> ReleaseStatus {
         by: release.about.by.clone(),
         since: rfc3339(UNIX_EPOCH + Duration::from_secs(release.staged_at)),
         since_seconds: seconds().saturating_sub(release.staged_at),
+        migrated: release.migrated,
         serving: app.serving() == Some(id),
     }
 }
@@ -147,6 +148,7 @@ fn steps(deploy: &Deploy) -> Vec<StepName> {
         StepName::Migrate => deploy.migrate.is_some(),
         StepName::Static => deploy.static_files.is_some(),
         StepName::MigrateAfter => deploy.migrate_after.is_some(),
+        StepName::MigrateDown => deploy.migrate.as_ref().is_some_and(|m| !m.down.is_empty()),
         StepName::After => deploy.after.is_some(),
     };
     StepName::ALL.into_iter().filter(there).collect()

@@ -8,7 +8,7 @@ use crate::api::apps::{StepName, StepOptions, StepResult};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::config::spec::{Migrate, Step};
 use crate::release::ReleaseId;
-use crate::release::app::{Refusal, StepState};
+use crate::release::app::{Migrated, Refusal, StepState};
 use crate::release::changed::changed;
 use std::time::Duration;
 
@@ -38,10 +38,18 @@ impl Task {
             StepName::After => plain(&self.deploy.after),
             StepName::Migrate => migration(&self.deploy.migrate),
             StepName::MigrateAfter => migration(&self.deploy.migrate_after),
+            StepName::MigrateDown => self.down(),
         };
         let Some((step, migrate)) = found else {
-            return Ok(not_run(format!("the service file has no [deploy.{}]", name.as_str())));
+            return Ok(not_run(match name {
+                StepName::MigrateDown => "[deploy.migrate] of the service file has no down".to_owned(),
+                _ => format!("the service file has no [deploy.{}]", name.as_str()),
+            }));
         };
+        let migrated = self.book.app().releases.get(&id).and_then(|release| release.migrated);
+        if name == StepName::MigrateDown && migrated.is_none() {
+            return Ok(not_run(format!("no migration that came with {id} was run here")));
+        }
         let _busy = self.begin("a step of a deploy runs")?;
         let place = self.place(&id).await?;
         if let Some(reason) = self.needless(&id, &place, &step, migrate.as_ref()).await? {
@@ -60,8 +68,23 @@ impl Task {
         let ended = ending(&outcome.status);
         if migrate.is_some() {
             let state = if outcome.succeeded() { StepState::Done } else { StepState::Failed(ended.as_str().into()) };
+            let migrated = if migrate.as_ref().is_some_and(|m| m.compatible) {
+                Migrated::Compatible
+            } else {
+                Migrated::Incompatible
+            };
             self.change(|app| {
+                if state == StepState::Done && name == StepName::Migrate {
+                    app.migrated(&id, Some(migrated));
+                }
                 app.end_step(&key, state);
+                Ok(())
+            })
+            .await?;
+        }
+        if name == StepName::MigrateDown && outcome.succeeded() {
+            self.change(|app| {
+                app.migrated(&id, None);
                 Ok(())
             })
             .await?;
@@ -72,6 +95,13 @@ impl Task {
             return Err(ApiError::new(ErrorCode::Failed, why).last_output(outcome.last));
         }
         Ok(StepResult { ran: true, reason: "done".into() })
+    }
+
+    /// Nothing is pending for it: [`Migrated`] tells.
+    fn down(&self) -> Option<(Step, Option<Migrate>)> {
+        let migrate = self.deploy.migrate.as_ref().filter(|m| !m.down.is_empty())?;
+        let step = Step { command: migrate.down.clone(), timeout: migrate.step.timeout, when_changed: Vec::new() };
+        Some((step, None))
     }
 
     /// Why there is nothing to do.

@@ -38,7 +38,7 @@ pub async fn ask(links: &Links, app: &str, parallel: usize) -> BTreeMap<Box<str>
     answers
 }
 
-/// Why it was not answered.
+/// Why, as the end of a sentence.
 pub fn text(error: CallError) -> Box<str> {
     match error {
         CallError::Unreachable(why) | CallError::Failed(why) | CallError::Locked(why) | CallError::Busy(why) => why,

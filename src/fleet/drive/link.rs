@@ -29,6 +29,8 @@ use crate::api::types::{ActionResult, ApiError, ErrorCode, Progress};
 const SHORT: Duration = Duration::from_secs(30);
 /// For copying a release, building its environment, and switching to it.
 const LONG: Duration = Duration::from_secs(3600);
+/// The lock while a migration is undone, which nobody renews meanwhile.
+const DOWN: Duration = Duration::from_secs(24 * 3600);
 /// For a step of the service file, which has a limit of its own, or none.
 const STEP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Lines of a failed step that are told.
@@ -93,6 +95,27 @@ impl Link {
     pub async fn journal(&self, app: &str, rollout: Option<&str>) -> Result<Journal, CallError> {
         let query = rollout.map(|id| format!("?rollout={}", encode(id))).unwrap_or_default();
         self.get(&format!("/v1/apps/{}/journal{query}", encode(app))).await
+    }
+
+    /// Undoes the migration that came with a release, under a lock of its own.
+    ///
+    /// # Errors
+    /// It was not undone.
+    pub async fn migrate_down(
+        &self,
+        cargo: &Cargo,
+        number: u64,
+        release: &str,
+        tell: impl FnMut(&Progress),
+    ) -> Result<StepResult, CallError> {
+        let fence = Fence { number, rollout: cargo.rollout.clone() };
+        self.lock(cargo, fence.clone(), DOWN).await?;
+        let wanted = StepOptions { fence: fence.clone(), release: release.into(), step: StepName::MigrateDown };
+        let done = self.post(cargo, "step", &wanted, STEP, tell).await;
+        let wanted = UnlockOptions { fence: Some(fence), force: false };
+        // The lease ends it as well.
+        let _: Result<bool, _> = self.post(cargo, "unlock", &wanted, SHORT, |_| {}).await;
+        done
     }
 
     /// One call of a rollout's.
