@@ -4,7 +4,8 @@
 //! `[deploy]`, or of the only one. Whoever changes an app takes its lock first, and carries the fence that the
 //! lock was granted with in every call.
 
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::types::{ServiceState, Traffic};
@@ -247,6 +248,12 @@ pub struct AppendResult {
     pub entries: usize,
 }
 
+/// The elements that are understood.
+fn known<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let all = Vec::<Value>::deserialize(deserializer)?;
+    Ok(all.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
+}
+
 /// Answer to `GET /v1/apps/NAME`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AppStatus {
@@ -279,7 +286,8 @@ pub struct AppStatus {
     /// Whoever asks has the right `deploy`, on all of its services.
     #[serde(default)]
     pub may_deploy: bool,
-    /// Steps that the service file has.
+    /// Steps that the service file has; those of a newer svd's that are not known here are its own business.
+    #[serde(default, deserialize_with = "known")]
     pub steps: Vec<StepName>,
     /// What `[deploy]` says about the migration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -393,6 +401,9 @@ pub enum ReleaseState {
     Confirmed,
     /// Kept for whoever looks into it; no rollback goes there.
     Failed,
+    /// What a newer svd says, and this svctl does not know. svd never says it.
+    #[serde(other)]
+    Unknown,
 }
 
 impl ReleaseState {
@@ -403,6 +414,7 @@ impl ReleaseState {
             ReleaseState::Trial => "on trial",
             ReleaseState::Confirmed => "confirmed",
             ReleaseState::Failed => "failed",
+            ReleaseState::Unknown => "unknown",
         }
     }
 }

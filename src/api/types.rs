@@ -35,9 +35,13 @@ pub enum ServiceState {
     Failed,
     /// It ended by itself and its policy does not start it again.
     Exited,
+    /// What a newer svd says, and this svctl does not know. svd never says it.
+    #[serde(other)]
+    Unknown,
 }
 
 impl ServiceState {
+    /// What svd says.
     pub const ALL: [ServiceState; 9] = [
         ServiceState::Stopped,
         ServiceState::Waiting,
@@ -61,6 +65,7 @@ impl ServiceState {
             ServiceState::Backoff => "backoff",
             ServiceState::Failed => "failed",
             ServiceState::Exited => "exited",
+            ServiceState::Unknown => "unknown",
         }
     }
 

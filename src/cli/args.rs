@@ -125,6 +125,10 @@ pub enum Command {
     Lock(LockArgs),
     /// Let people deploy an app again
     Unlock(UnlockArgs),
+    /// Prepare hosts for svd: the program, users, directories, service files, init; needs root there, or sudo
+    Setup(SetupArgs),
+    /// Take a service off hosts: stop it and remove its file
+    Remove(RemoveArgs),
     /// Check a configuration without svd
     Check(CheckArgs),
     /// Print the versions of svctl and svd
@@ -191,6 +195,10 @@ pub struct UpgradeArgs {
     /// The program to go on with [default: the file that svd was started from]
     #[arg(long, value_name = "PATH")]
     pub binary: Option<PathBuf>,
+
+    /// Bring this svctl's own program there first, in the place of svd's; needs root there, or sudo
+    #[arg(long, conflicts_with = "binary")]
+    pub ship: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -427,6 +435,31 @@ pub struct UnlockArgs {
     /// Also from a rollout that goes on
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct SetupArgs {
+    /// A directory with svd.toml and conf.d for the hosts [default: that of the fleet file]
+    #[arg(long, value_name = "DIR")]
+    pub files: Option<PathBuf>,
+
+    /// Let this user deploy, where the host has no svd.toml yet
+    #[arg(long, value_name = "USER")]
+    pub deployer: Option<String>,
+
+    /// Show what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RemoveArgs {
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Its releases, shared files and logs, too
+    #[arg(long)]
+    pub purge: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -101,6 +101,10 @@ impl From<ClientError> for CliError {
             ClientError::Nonsense { .. } | ClientError::Local { .. } => Exit::Failed,
         };
         let mut api = error.to_api();
+        if let (ClientError::Api(_), ErrorCode::UnknownRoute) = (&error, api.code) {
+            api.hint =
+                Some("svd is older than this svctl, and does not know this yet: `svctl version` tells both.".into());
+        }
         if let ClientError::Local { source, .. } = &error {
             api.message = format!("{error}: {source}.").into();
         }

@@ -9,7 +9,9 @@ use super::context::Context;
 use super::exit::{CliError, Exit};
 use super::{act, render};
 use crate::api::client::ClientError;
-use crate::api::types::{ApiError, ErrorCode, UpdateResult, UpgradeResult, Version};
+use crate::api::types::{
+    ApiError, ErrorCode, FullStatusList, HealthState, ServiceStatus, UpdateResult, UpgradeResult, Version,
+};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -47,7 +49,31 @@ const UPGRADE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// For services to be as well as they were before.
+const WELL: Duration = Duration::from_secs(30);
+
+/// Which service ran before and does not, or has become unhealthy.
+fn unwell(before: &FullStatusList, now: &FullStatusList) -> Option<String> {
+    let ill = |s: &ServiceStatus| s.health.as_ref().is_some_and(|health| health.state == HealthState::Unhealthy);
+    before.services.iter().filter(|s| s.state.counts_as_running() && !ill(s)).find_map(|was| {
+        match now.services.iter().find(|s| s.name == was.name) {
+            None => Some(format!("{} is gone", was.name)),
+            Some(is) if !is.state.counts_as_running() => Some(format!("{} is {}", was.name, is.state.as_str())),
+            Some(is) if ill(is) => Some(format!("{} is unhealthy", was.name)),
+            Some(_) => None,
+        }
+    })
+}
+
 pub fn upgrade(context: &Context, args: &UpgradeArgs) -> Result<Exit, CliError> {
+    if args.ship && context.socket().is_some() {
+        return Err(CliError::usage(
+            "--ship brings svctl's program to other hosts.",
+            "For example: svctl -H all upgrade --ship",
+        ));
+    }
+    let services = || -> Result<FullStatusList, CliError> { Ok(context.client()?.fetch("/v1/status?full=true")?) };
+    let before = services()?;
     let body = json!({ "binary": args.binary });
     let begun: UpgradeResult = understand(&context.act("/v1/upgrade", Some(&body))?)?;
     let until = Instant::now() + UPGRADE;
@@ -68,6 +94,20 @@ pub fn upgrade(context: &Context, args: &UpgradeArgs) -> Result<Exit, CliError> 
     if let Some(why) = &now.fallback {
         let text = format!("svd {} goes on instead of {}: {why}.", now.version, begun.binary);
         return Err(CliError::Said { exit: Exit::Failed, error: ApiError::new(ErrorCode::Failed, text) });
+    }
+    if args.ship && *now.version != *env!("CARGO_PKG_VERSION") {
+        let text = format!("svd {} runs, and {} was sent.", now.version, env!("CARGO_PKG_VERSION"));
+        let error = ApiError::new(ErrorCode::Failed, text)
+            .hint("It was started from another file than the one in root's PATH.");
+        return Err(CliError::Said { exit: Exit::Failed, error });
+    }
+    let until = Instant::now() + WELL;
+    while let Some(why) = unwell(&before, &services()?) {
+        if Instant::now() >= until {
+            let text = format!("svd {} runs instead of {}, and {why}.", now.version, begun.from);
+            return Err(CliError::Said { exit: Exit::Failed, error: ApiError::new(ErrorCode::Failed, text) });
+        }
+        sleep(LOOK_AGAIN * 10);
     }
     if context.json {
         context.print_value(&json!({ "from": begun.from, "to": now.version, "binary": begun.binary }))?;

@@ -52,10 +52,12 @@ pub fn run(context: &Context, cli: &Cli) -> Result<Exit, CliError> {
         command: cli.command.clone().into(),
         ways: Arc::clone(&ways),
         interrupted: Arc::clone(&interrupted),
+        among: false,
     };
     let parallel = if follows(&cli.command) { verb.hosts.len() } else { cli.parallel.unwrap_or(PARALLEL) as usize };
     let done = match &cli.command {
         Command::Status(args) if args.watch => verb.watch(context, args, parallel),
+        Command::Upgrade(args) => verb.in_waves(context, cli, args.ship, parallel),
         _ => verb.once(context, order, parallel).and_then(|lanes| {
             if context.json && order == Order::OfHosts {
                 context.print_value(&lanes.document())?;
@@ -226,6 +228,8 @@ struct Verb {
     ways: Arc<Ways>,
     /// svctl has been told to end.
     interrupted: Arc<AtomicBool>,
+    /// There are other hosts, before or after these.
+    among: bool,
 }
 
 /// Says that its host is done, also where a thread panics.
@@ -241,7 +245,8 @@ impl Verb {
     /// Runs it on all hosts, `parallel` at once.
     fn once(&self, context: &Context, order: Order, parallel: usize) -> Result<Arc<Lanes>, CliError> {
         let hushed = Arc::clone(&self.interrupted);
-        let lanes = Lanes::new(self.hosts.iter().map(|host| host.name.clone()).collect(), order, context.json, hushed);
+        let names = self.hosts.iter().map(|host| host.name.clone()).collect();
+        let lanes = Lanes::new(names, self.among, order, context.json, hushed);
         let next = Arc::new(AtomicUsize::new(0));
         let mut threads = 0;
         for _ in 0..parallel.clamp(1, self.hosts.len().max(1)) {
@@ -269,6 +274,49 @@ impl Verb {
         Ok(lanes)
     }
 
+    /// `upgrade`: one host first (or the group `canary`), then half of them, then all; a wave begins when all hosts of the one before are well.
+    fn in_waves(&self, context: &Context, cli: &Cli, ship: bool, parallel: usize) -> Result<Exit, CliError> {
+        let canary = fleet(cli)?.and_then(|fleet| fleet.groups.get("canary").cloned()).unwrap_or_default();
+        let (mut hosts, others): (Vec<Host>, Vec<Host>) =
+            self.hosts.iter().cloned().partition(|host| canary.contains(&host.name));
+        let first = hosts.len().max(1);
+        hosts.extend(others);
+        let total = hosts.len();
+        let mut rows = Vec::new();
+        let mut exit = Exit::Ok;
+        let mut done = 0;
+        for until in [first, total.div_ceil(2), total] {
+            let wave: Vec<Host> = hosts.drain(..until.saturating_sub(done)).collect();
+            if wave.is_empty() {
+                continue;
+            }
+            done += wave.len();
+            if ship {
+                super::setup::ship(context, &self.ways, &wave, parallel)?;
+            }
+            let part = Verb {
+                hosts: wave.into(),
+                command: Arc::clone(&self.command),
+                ways: Arc::clone(&self.ways),
+                interrupted: Arc::clone(&self.interrupted),
+                among: total > 1,
+            };
+            let lanes = part.once(context, Order::OfHosts, parallel)?;
+            exit = lanes.exit();
+            rows.extend(lanes.document()["hosts"].as_array().cloned().unwrap_or_default());
+            if exit != Exit::Ok {
+                break;
+            }
+        }
+        let untouched: Vec<&str> = hosts.iter().map(|host| &*host.name).collect();
+        if context.json {
+            context.print_value(&serde_json::json!({ "hosts": rows, "untouched": untouched }))?;
+        } else if !untouched.is_empty() {
+            context.say(&format!("svctl: stopped at the first failure; not touched: {}.", untouched.join(", ")));
+        }
+        Ok(exit)
+    }
+
     /// `status --watch`: again and again, all hosts together.
     fn watch(&self, context: &Context, args: &super::args::StatusArgs, parallel: usize) -> Result<Exit, CliError> {
         let look = super::args::StatusArgs { watch: false, ..args.clone() };
@@ -277,6 +325,7 @@ impl Verb {
             hosts: Arc::clone(&self.hosts),
             ways: Arc::clone(&self.ways),
             interrupted: Arc::clone(&self.interrupted),
+            among: false,
         };
         let mut before = String::new();
         loop {

@@ -30,6 +30,8 @@ pub enum Order {
 pub struct Lanes {
     names: Vec<Box<str>>,
     width: usize,
+    /// Of one host: nothing is marked.
+    alone: bool,
     order: Order,
     json: bool,
     state: Mutex<State>,
@@ -66,16 +68,21 @@ pub struct Lane {
 }
 
 impl Lanes {
-    /// With `hushed`, nobody says anything any more.
-    pub fn new(names: Vec<Box<str>>, order: Order, json: bool, hushed: Arc<AtomicBool>) -> Arc<Lanes> {
-        Lanes::writing(names, order, json, hushed, Box::new(context::print))
+    /// With `hushed`, nobody says anything any more. `among`: others come before or after, so that one host alone is marked, too.
+    pub fn new(names: Vec<Box<str>>, among: bool, order: Order, json: bool, hushed: Arc<AtomicBool>) -> Arc<Lanes> {
+        let mut lanes = Lanes::writing(names, order, json, hushed, Box::new(context::print));
+        if let Some(lanes) = Arc::get_mut(&mut lanes) {
+            lanes.alone &= !among;
+        }
+        lanes
     }
 
     fn writing(names: Vec<Box<str>>, order: Order, json: bool, hushed: Arc<AtomicBool>, out: Out) -> Arc<Lanes> {
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let alone = names.len() == 1;
         let lanes = names.iter().map(|_| Words::default()).collect();
         let state = Mutex::new(State { lanes, turn: 0, nobody_reads: false });
-        Arc::new(Lanes { names, width, order, json, state, changed: Condvar::new(), out, hushed })
+        Arc::new(Lanes { names, width, alone, order, json, state, changed: Condvar::new(), out, hushed })
     }
 
     pub fn lane(self: &Arc<Lanes>, index: usize) -> Lane {
@@ -136,7 +143,7 @@ impl Lanes {
 
     /// `bytes` as lines behind the host's name; as they are, where there is no other host.
     fn mark(&self, index: usize, lane: &mut Words, bytes: &[u8], out: &mut Vec<u8>) {
-        if self.names.len() == 1 {
+        if self.alone {
             out.extend_from_slice(bytes);
             return;
         }
@@ -240,7 +247,7 @@ impl Lane {
             state.lanes[self.index].held.extend(format!("{text}\n").bytes());
             return;
         }
-        let before = if self.all.names.len() == 1 { String::new() } else { self.all.before(self.index) };
+        let before = if self.all.alone { String::new() } else { self.all.before(self.index) };
         let text: String = text.lines().map(|line| format!("{before}{line}\n")).collect();
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }

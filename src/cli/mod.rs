@@ -27,6 +27,7 @@ mod releases;
 pub mod render;
 mod render_releases;
 mod screen;
+mod setup;
 mod shutdown;
 mod status;
 pub mod text;
@@ -79,6 +80,8 @@ fn over_hosts(context: &Context, cli: &Cli) -> Option<Result<Exit, CliError>> {
         Command::Monitor(args) => monitor::monitor(context, cli, args),
         Command::Judge(args) => deploy::judge::judge(context, cli, args),
         Command::Push(args) => push::push(context, cli, args),
+        Command::Setup(args) => setup::setup(context, cli, args),
+        Command::Remove(args) => setup::remove(context, cli, args),
         _ => return None,
     })
 }
@@ -115,6 +118,8 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         | Command::CatchUp(_)
         | Command::Judge(_)
         | Command::Monitor(_)
+        | Command::Setup(_)
+        | Command::Remove(_)
         | Command::Push(_) => Ok(Exit::Usage),
         Command::Releases(args) => releases::releases(context, args),
         Command::History(args) => releases::history(context, args),

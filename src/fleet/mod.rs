@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`inventory`] | `fleet.toml` → hosts, groups and apps; the choice of hosts by name, group or pattern |
 //! | [`transport`] | one interface to a host, over a UNIX socket or over the system's `ssh`: a connection to its svd, and files to its staging place |
+//! | [`setup`] | PURE: what a host lacks, and the script that brings it |
 //! | [`source`] | what is shipped: commits of a git repository, tags, artifacts and their digests |
 //! | [`drift`] | PURE: which release a fleet is at, which hosts are not, and where a rollback goes |
 //! | [`hooks`] | commands and web hooks that are told of a rollout |
@@ -22,6 +23,7 @@ pub mod hooks;
 pub mod inventory;
 pub mod rollout;
 pub mod run;
+pub mod setup;
 pub mod source;
 pub mod transport;
 pub mod verdict;

@@ -13,5 +13,6 @@ mod faults;
 mod files;
 mod many;
 mod reach;
+mod setup;
 mod site;
 mod verbs;

@@ -114,7 +114,7 @@ fn of(status: &AppStatus, release: &str) -> HostAnswer {
         serves: serves(status),
         confirmed: status.confirmed.clone(),
         staged: known.is_some(),
-        built: known.is_some_and(|r| r.state != ReleaseState::Staged),
+        built: known.is_some_and(|r| !matches!(r.state, ReleaseState::Staged | ReleaseState::Unknown)),
         failed: known.filter(|r| r.state == ReleaseState::Failed).map(|r| r.reason.clone().unwrap_or_default()),
         deploy: DeployFacts {
             builds: status.builds,

@@ -1,4 +1,5 @@
-//! The ways to a host: a connection to its svd, and files to a staging place there. Nothing else is run on a host.
+//! The ways to a host: a connection to its svd, and files to a staging place there. Commands are run on a host by [`Ways::run`] alone, for what
+//! makes a host ready before there is an svd.
 //!
 //! | file | what it has |
 //! |---|---|
@@ -15,11 +16,14 @@ pub mod ssh;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::inventory::Host;
 use crate::api::client::{Away, ClientError, Dial, Dialing, Io};
 use local::Local;
+pub use program::Ran;
 use ssh::Ssh;
 
 /// Something under way on a host.
@@ -92,6 +96,20 @@ pub struct Ways {
 impl Ways {
     pub fn new(local: Local, ssh: Ssh) -> Ways {
         Ways { local, ssh }
+    }
+
+    /// Runs a command of the host's shell to its end, with something on its standard input.
+    ///
+    /// # Errors
+    /// The host cannot be reached, or the command has not ended within `limit`.
+    pub async fn run(&self, host: &Host, command: &str, input: &[u8], limit: Duration) -> Result<Ran, ClientError> {
+        if !host.local {
+            return self.ssh.run(host, command, input, limit).await;
+        }
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]);
+        let ran = program::fed(shell, input, limit).await;
+        ran.map_err(|source| ClientError::Local { message: "sh cannot be started here", source })
     }
 
     fn of(&self, host: &Host) -> &dyn Transport {

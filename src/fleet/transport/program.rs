@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::super::run;
@@ -24,6 +25,50 @@ pub(super) struct Program {
     child: Child,
     said: File,
     ended: bool,
+}
+
+/// What a program that was fed has said, and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// `None`: it did not, and was killed; or a signal has ended it.
+    pub code: Option<i32>,
+    pub output: String,
+    /// Its stderr.
+    pub said: String,
+}
+
+impl Ran {
+    /// The last line that it said; else its code.
+    pub fn last_line(&self) -> String {
+        let line = self.said.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        line.map_or_else(|| format!("it ended without a word ({:?})", self.code), str::to_owned)
+    }
+}
+
+/// Of what such a program prints.
+const OUTPUT: usize = 16 << 20;
+
+/// Runs it to its end, with something on its standard input, which it need not read.
+///
+/// # Errors
+/// Of the kernel; where there is no such program.
+pub(super) async fn fed(command: Command, input: &[u8], limit: Duration) -> io::Result<Ran> {
+    let until = tokio::time::Instant::now() + limit;
+    let (program, stream) = Program::start(command)?;
+    let (mut from, mut to) = stream.into_split();
+    let mut output = Vec::new();
+    let feed = async {
+        // It may have ended, or read enough.
+        let _ = to.write_all(input).await;
+        let _ = to.shutdown().await;
+    };
+    let read = async {
+        let mut from = (&mut from).take(OUTPUT as u64);
+        let _ = from.read_to_end(&mut output).await;
+    };
+    let _ = tokio::time::timeout_at(until, async { tokio::join!(feed, read) }).await;
+    let ended = program.end(until.saturating_duration_since(tokio::time::Instant::now())).await;
+    Ok(Ran { code: ended.code(), output: String::from_utf8_lossy(&output).into_owned(), said: ended.said })
 }
 
 /// How a program has ended.

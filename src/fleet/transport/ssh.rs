@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::super::inventory::Host;
-use super::program::{Ended, Program};
+use super::program::{self, Ended, Program, Ran};
 use super::{CopyError, Transport, Under, Upload, away};
 use crate::api::client::{ClientError, DEFAULT_SOCKET, Io, Stage};
 
@@ -263,6 +263,22 @@ impl Ssh {
         }
     }
 
+    /// A command of the shell that the host gives to whoever logs in, to its end.
+    ///
+    /// # Errors
+    /// The host cannot be reached. What the command itself says of its end is in [`Ran`].
+    pub async fn run(&self, host: &Host, command: &str, input: &[u8], limit: Duration) -> Result<Ran, ClientError> {
+        let control = self.control(host).await?;
+        let mut ssh = self.command(host, &control, false);
+        ssh.arg(command);
+        let ran = program::fed(ssh, input, limit).await.map_err(cannot_start)?;
+        match ran.code {
+            Some(255) => Err(away(host, Stage::Host, &ran.last_line())),
+            None => Err(away(host, Stage::Host, &format!("no end within {} s", limit.as_secs()))),
+            Some(_) => Ok(ran),
+        }
+    }
+
     async fn upload(&self, host: &Host, upload: &Upload) -> Result<(), CopyError> {
         upload.check(host)?;
         let gone = |why: String| CopyError { away: true, ..upload.error(host, why) };
@@ -390,7 +406,7 @@ fn private_directory() -> io::Result<PathBuf> {
 }
 
 /// One word for a shell (the Bourne shell's and others).
-pub(super) fn for_shell(word: &str) -> String {
+pub(in super::super) fn for_shell(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),
