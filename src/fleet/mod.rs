@@ -13,6 +13,7 @@
 //! | [`verdict`] | PURE: whether a new release is worse than the one it replaces |
 //! | [`waves`] | PURE: which hosts get a release in which wave |
 //! | [`run`] | programs that svctl runs and waits for, with limits |
+//! | [`scratch`] | directories that svctl needs while it runs |
 //!
 //! May use `config` (its decoder's cursor), `api` (the client and its types) and `sys` for what concerns the machine that deploys.
 //! Hosts are spoken to through [`crate::api::client`] alone.
@@ -23,6 +24,7 @@ pub mod hooks;
 pub mod inventory;
 pub mod rollout;
 pub mod run;
+pub mod scratch;
 pub mod setup;
 pub mod source;
 pub mod transport;

@@ -3,8 +3,9 @@
 use super::bed::Bed;
 use super::site::{Site, shell};
 use super::support::app::Release;
-use super::support::{PATIENCE, wait_until};
+use super::support::{PATIENCE, run_limited, wait_until};
 use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn a_good_release_goes_to_all_hosts_in_waves() {
@@ -114,8 +115,15 @@ fn what_is_deployed_is_seen_locked_and_taken_back_on_all_hosts() {
     let out = bed.ok(&["-H", "all", "lock", "web", "-m", "freeze"]);
     assert_eq!(out.lines().count(), 2, "{out}");
     site.commit(&Release::new("third"));
+    let tags = || {
+        let mut git = Command::new("git");
+        git.current_dir(site.repository()).args(["tag", "--list"]);
+        String::from_utf8_lossy(&run_limited(git, PATIENCE).stdout).lines().count()
+    };
+    let before = tags();
     let (code, out, err) = site.deploy();
     assert!(code == 9 && (out.clone() + &err).contains("freeze"), "{code} {out} {err}");
+    assert_eq!(tags(), before, "who is refused leaves none behind");
     assert_eq!(serving(), second);
     bed.ok(&["-H", "all", "unlock", "web"]);
     bed.ok(&["-H", "all", "rollback", "web"]);

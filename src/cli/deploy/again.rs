@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use tempfile::TempDir;
 use tokio::task::LocalSet;
 
 use super::super::args::{CatchUpArgs, Cli, ReleasesArgs, RollbackArgs};
 use super::super::context::Context;
 use super::super::exit::{CliError, Exit};
 use super::super::{hosts, render_releases};
-use super::goods::Goods;
+use super::goods::{Files, Goods};
 use super::news::News;
 use super::show::Show;
 use super::target::Target;
@@ -141,7 +140,7 @@ impl Fleet {
             Ok(files)
         });
         let (files, news) = news.unless_failed(files)?;
-        let cargo = self.cargo(&plan, files.as_ref().map(|dir: &TempDir| dir.path().to_owned()));
+        let cargo = self.cargo(&plan, files.as_ref().map(|dir: &Files| dir.path().to_owned()));
         let machine = Machine::new(plan, Start::Deploy, &driver(), highest(&self.answers), std::time::Duration::ZERO);
         let end = run(&self.runtime, &self.local, &self.target, machine, cargo, &mut show, &news);
         let everywhere = match &end {

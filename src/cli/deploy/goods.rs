@@ -2,19 +2,20 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-use tempfile::TempDir;
 
 use super::super::args::DeployArgs;
 use super::super::exit::{CliError, Exit};
 use super::target::Target;
-use crate::api::apps::{AppStatus, ReleaseStatus};
+use crate::api::apps::{AppStatus, ReleaseState, ReleaseStatus};
 use crate::api::types::{ApiError, ErrorCode};
+use crate::fleet::drive::First;
 use crate::fleet::drive::facts::{Answer, serves};
 use crate::fleet::inventory::Source;
 use crate::fleet::rollout::plan::Change;
+use crate::fleet::scratch::Scratch;
 use crate::fleet::source::artifact::Artifact;
 use crate::fleet::source::git::{CommitId, Git, GitError};
 use crate::fleet::source::{cache_directory, tag};
@@ -35,6 +36,12 @@ impl Goods {
     /// # Errors
     /// What is to be shipped is not there.
     pub fn find(target: &Target, args: &DeployArgs) -> Result<Goods, CliError> {
+        if let (Some(_), Source::Git { only_branch: true, branch, .. }) = (&args.artifact, &target.app.source) {
+            return Err(super::failed(format!(
+                "[app.{}] only_branch is set: what is not on {branch} is not shipped, files neither; nothing was done.",
+                target.app.name
+            )));
+        }
         let source = match (&args.artifact, &target.app.source) {
             (Some(path), _) => Source::Artifact(std::path::absolute(path).unwrap_or_else(|_| path.clone())),
             (None, source) => source.clone(),
@@ -49,7 +56,16 @@ impl Goods {
                     cache_directory().ok_or_else(|| super::failed("There is no HOME for a copy of the repository."))?;
                 let git = Git::open(&repository, &target.base, &cache).map_err(of_git)?;
                 git.fetch().map_err(of_git)?;
-                let branch = if branch.is_empty() { git.default_branch().map_err(of_git)? } else { branch.into() };
+                let branch = match (branch.is_empty(), &args.reference) {
+                    (false, _) => branch.into(),
+                    (true, Some(reference)) => reference.clone(),
+                    (true, None) => git.default_branch().map_err(|error| match error {
+                        GitError::Unknown { repository, .. } => super::failed(format!(
+                            "{repository} is at no branch; say what to ship: --ref, or --branch."
+                        )),
+                        error => of_git(error),
+                    })?,
+                };
                 let label = args.reference.clone().unwrap_or_else(|| branch.clone());
                 let commit = git.resolve(&label).map_err(of_git)?;
                 if only_branch {
@@ -128,7 +144,16 @@ impl Goods {
                 name.get_or_init(|| all.filter(|id| same(id)).unwrap_or_else(|| tag::name(SystemTime::now()).into()))
                     .clone()
             }
-            Goods::Artifact(artifact) => artifact.release().into(),
+            // One that has failed may be shipped again, as a commit may: what it needed may be there now.
+            Goods::Artifact(artifact) => {
+                let failed = |id: &str| {
+                    let of = |r: &ReleaseStatus| *r.release == *id && r.state == ReleaseState::Failed;
+                    answers.values().flatten().any(|status| status.releases.iter().any(of))
+                };
+                let names =
+                    std::iter::once(artifact.release()).chain((2..).map(|n| format!("{}-{n}", artifact.release())));
+                names.into_iter().find(|name| !failed(name)).unwrap_or_default().into()
+            }
         }
     }
 
@@ -186,37 +211,55 @@ impl Goods {
         lines
     }
 
-    /// Puts the release's files into a directory, and leaves the tag behind.
-    ///
-    /// # Errors
-    /// git's, or the disk's.
-    pub fn prepare(&self, target: &Target) -> Result<TempDir, CliError> {
-        let dir = self.files()?;
-        if let Goods::Git { git, commit, name, .. } = self {
-            let name = name.get().map_or("", |name| name);
-            let message = tag::message(&target.app.name, &target.app.services, &super::by());
-            git.tag(name, commit, &message).map_err(of_git)?;
-            git.push_tag(name).map_err(of_git)?;
-        }
-        Ok(dir)
-    }
-
     /// Puts the release's files into a directory.
     ///
     /// # Errors
     /// git's, or the disk's.
-    pub fn files(&self) -> Result<TempDir, CliError> {
+    pub fn files(&self) -> Result<Files, CliError> {
         let cannot = |e: std::io::Error| super::failed(format!("No temporary directory can be had: {e}."));
-        let dir = tempfile::Builder::new().prefix("svctl-").tempdir().map_err(cannot)?;
-        self.export(dir.path())?;
-        Ok(dir)
+        let scratch = Scratch::new(&std::env::temp_dir()).map_err(cannot)?;
+        let files = Files { path: scratch.path().join("files"), _scratch: scratch };
+        // Their place on the host gets the same mode.
+        std::fs::DirBuilder::new().mode(0o700).create(&files.path).map_err(cannot)?;
+        self.export(&files.path)?;
+        Ok(files)
+    }
+
+    /// Leaves the tag behind: done when somebody needs it, so that a deploy that is refused leaves none.
+    pub fn tagging(&self, target: &Target) -> First {
+        let Goods::Git { git, commit, name, .. } = self else { return First::default() };
+        let (git, commit, name) = (git.clone(), commit.clone(), name.get().cloned().unwrap_or_default());
+        let message = tag::message(&target.app.name, &target.app.services, &super::by());
+        First::new(move || {
+            let tagged = git.tag(&name, &commit, &message).and_then(|()| git.push_tag(&name));
+            tagged.map_err(|error| match error.hint() {
+                Some(hint) => format!("{error} {hint}"),
+                None => error.to_string(),
+            })
+        })
     }
 
     fn export(&self, into: &Path) -> Result<(), CliError> {
         match self {
-            Goods::Git { git, commit, .. } => git.export(commit, into).map_err(of_git),
+            Goods::Git { git, commit, paths, .. } => {
+                let fits = |path: &str| paths.iter().any(|glob| fast_glob::glob_match(&**glob, path));
+                let ours = |path: &str| paths.is_empty() || fits(path) || fits(&format!("{path}/file"));
+                git.export(commit, into, ours).map_err(of_git)
+            }
             Goods::Artifact(artifact) => artifact.export(into).map_err(|e| super::failed(e.to_string())),
         }
+    }
+}
+
+/// The files of a release, as long as somebody needs them.
+pub struct Files {
+    path: PathBuf,
+    _scratch: Scratch,
+}
+
+impl Files {
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -20,6 +20,7 @@ mod target;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,16 +31,20 @@ use tokio::task::LocalSet;
 use super::args::{AbortArgs, Cli, DeployArgs, OfApp};
 use super::context::Context;
 use super::exit::{CliError, Exit};
+use super::text::line;
 use crate::api::apps::AppStatus;
 use crate::api::client::runtime;
 use crate::api::types::{ApiError, ErrorCode};
+use crate::config::counted;
 use crate::fleet::drive::facts::{self, Answer};
 use crate::fleet::drive::{Cargo, drive};
 use crate::fleet::inventory::BuildHere;
+use crate::fleet::inventory::Source;
 use crate::fleet::rollout::journal::What;
 use crate::fleet::rollout::plan::{Facts, Limits, Purpose, Step};
 use crate::fleet::rollout::{Driver, End, Entry, Machine, Outcome, Plan, Start, Wish};
 use crate::fleet::source::build;
+use crate::fleet::source::git::Git;
 use crate::fleet::verdict::Baseline;
 use goods::Goods;
 use news::News;
@@ -72,6 +77,12 @@ fn driver() -> Driver {
 
 pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) -> Result<Exit, CliError> {
     let target = Target::find(cli, &args.app, Some(args))?;
+    if let (Source::Git { repository, .. }, false) = (&target.app.source, args.artifact.is_some()) {
+        if !context.json {
+            context.say(&format!("Looking at {} …", line(repository)));
+        }
+        warn_of_uncommitted(context, repository, &target.base);
+    }
     let goods = Goods::find(&target, args)?;
     let runtime = runtime()?;
     let local = LocalSet::new();
@@ -88,11 +99,13 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
         return Ok(Exit::Ok);
     }
     let news = News::begin(context, &target, &plan, highest(&answers))?;
-    let files = goods.prepare(&target).and_then(|files| {
+    let files = goods.files().and_then(|files| {
         build_here(&target, &plan, &answers, files.path())?;
         Ok(files)
     });
     let (files, news) = news.unless_failed(files)?;
+    let tagging = Rc::new(goods.tagging(&target));
+    target.links.values().for_each(|link| link.after(&tagging));
     let cargo = Cargo {
         app: args.app.as_str().into(),
         purpose: plan.purpose,
@@ -141,6 +154,19 @@ fn build_here(
     }
     let requirements = answers.values().flatten().map(|status| &status.requirements).next();
     build::build(files, &what, requirements.map_or(&[], Vec::as_slice)).map_err(|e| failed(e.to_string()))
+}
+
+/// Who has just changed a file may think that it is shipped.
+fn warn_of_uncommitted(context: &Context, repository: &str, base: &Path) {
+    let tree = base.join(repository);
+    let changed = if tree.is_dir() { Git::uncommitted(&tree) } else { 0 };
+    if changed > 0 && !context.json {
+        let files = counted(changed, "file");
+        context.say(&format!(
+            "{files} in {} differ from what is committed, and are not shipped as they are.",
+            line(repository)
+        ));
+    }
 }
 
 /// # Errors
@@ -265,8 +291,8 @@ async fn furthest(target: &Target, answers: &BTreeMap<Box<str>, Answer>) -> Resu
     let marks = answers.iter().filter_map(|(name, answer)| Some((name, &answer.as_ref().ok()?.journal)));
     let best = marks.max_by_key(|(_, mark)| (mark.number, mark.entries));
     let Some(link) = best.and_then(|(name, _)| target.links.get(name)) else { return Ok(Vec::new()) };
-    let journal =
-        link.journal(&target.app.name, None).await.map_err(|e| failed(format!("{}: {e:?}", link.host.name)))?;
+    let journal = link.journal(&target.app.name, None).await;
+    let journal = journal.map_err(|e| failed(format!("{}: {}.", link.host.name, facts::text(e))))?;
     let entries: Result<Vec<Entry>, _> = journal.entries.into_iter().map(serde_json::from_value).collect();
     entries.map_err(|e| failed(format!("The journal of the rollout is not understood: {e}.")))
 }
@@ -285,12 +311,13 @@ fn run(
     let show = RefCell::new(show);
     let (_wishes, mut wished) = mpsc::channel::<Wish>(1);
     runtime.block_on(local.run_until(async {
-        let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         let stopped = async {
-            match (interrupt, terminate) {
-                (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+            match kinds.map(signal) {
+                [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] => tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
                 },
                 // Then the signals end svctl as any program, which comes to the same.
                 _ => std::future::pending().await,

@@ -170,7 +170,7 @@ impl<'a> Show<'a> {
         if self.context.json {
             return self.tell("rollout", &json!({ "plan": plan, "entries": entries }));
         }
-        let mut text = format!("{} of {}, by {}\n", plan.release, plan.app, plan.by);
+        let mut text = format!("{} of {}, by {}\n", line(&plan.release), line(&plan.app), line(&plan.by));
         for entry in entries {
             if let Some(said) = entry_text(entry) {
                 let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(entry.at);

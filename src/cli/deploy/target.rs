@@ -39,6 +39,15 @@ impl Target {
     pub fn find(cli: &Cli, app: &str, args: Option<&DeployArgs>) -> Result<Target, CliError> {
         let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
         match hosts::fleet(cli)? {
+            Some(fleet) if args.is_some_and(|args| args.repository.is_some() || args.branch.is_some()) => {
+                Err(CliError::usage(
+                    format!(
+                        "{} says where {app} comes from: --repository and --branch are for hosts without it.",
+                        fleet.path.display()
+                    ),
+                    "--ref REF ships another branch, tag or commit of its repository.",
+                ))
+            }
             Some(fleet) => {
                 let mut target = Target::of_fleet(cli, fleet, app)?;
                 target.app.bake = args.and_then(|args| args.bake).unwrap_or(target.app.bake);
@@ -85,8 +94,9 @@ impl Target {
             Some(artifact) => Source::Artifact(artifact),
             None => {
                 let repository = args.and_then(|args| args.repository.clone());
+                let tree = || base.ancestors().find(|dir| dir.join(".git").exists()).unwrap_or(&base);
                 Source::Git {
-                    repository: repository.unwrap_or_else(|| base.to_string_lossy().into_owned()).into(),
+                    repository: repository.unwrap_or_else(|| tree().to_string_lossy().into_owned()).into(),
                     branch: args.and_then(|args| args.branch.clone()).unwrap_or_default().into(),
                     trunk: None,
                     only_branch: false,

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::super::rollout::plan::{Purpose, Step};
 use super::super::rollout::{Call, CallError, Entry, Reply};
 use super::super::transport::{HostDial, Transport, Upload};
 use super::super::verdict::Counts;
-use super::facts;
+use super::{First, facts};
 use crate::api::apps::{
     ActivateOptions, AppStatus, AppendOptions, AppendResult, ConfirmResult, Fence, FenceOptions, Journal, LockOptions,
     LockResult, ReleaseOptions, RenewOptions, StageOptions, StepName, StepOptions, StepResult, TakeBackOptions,
@@ -64,12 +65,26 @@ pub struct Link {
     staging: RefCell<Option<String>>,
     /// What serves there, to copy only what differs.
     like: RefCell<Vec<String>>,
+    /// What is to be done before it gets files.
+    first: RefCell<Option<Rc<First>>>,
 }
 
 impl Link {
     pub fn new(host: Host, transport: Arc<dyn Transport>) -> Link {
         let caller = Caller::new(Arc::new(HostDial::new(Arc::clone(&transport), host.clone())));
-        Link { host, caller, transport, staging: RefCell::default(), like: RefCell::default() }
+        Link {
+            host,
+            caller,
+            transport,
+            staging: RefCell::default(),
+            like: RefCell::default(),
+            first: RefCell::default(),
+        }
+    }
+
+    /// It gets files when that is done, and none if it fails.
+    pub fn after(&self, first: &Rc<First>) {
+        self.first.replace(Some(Rc::clone(first)));
     }
 
     /// How things stand with an app there.
@@ -171,7 +186,12 @@ impl Link {
                 let done: ConfirmResult = self.post(cargo, "confirm", &wanted, SHORT, |_| {}).await?;
                 if done.release == cargo.release {
                     // It is confirmed, whatever comes of this; the host keeps what it says.
-                    let _ = self.step(cargo, fence, StepName::After, tell).await;
+                    let mut tell = tell;
+                    if let Err(why) = self.step(cargo, fence, StepName::After, &mut tell).await {
+                        let why =
+                            format!("the release is confirmed, and the step after has failed: {}", facts::text(why));
+                        tell(&Progress::now(Some(&cargo.app), "after", why));
+                    }
                 }
                 Ok(Reply::Confirmed(done.release))
             }
@@ -246,6 +266,10 @@ impl Link {
         let (Some(files), Some(to)) = (&cargo.files, self.staging.borrow().clone()) else {
             return Err(CallError::Failed("there are no files to send; ship the release anew".into()));
         };
+        let first = self.first.borrow().clone();
+        if let Some(first) = first {
+            first.done().await.map_err(CallError::Failed)?;
+        }
         let upload = Upload { from: files.clone().into(), to, like: self.like.borrow().clone() };
         let copied = tokio::time::timeout(LONG, self.transport.copy(&self.host, &upload)).await;
         match copied {

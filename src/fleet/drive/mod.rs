@@ -3,10 +3,12 @@
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | the loop: one rollout until its end |
+//! | [`first`] | what is done once before any host gets files |
 //! | [`link`] | one host: each [`Call`] as requests to its svd, and why one failed |
 //! | [`facts`] | what the hosts say before a plan is made |
 
 pub mod facts;
+mod first;
 pub mod link;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::rollout::{Action, CallError, CallId, End, Event, Machine, Reply, Report, Watched, Wish};
 use crate::api::types::Progress;
+pub use first::First;
 pub use link::{Cargo, Link};
 
 /// Lines of progress that wait to be shown; further ones are left out.

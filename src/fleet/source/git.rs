@@ -19,6 +19,8 @@ use crate::sys::io_text;
 
 /// For what only looks at the mirror.
 const LOCAL: Duration = Duration::from_secs(2 * 60);
+/// For all files of a commit to be written down.
+const EXPORT: Duration = Duration::from_secs(15 * 60);
 /// For what speaks with the repository. A first copy of a large one takes its time.
 const REMOTE: Duration = Duration::from_secs(30 * 60);
 /// For another svctl to be done with the mirror.
@@ -96,6 +98,8 @@ pub enum GitError {
     Unknown { repository: String, name: String },
     #[error("{branch} has {} that {trunk} has not: it cannot be brought forward.", counted(usize::try_from(*behind).unwrap_or(usize::MAX), "commit"))]
     Diverged { trunk: String, branch: String, behind: u64 },
+    #[error("{} has submodules, whose files svctl does not ship: {}.", .commit.short(), .paths.join(", "))]
+    Submodules { commit: CommitId, paths: Vec<String> },
     #[error("The tag {0} is there already, for another commit.")]
     TagExists(String),
     #[error("{} cannot be used: {}.", .path.display(), io_text(.source))]
@@ -111,11 +115,14 @@ impl GitError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             GitError::Failed { why: RunError::Start(_), .. } => Some("Is git installed?"),
-            GitError::Failed { what, .. } if what.contains("tag") || what.contains("brought") => {
+            GitError::Failed { what, .. } if what.starts_with("The tag ") || what.contains(" cannot be brought ") => {
                 Some("It needs the right to push to the repository.")
             }
             GitError::Failed { .. } => Some("svctl lets git ask nothing: does `git ls-remote` with that address work?"),
             GitError::Unknown { .. } => Some("It must have been pushed."),
+            GitError::Submodules { .. } => Some(
+                "Put their files into the repository itself (git subtree), or leave them out: `PATH export-ignore` in .gitattributes.",
+            ),
             GitError::Diverged { .. } => Some("Merge the branch into the trunk first."),
             _ => None,
         }
@@ -306,21 +313,48 @@ impl Git {
         Ok(text.split('\0').filter(|path| !path.is_empty()).map(str::to_owned).collect())
     }
 
-    /// Puts the files of a commit into an empty directory, as `git archive` has them: submodules are empty directories.
+    /// Puts the files of a commit into an empty directory, as `git archive` has them. The directory that it is in is used for a
+    /// moment as well, and must be nobody else's.
     ///
     /// # Errors
-    /// [`GitError`].
-    pub fn export(&self, commit: &CommitId, into: &Path) -> Result<(), GitError> {
+    /// [`GitError`]; [`GitError::Submodules`] where some would be empty, of those that `concerns`.
+    pub fn export(&self, commit: &CommitId, into: &Path, concerns: impl Fn(&str) -> bool) -> Result<(), GitError> {
         let what = || format!("The files of {} cannot be exported to {}", commit.short(), into.display());
         let into = std::path::absolute(into).unwrap_or_else(|_| into.to_path_buf());
         let mut name = into.file_name().unwrap_or_default().to_owned();
         name.push(".tar");
         let tarball = into.with_file_name(name);
         let output = format!("--output={}", tarball.display());
-        let done = self.run(&["archive", "--format=tar", &output, commit.as_str()], LOCAL, what);
+        let done = self.run(&["archive", "--format=tar", &output, commit.as_str()], EXPORT, what);
         let done = done.and_then(|_| unpack(&tarball, &into).map_err(|why| GitError::Failed { what: what(), why }));
         let _ = fs::remove_file(&tarball);
-        done
+        done?;
+        // What .gitattributes leaves out is not there at all.
+        let empty = |path: &String| concerns(path) && into.join(path).is_dir();
+        let paths: Vec<String> = self.submodules(commit)?.into_iter().filter(empty).collect();
+        if paths.is_empty() { Ok(()) } else { Err(GitError::Submodules { commit: commit.clone(), paths }) }
+    }
+
+    /// Where other repositories belong, of which a commit has nothing but the name.
+    fn submodules(&self, commit: &CommitId) -> Result<Vec<String>, GitError> {
+        let what = || format!("The files of {} cannot be listed", commit.short());
+        let text = match self.text(&["ls-tree", "-r", "-z", "--full-tree", commit.as_str()], LOCAL, what) {
+            // So many files are none of ours to look through.
+            Err(GitError::Failed { why: RunError::TooMuch(_), .. }) => return Ok(Vec::new()),
+            text => text?,
+        };
+        // MODE TYPE OBJECT TAB PATH
+        let path = |line: &str| Some(line.strip_prefix("160000 commit ")?.split_once('\t')?.1.to_owned());
+        Ok(text.split('\0').filter_map(path).collect())
+    }
+
+    /// How many files of a work tree differ from what is committed; 0 where `directory` is none.
+    pub fn uncommitted(directory: &Path) -> usize {
+        let mut git = Command::new("git");
+        git.args(["status", "--porcelain", "-z", "--untracked-files=no", "--ignore-submodules"]).current_dir(directory);
+        git.env("GIT_OPTIONAL_LOCKS", "0").env("LC_ALL", "C");
+        let output = run::output(git, LOCAL, LARGEST).unwrap_or_default();
+        output.split(|byte| *byte == 0).filter(|entry| entry.get(2) == Some(&b' ')).count()
     }
 
     /// Makes an annotated tag in the mirror. The same one again is no error.

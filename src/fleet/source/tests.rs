@@ -125,14 +125,62 @@ fn the_files_of_a_commit_are_exported() {
     place.commit("two", &[("a/b", "later")], "master");
     let (git, out) = (place.mirror(), place.path("out"));
     fs::create_dir(&out).unwrap();
-    git.export(&commit, &out).unwrap();
+    git.export(&commit, &out, |_| true).unwrap();
     assert_eq!(fs::read_to_string(out.join("a/b")).unwrap(), "text");
     assert_eq!(fs::read_link(out.join("link")).unwrap(), Path::new("a/b"));
     assert_eq!(fs::metadata(out.join("run")).unwrap().permissions().mode() & 0o111, 0o111);
     assert_eq!(fs::read_dir(&out).unwrap().count(), 3, "nothing else");
     assert!(!place.path("out.tar").exists());
-    let error = git.export(&commit, &place.path("nowhere")).unwrap_err().to_string();
+    let error = git.export(&commit, &place.path("nowhere"), |_| true).unwrap_err().to_string();
     assert!(error.contains("cannot be exported"), "{error}");
+}
+
+#[test]
+fn submodules_are_refused_where_their_files_would_be_missing() {
+    let place = Place::new();
+    let one = place.commit("one", &[("a", "1")], "master");
+    let link = |path: &str| {
+        place.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{one},{path}")]);
+        place.git(&["commit", "--quiet", "--message", "a submodule"]);
+        place.git(&["push", "--quiet", "origin", "HEAD:refs/heads/master"]);
+        CommitId::new(&place.git(&["rev-parse", "HEAD"])).expect("a commit")
+    };
+    let with = link("libs/x");
+    let git = place.mirror();
+    let export = |commit: &CommitId, concerns: &dyn Fn(&str) -> bool| {
+        let out = place.path("out");
+        let _ = fs::remove_dir_all(&out);
+        fs::create_dir(&out).unwrap();
+        git.export(commit, &out, concerns)
+    };
+    export(&one, &|_| true).unwrap();
+    let error = export(&with, &|_| true).unwrap_err();
+    assert!(error.to_string().ends_with("does not ship: libs/x.") && error.hint().is_some(), "{error}");
+    export(&with, &|path| !path.starts_with("libs/")).expect("it is none of this app's");
+    fs::write(place.path("work/.gitattributes"), "libs/x export-ignore\n").unwrap();
+    place.git(&["add", ".gitattributes"]);
+    let without = link("libs/x");
+    git.fetch().unwrap();
+    export(&without, &|_| true).expect("it is left out");
+}
+
+#[test]
+fn what_is_not_committed_is_counted() {
+    let place = Place::new();
+    place.commit("one", &[("a", "1"), ("b", "1")], "master");
+    let work = place.path("work");
+    assert_eq!((Git::uncommitted(&work), Git::uncommitted(place.dir.path())), (0, 0));
+    fs::write(work.join("a"), "2").unwrap();
+    fs::remove_file(work.join("b")).unwrap();
+    assert_eq!(Git::uncommitted(&work), 2);
+}
+
+#[test]
+fn hints_fit_the_failure() {
+    let failed = |what: &str| GitError::Failed { what: what.to_owned(), why: super::super::run::RunError::TooMuch(1) };
+    let hint = |what: &str| failed(what).hint().unwrap_or_default();
+    assert!(hint("git@example.org:staging.git cannot be fetched").contains("ls-remote"));
+    assert!(hint("The tag v1 cannot be pushed to x").contains("right to push"));
 }
 
 #[test]

@@ -8,14 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::super::inventory::Host;
+use super::super::scratch::{self, Scratch};
 use super::program::{self, Ended, Program, Ran};
 use super::{CopyError, Transport, Under, Upload, away};
 use crate::api::client::{ClientError, DEFAULT_SOCKET, Io, Stage};
@@ -69,7 +68,7 @@ impl Default for Settings {
 pub struct Ssh {
     settings: Settings,
     /// With the masters' sockets; nobody else's.
-    directory: OnceLock<PathBuf>,
+    directory: Mutex<Option<Scratch>>,
     hosts: Mutex<BTreeMap<Box<str>, Arc<Slot>>>,
     connects: Semaphore,
     masters: AtomicU32,
@@ -98,7 +97,7 @@ impl Ssh {
         let connects = Semaphore::new(settings.parallel.clamp(1, Semaphore::MAX_PERMITS));
         Ssh {
             settings,
-            directory: OnceLock::new(),
+            directory: Mutex::default(),
             hosts: Mutex::default(),
             connects,
             masters: AtomicU32::new(0),
@@ -117,9 +116,7 @@ impl Ssh {
         for program in programs {
             program.end_until(until);
         }
-        if let Some(directory) = self.directory.get() {
-            let _ = std::fs::remove_dir_all(directory);
-        }
+        drop(self.directory.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// The control socket of the host's master, which is made if there is none, or none any more.
@@ -196,14 +193,12 @@ impl Ssh {
     }
 
     /// A directory for sockets that nobody else can enter.
-    fn directory(&self) -> io::Result<&Path> {
-        if self.directory.get().is_none() {
-            let made = private_directory()?;
-            if let Err(superfluous) = self.directory.set(made) {
-                let _ = std::fs::remove_dir(superfluous);
-            }
+    fn directory(&self) -> io::Result<PathBuf> {
+        let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        if directory.is_none() {
+            *directory = Some(private_directory()?);
         }
-        self.directory.get().map(PathBuf::as_path).ok_or_else(|| io::ErrorKind::NotFound.into())
+        directory.as_ref().map(|made| made.path().to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// ssh to the host, up to the command that runs there.
@@ -226,7 +221,7 @@ impl Ssh {
             "ControlPersist=no".to_owned(),
             "BatchMode=yes".to_owned(),
             format!("ConnectTimeout={seconds}"),
-            "ServerAliveInterval=15".to_owned(),
+            "ServerAliveInterval=5".to_owned(),
             "ServerAliveCountMax=3".to_owned(),
             "ForwardAgent=no".to_owned(),
             "ForwardX11=no".to_owned(),
@@ -387,22 +382,14 @@ pub(super) async fn wait_for_line(stream: &mut UnixStream, wanted: &str) -> Resu
     }
 }
 
-/// `svctl-RANDOM` where sockets are put, for this user alone.
-fn private_directory() -> io::Result<PathBuf> {
+/// Where sockets are put, for this user alone.
+fn private_directory() -> io::Result<Scratch> {
     let runtime =
         std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir());
     let base = runtime.unwrap_or_else(std::env::temp_dir);
-    let base =
-        if base.as_os_str().len() <= LONGEST_PATH - "/svctl-XXXXXXXX/4294967295".len() { base } else { "/tmp".into() };
-    loop {
-        let name: String = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
-        let directory = base.join(format!("svctl-{name}"));
-        match DirBuilder::new().mode(0o700).create(&directory) {
-            Ok(()) => return Ok(directory),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let name = scratch::NAME + "//4294967295".len();
+    let base = if base.as_os_str().len() <= LONGEST_PATH - name { base } else { "/tmp".into() };
+    Scratch::new(&base)
 }
 
 /// One word for a shell (the Bourne shell's and others).
