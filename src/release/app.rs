@@ -325,10 +325,11 @@ impl App {
         }
     }
 
-    /// svd has died in a switch: which release the services go back to. `None`: there was no switch.
-    pub fn undo_switch(&mut self) -> Option<Switch> {
+    /// Nobody carries a switch out any more: how it is brought to its end. It goes back, unless the release before does not work any
+    /// more. `None`: there was no switch.
+    pub fn settle_switch(&mut self) -> Option<Switch> {
         let switch = self.switch.as_mut()?;
-        if switch.back {
+        if switch.back || switch.trial.as_ref().is_some_and(|trial| trial.holds) {
             return Some(switch.clone());
         }
         let (to, from) = (switch.to.clone(), switch.from.clone());
@@ -430,6 +431,11 @@ impl App {
     /// name what is [`App::serving`] now.
     pub fn booted(&mut self) -> bool {
         self.lock.take_if(|lock| lock.until.is_some());
+        let holds = |switch: &Switch| !switch.back && switch.trial.as_ref().is_some_and(|trial| trial.holds);
+        if let Some(Switch { trial: Some(trial), .. }) = self.switch.take_if(|switch| holds(switch)) {
+            self.trial = Some(Trial { until: Moment(0), ..trial });
+            return true;
+        }
         let switch = self.switch.take();
         let undone = switch.as_ref().and_then(|s| {
             let given = s.configurations.as_ref()?;
@@ -448,6 +454,14 @@ impl App {
             (undone, tried) => undone.or(tried),
         });
         switch.is_some() || trial.is_some()
+    }
+
+    /// The machine was started anew, and `current` could not be changed: what was under way is taken back as soon as that can be.
+    pub fn stranded(&mut self) {
+        self.lock.take_if(|lock| lock.until.is_some());
+        for trial in [self.trial.as_mut(), self.switch.as_mut().and_then(|s| s.trial.as_mut())].into_iter().flatten() {
+            trial.until = Moment(0);
+        }
     }
 
     /// Where a rollback goes: to the one that was confirmed before the one in force. Releases that failed are no way back.

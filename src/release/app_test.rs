@@ -105,9 +105,9 @@ fn a_boot_starts_what_was_confirmed() {
 fn a_switch_that_svd_did_not_finish_is_undone() {
     let (mut app, r) = app();
     app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
-    let undo = app.undo_switch().expect("under way");
+    let undo = app.settle_switch().expect("under way");
     assert_eq!((undo.to.as_ref(), undo.from.as_ref()), (Some(&id("a")), Some(&id("b"))));
-    assert_eq!(app.undo_switch(), Some(undo), "it may die again");
+    assert_eq!(app.settle_switch(), Some(undo), "it may die again");
     app.switched(Ok(()));
     assert_eq!((serving(&app), app.switch.as_ref()), ("a", None));
     // One that follows a trial goes back to the trial.
@@ -116,9 +116,34 @@ fn a_switch_that_svd_did_not_finish_is_undone() {
     app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
     app.switched(Ok(()));
     app.begin_switch(NOW, &r, &id("c"), on_trial(LATER)).expect("allowed");
-    app.undo_switch().expect("under way");
+    app.settle_switch().expect("under way");
     app.switched(Ok(()));
     assert_eq!((serving(&app), app.trial.as_ref().map(|t| &t.release)), ("b", Some(&id("b"))));
+}
+
+#[test]
+fn a_switch_from_which_nobody_can_go_back_is_gone_on_with() {
+    let (mut app, r) = app();
+    app.begin_switch(NOW, &r, &id("b"), Wanted { holds: true, ..on_trial(LATER) }).expect("allowed");
+    let on = app.settle_switch().expect("under way");
+    assert_eq!((on.to.as_ref(), on.back), (Some(&id("b")), false));
+    let mut booted = app.clone();
+    app.switched(Ok(()));
+    assert_eq!((serving(&app), app.trial.as_ref().map(|t| t.until)), ("b", Some(LATER)));
+    // `current` may name either; a boot has ended the lease.
+    assert!(booted.booted());
+    assert_eq!((serving(&booted), booted.switch.as_ref()), ("b", None));
+    assert!(matches!(booted.expire(NOW), Expired::Holds(_)));
+}
+
+#[test]
+fn what_a_boot_could_not_undo_has_no_lease_any_more() {
+    let (mut app, r) = app();
+    app.begin_switch(NOW, &r, &id("b"), on_trial(LATER)).expect("allowed");
+    app.switched(Ok(()));
+    app.stranded();
+    assert_eq!((app.lock.as_ref(), app.deadline()), (None, Some(Moment(0))));
+    assert_eq!(app.expire(Moment(1)), Expired::TakeBack, "whatever the clock of that boot says");
 }
 
 #[test]
@@ -250,7 +275,7 @@ fn a_switch_that_fails_and_a_boot_hold_it_back() {
     let wanted = || Wanted { configurations: given("one", "two"), ..on_trial(LATER) };
     app.begin_switch(NOW, &r, &id("b"), wanted()).expect("allowed");
     let mut killed = app.clone();
-    assert_eq!(killed.undo_switch().and_then(|s| s.configurations), given("two", "one"));
+    assert_eq!(killed.settle_switch().and_then(|s| s.configurations), given("two", "one"));
     killed.switched(Ok(()));
     let mut booted = app.clone();
     booted.booted();

@@ -183,6 +183,64 @@ fn a_lease_that_runs_out_and_a_death_in_the_switch_go_back() {
     assert!(http_get(address, "/").expect("it answers").1.contains("release=r3"));
 }
 
+/// Begins a switch to a release that boots for three seconds, and does something in the midst of it. Gives what became of the call.
+fn in_the_switch(
+    svd: &mut Svd,
+    deployer: &Deployer,
+    id: &str,
+    holds: bool,
+    done: impl FnOnce(&mut Svd),
+) -> ClientError {
+    deployer.stage(&Release::new(id).with("import_seconds", 3), id);
+    let client = Client::new(&svd.socket()).expect("a client");
+    let body = json!({ "release": id, "lease_seconds": 600, "holds": holds, "fence": deployer.fence });
+    std::thread::scope(|scope| {
+        let lost = scope.spawn(move || client.act("/v1/apps/web/activate", Some(&body), |_| {}).expect_err("it fails"));
+        wait_until("the switch goes on", PATIENCE, || svd.state("web") == "reloading");
+        done(svd);
+        lost.join().expect("no panic")
+    })
+}
+
+#[test]
+fn a_switch_is_gone_on_with_where_the_old_code_does_not_work_any_more() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (mut svd, _) = site(&env);
+    let deployer = Deployer::new(&svd, "web", 1);
+    deployer.deploy(&Release::new("r1"), "r1");
+    let lost = in_the_switch(&mut svd, &deployer, "r2", true, |svd| {
+        svd.kill_both();
+        svd.start();
+    });
+    assert!(matches!(lost, ClientError::Lost), "{lost}");
+    wait_until("it is at its end", PATIENCE, || deployer.status()["switching_to"].is_null());
+    assert_eq!(running(&svd), ["web running r2", "worker running r2"]);
+    assert_eq!((current(&svd), deployer.status()["trial"]["holds"].clone()), (Some("releases/r2".into()), json!(true)));
+}
+
+#[test]
+fn a_switch_whose_end_could_not_be_written_is_undone_as_soon_as_it_can() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (mut svd, _) = site(&env);
+    let deployer = Deployer::new(&svd, "web", 1);
+    deployer.deploy(&Release::new("r1"), "r1");
+    let (apps, away) = (svd.path("state/apps"), svd.path("state/away"));
+    let failed = in_the_switch(&mut svd, &deployer, "r2", false, |_| {
+        // As full as a disk can be.
+        fs::rename(&apps, &away).expect("moved away");
+        fs::write(&apps, "").expect("a file in its place");
+    });
+    assert!(failed.to_string().contains("cannot write"), "{failed}");
+    assert!(deployer.ask("take-back", json!({ "reason": "a test" })).is_err());
+    fs::remove_file(&apps).expect("removed");
+    fs::rename(&away, &apps).expect("moved back");
+    wait_until("it is undone", PATIENCE * 2, || deployer.status()["switching_to"].is_null());
+    assert_eq!(running(&svd), ["web running r1", "worker running r1"]);
+    // Nothing is in the way of what comes next.
+    deployer.ok("lock", json!({ "seconds": 60 }));
+    deployer.deploy(&Release::new("r3"), "r3");
+}
+
 #[test]
 fn steps_run_where_they_are_needed_and_migrations_once() {
     let Some(env) = Env::get(GUNICORN) else { return };

@@ -1,6 +1,6 @@
 //! How things stand with an app.
 
-use super::book::{now, on_disk, seconds};
+use super::book::{now, seconds};
 use super::{Task, shown};
 use crate::api::Request;
 use crate::api::apps::{
@@ -20,11 +20,8 @@ impl Task {
         let services = self.running().await?;
         let configuration = if configuration { Some(self.configuration().await) } else { None };
         let layout = self.layout.clone();
-        let current = tokio::time::timeout(LOOK, on_disk(move || Ok(layout.current_release()))).await;
-        let current = match current {
-            Ok(current) => current.map_err(|why| self.failed(why))?,
-            Err(_) => return Err(self.failed("its disk does not answer within 5 s")),
-        };
+        let current = self.book.look(LOOK, move || Ok(layout.current_release())).await;
+        let current = current.map_err(|trouble| self.failed(format!("its releases cannot be looked at: {trouble}")))?;
         let app = self.book.app();
         let name = |id: Option<&ReleaseId>| id.map(|id| id.as_str().into());
         let mut releases: Vec<_> = app.releases.iter().collect();

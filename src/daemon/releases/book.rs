@@ -2,6 +2,7 @@
 
 use super::configuration::{self, Held, Specs};
 use super::journal::Kept;
+use super::switch::Matter;
 use crate::api::apps::HistoryEntry;
 use crate::api::types::rfc3339;
 use crate::config::spec::Config;
@@ -11,11 +12,19 @@ use crate::release::app::{App, Moment};
 use crate::sys::{blocking, durable, io_text};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, Ref, RefCell};
+use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const VERSION: u32 = 1;
+
+/// For the state's disk to answer: less than clients wait.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// For an entry of the history, which nothing depends on.
+const TELLING: Duration = Duration::from_secs(5);
 
 /// The file.
 #[derive(Serialize, Deserialize)]
@@ -40,7 +49,13 @@ pub struct Book {
     boot: Box<str>,
     app: RefCell<App>,
     /// One change at a time.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<Turns>,
+    /// One entry of the history at a time.
+    telling: Arc<Turns>,
+    /// One look at the root's disk at a time: what hangs there holds one thread.
+    looking: Arc<Turns>,
+    /// What is to be done by itself, and has failed, is not tried again before.
+    again: Cell<Moment>,
     /// Of the latest rollout.
     pub kept: Kept,
     /// How often something has changed.
@@ -71,6 +86,45 @@ pub async fn on_disk<T: Send + 'static>(
     done.await.unwrap_or_else(|_| Err("svd's own task failed".to_owned()))
 }
 
+type Turns = tokio::sync::Mutex<()>;
+pub type Turn = tokio::sync::OwnedMutexGuard<()>;
+
+/// Why something is not on the disk, or not known to be.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error("{0}")]
+    Said(String),
+    /// It may still be done.
+    #[error("the disk does not answer within {} s", .0.as_secs())]
+    Hangs(Duration),
+}
+
+async fn turn_of(turns: &Arc<Turns>, limit: Duration) -> Result<Turn, Trouble> {
+    let turn = tokio::time::timeout(limit, Arc::clone(turns).lock_owned()).await;
+    turn.map_err(|_| Trouble::Hangs(limit))
+}
+
+/// Work that keeps its turn until its end, also when that is not waited for any longer.
+///
+/// # Errors
+/// The work's; or that its end has not come.
+pub async fn within<T: 'static>(
+    turn: Turn,
+    limit: Duration,
+    work: impl Future<Output = Result<T, String>> + 'static,
+) -> Result<T, Trouble> {
+    let task = tokio::task::spawn_local(async move {
+        let done = work.await;
+        drop(turn);
+        done
+    });
+    match tokio::time::timeout(limit, task).await {
+        Ok(Ok(done)) => done.map_err(Trouble::Said),
+        Ok(Err(_)) => Err(Trouble::Said("svd's own task failed".to_owned())),
+        Err(_) => Err(Trouble::Hangs(limit)),
+    }
+}
+
 impl Book {
     pub fn new(name: &str, root: &Path, paths: &Paths, boot: &str) -> Book {
         Book::with(name, root, paths, boot, App::default(), Kept::new(paths.app_journal(name)))
@@ -83,7 +137,10 @@ impl Book {
             paths: paths.clone(),
             boot: boot.into(),
             app: RefCell::new(app),
-            turn: tokio::sync::Mutex::default(),
+            turn: Arc::default(),
+            telling: Arc::default(),
+            looking: Arc::default(),
+            again: Cell::default(),
             kept,
             changes: Cell::new(0),
             held: RefCell::default(),
@@ -105,8 +162,39 @@ impl Book {
     }
 
     /// Nobody else changes anything until the result is dropped.
-    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    ///
+    /// # Errors
+    /// Somebody else's change does not come to its end.
+    pub async fn turn(&self) -> Result<Turn, Trouble> {
+        turn_of(&self.turn, PATIENCE).await
+    }
+
+    /// Looks at the root's disk, one after the other and no longer than `limit`.
+    ///
+    /// # Errors
+    /// The look's, or the disk does not answer.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        look: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let turn = turn_of(&self.looking, limit).await?;
+        within(turn, limit, on_disk(look)).await
+    }
+
+    /// When something is to be done by itself, and what: a switch that nobody carries out any more, or the end of a lease.
+    pub fn due(&self) -> Option<(Moment, Matter)> {
+        let app = self.app();
+        let (end, matter) = match &app.switch {
+            Some(_) if self.busy.get().is_some() => return None,
+            Some(_) => (Moment(0), Matter::Died),
+            None => (app.deadline()?, Matter::Lease),
+        };
+        Some((end.max(self.again.get()), matter))
+    }
+
+    pub fn not_before(&self, moment: Moment) {
+        self.again.set(moment);
     }
 
     pub fn app(&self) -> Ref<'_, App> {
@@ -118,26 +206,35 @@ impl Book {
     /// # Errors
     /// The change's own, or by `text` the disk's.
     pub async fn change<T, E>(
-        &self,
+        self: &Rc<Self>,
         change: impl FnOnce(&mut App) -> Result<T, E>,
-        text: impl FnOnce(String) -> E,
+        text: impl FnOnce(Trouble) -> E,
     ) -> Result<T, E> {
-        let _turn = self.turn().await;
+        let turn = match self.turn().await {
+            Ok(turn) => turn,
+            Err(trouble) => return Err(text(trouble)),
+        };
         let mut app = self.app.borrow().clone();
         let result = change(&mut app)?;
         if app != *self.app.borrow() {
-            if let Err(why) = self.save(&app).await {
-                return Err(text(why));
-            }
-            let before = self.app.replace(app);
-            self.changes.set(self.changes.get() + 1);
-            if before.held_back() != self.app().held_back() {
-                let (dir, app) = (self.configurations(), self.app().clone());
-                let held = on_disk(move || configuration::held(&dir, &app)).await;
-                self.hold(held);
-            }
+            let book = Rc::clone(self);
+            // It goes on where nobody waits for it any more: what is on the disk and what is known stay the same.
+            let written = within(turn, PATIENCE, async move { book.put(app).await }).await;
+            written.map_err(text)?;
         }
         Ok(result)
+    }
+
+    async fn put(&self, app: App) -> Result<(), String> {
+        self.save(&app).await?;
+        let before = self.app.replace(app);
+        self.changes.set(self.changes.get() + 1);
+        if before.held_back() != self.app().held_back() {
+            let (dir, app) = (self.configurations(), self.app().clone());
+            let held = on_disk(move || configuration::held(&dir, &app)).await;
+            self.hold(held);
+        }
+        Ok(())
     }
 
     async fn save(&self, app: &App) -> Result<(), String> {
@@ -194,8 +291,11 @@ impl Book {
     /// Appends to the journal. What cannot be written is told, and stops nothing: the state is what counts.
     pub async fn tell(&self, entry: HistoryEntry) {
         let (dir, file) = (self.paths.apps(), self.paths.app_history(&self.name));
-        let written = on_disk(move || append(&dir, &file, &entry)).await;
-        if let Err(why) = written {
+        let written = async {
+            let turn = turn_of(&self.telling, TELLING).await?;
+            within(turn, TELLING, on_disk(move || append(&dir, &file, &entry))).await
+        };
+        if let Err(why) = written.await {
             tracing::warn!("{}: the history of its deploys misses an entry: {why}", self.name);
         }
     }
@@ -295,24 +395,24 @@ mod tests {
         Paths { config: dir.into(), run: dir.into(), state: dir.into(), log: dir.into() }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn a_change_is_on_the_disk_or_not_at_all() {
         let dir = tempfile::tempdir().expect("a directory");
         let paths = paths(dir.path());
-        let book = Book::new("web", Path::new("/srv/web"), &paths, "boot-1");
+        let book = Rc::new(Book::new("web", Path::new("/srv/web"), &paths, "boot-1"));
         let id = ReleaseId::new("r1").expect("a name");
         let found = |app: &mut App| {
             app.found(&id, 7);
             Ok::<_, String>(())
         };
-        book.change(found, |why| why).await.expect("written");
+        book.change(found, |trouble| trouble.to_string()).await.expect("written");
         let refused = book.change(
             |app| {
                 app.found(&id, 9);
                 app.confirmed = None;
                 Err::<(), _>("no".to_owned())
             },
-            |why| why,
+            |trouble| trouble.to_string(),
         );
         assert_eq!(refused.await, Err("no".to_owned()));
         assert_eq!(book.app().confirmed, Some(id.clone()));
@@ -328,14 +428,42 @@ mod tests {
                     app.confirmed = None;
                     Ok::<_, String>(())
                 },
-                |why| why,
+                |trouble| trouble.to_string(),
             )
             .await;
         assert!(lost.is_err_and(|why| why.contains("cannot write")));
         assert_eq!(book.app().confirmed, Some(id), "as before");
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
+    async fn what_hangs_is_not_waited_for_and_keeps_its_turn() {
+        let turns = Arc::<Turns>::default();
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        let limit = Duration::from_millis(20);
+        let turn = turn_of(&turns, limit).await.expect("free");
+        let hanging = async { wait.await.map_err(|e| e.to_string()) };
+        assert!(matches!(within(turn, limit, hanging).await, Err(Trouble::Hangs(_))));
+        assert!(turn_of(&turns, limit).await.is_err(), "nobody comes in between");
+        go.send(()).expect("it waits still");
+        turn_of(&turns, Duration::from_secs(60)).await.expect("its end has come");
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn what_nobody_carries_out_is_due_and_not_at_once_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let book = Rc::new(Book::new("web", Path::new("/srv/web"), &paths(dir.path()), "boot"));
+        assert_eq!(book.due(), None);
+        book.app.borrow_mut().switch =
+            Some(crate::release::app::Switch { to: None, from: None, back: true, trial: None, configurations: None });
+        assert_eq!(book.due(), Some((Moment(0), Matter::Died)));
+        book.busy.set(Some("a test"));
+        assert_eq!(book.due(), None, "somebody is at it");
+        book.busy.set(None);
+        book.not_before(Moment(7));
+        assert_eq!(book.due(), Some((Moment(7), Matter::Died)));
+    }
+
+    #[tokio::test(flavor = "local")]
     async fn the_history_is_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let book = Book::new("web", Path::new("/srv/web"), &paths(dir.path()), "boot");

@@ -279,7 +279,7 @@ impl Releases {
                     app.held_back = None;
                     Ok::<_, String>(())
                 };
-                if let Err(why) = book.change(forget, |why| why).await {
+                if let Err(why) = book.change(forget, |trouble| trouble.to_string()).await {
                     tracing::warn!("{}: {why}", book.name);
                 }
             }));

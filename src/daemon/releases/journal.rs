@@ -4,20 +4,21 @@
 //! svd keeps the entries as they are. One JSON value a line, each with the number of the lock that it was written with; the
 //! first line has the rollout. What a death has torn at the end was told to nobody.
 
-use super::book::{now, on_disk};
+use super::book::{PATIENCE, now, on_disk, within};
 use super::{Task, fence};
 use crate::api::apps::{AppendOptions, AppendResult, Fence, Journal, JournalMark};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::sys::{durable, io_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Entries of one rollout.
+/// Entries of one rollout, and bytes of its file.
 const MOST: usize = 100_000;
+const LARGEST: usize = 64 << 20;
 /// Journals of earlier rollouts that are kept.
 const EARLIER: usize = 10;
 
@@ -27,6 +28,8 @@ pub struct Kept {
     file: PathBuf,
     /// The file has something else than this at its end.
     torn: RefCell<bool>,
+    /// Of the file, in bytes.
+    size: Cell<usize>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,14 +46,19 @@ struct Line<V> {
 impl Kept {
     /// Of an app that nothing was deployed of, or at another place. A file that is there is replaced.
     pub fn new(file: PathBuf) -> Kept {
-        Kept { journal: RefCell::default(), file, torn: RefCell::new(true) }
+        Kept { journal: RefCell::default(), file, torn: RefCell::new(true), size: Cell::new(0) }
     }
 
     /// Reads what an earlier svd has left, as far as it is whole.
     pub fn open(file: PathBuf) -> Kept {
         let text = std::fs::read(&file).unwrap_or_default();
         let (journal, whole) = decode(&text);
-        Kept { journal: RefCell::new(Rc::new(journal)), file, torn: RefCell::new(whole < text.len()) }
+        Kept {
+            journal: RefCell::new(Rc::new(journal)),
+            file,
+            torn: RefCell::new(whole < text.len()),
+            size: Cell::new(whole),
+        }
     }
 
     pub fn get(&self) -> Rc<Journal> {
@@ -81,16 +89,23 @@ impl Kept {
         all.extend(entries.iter().cloned());
         let journal = Journal { rollout: rollout.into(), number, entries: all };
         let (file, count) = (self.file.clone(), journal.entries.len());
-        if same && from == there && there > 0 && !*self.torn.borrow() {
+        let too_large =
+            |size: usize| (size > LARGEST).then(|| format!("the rollout's journal has more than {LARGEST} bytes"));
+        let size = if same && from == there && there > 0 && !*self.torn.borrow() {
             let lines = lines(number, &entries);
+            let size = self.size.get() + lines.len();
+            too_large(size).map_or(Ok(()), Err)?;
             // Should it fail, part of it may be there.
             self.torn.replace(true);
             on_disk(move || add(&file, &lines)).await?;
+            size
         } else {
             let mut text = serde_json::to_vec(&Head { rollout: rollout.into() }).unwrap_or_default();
             text.push(b'\n');
             text.extend(lines(number, &journal.entries));
             let another = !same && !old.entries.is_empty();
+            let size = text.len();
+            too_large(size).map_or(Ok(()), Err)?;
             on_disk(move || {
                 if another {
                     keep(&file)?;
@@ -99,7 +114,9 @@ impl Kept {
                     .map_err(|e| format!("cannot write {}: {}", file.display(), io_text(&e)))
             })
             .await?;
-        }
+            size
+        };
+        self.size.set(size);
         self.torn.replace(false);
         self.journal.replace(Rc::new(journal));
         Ok(count)
@@ -169,11 +186,12 @@ impl Task {
     pub async fn append(&self, wanted: AppendOptions) -> Result<AppendResult, ApiError> {
         let theirs = fence(&wanted.fence);
         // Nobody else may get the lock meanwhile.
-        let _turn = self.book.turn().await;
+        let turn = self.book.turn().await.map_err(|trouble| self.troubled(&trouble))?;
         self.book.app().admit(now(), &theirs).map_err(|refusal| self.refused(refusal))?;
         let Fence { number, rollout } = wanted.fence;
-        let entries = self.book.kept.append(&rollout, number, wanted.from, wanted.entries).await;
-        let entries = entries.map_err(|why| ApiError::new(ErrorCode::Failed, format!("{}: {why}.", self.book.name)))?;
+        let book = Rc::clone(&self.book);
+        let append = async move { book.kept.append(&rollout, number, wanted.from, wanted.entries).await };
+        let entries = within(turn, PATIENCE, append).await.map_err(|trouble| self.troubled(&trouble))?;
         Ok(AppendResult { entries })
     }
 }

@@ -35,7 +35,7 @@ use crate::api::{Call, Peer, Reply, Request, internal};
 use crate::config::spec::{Deploy, Service};
 use crate::kinds::environment::Login;
 use crate::release::ReleaseId;
-use crate::release::app::{self, Refusal};
+use crate::release::app::{self, App, Refusal};
 use crate::release::layout::Layout;
 use book::Book;
 use std::cell::RefCell;
@@ -76,11 +76,16 @@ struct Task {
 }
 
 /// Held while something goes on that excludes others of its kind.
-struct Busy(Rc<Book>);
+struct Busy {
+    book: Rc<Book>,
+    leases: Rc<Notify>,
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.set(None);
+        self.book.busy.set(None);
+        // It may have left something behind that somebody must look after.
+        self.leases.notify_one();
     }
 }
 
@@ -110,8 +115,11 @@ impl Releases {
 fn after_boot(book: &Book) -> Result<(), String> {
     let mut app = book.app().clone();
     let changed = app.booted();
-    if changed {
-        Layout::new(&book.root).switch(app.serving()).map_err(|why| format!("{}: {why}", book.name))?;
+    let switched = if changed { Layout::new(&book.root).switch(app.serving()) } else { Ok(()) };
+    if let Err(why) = switched {
+        // The disk may come later: what was under way is taken back by itself then, as after a death.
+        book.change_at_boot(App::stranded)?;
+        return Err(format!("{}: {why}", book.name));
     }
     book.change_at_boot(|there| *there = app)
 }
@@ -239,11 +247,22 @@ impl Task {
             return Err(self.refused(Refusal::Busy(other)));
         }
         self.book.busy.set(Some(what));
-        Ok(Busy(Rc::clone(&self.book)))
+        Ok(Busy { book: Rc::clone(&self.book), leases: Rc::clone(&self.leases) })
     }
 
     fn failed(&self, why: impl std::fmt::Display) -> ApiError {
         ApiError::new(ErrorCode::Failed, format!("{}: {why}.", self.book.name))
+    }
+
+    fn troubled(&self, trouble: &book::Trouble) -> ApiError {
+        match trouble {
+            book::Trouble::Said(why) => self.failed(why),
+            // Whether it is done is not known, as after a connection that is lost.
+            book::Trouble::Hangs(_) => {
+                let why = format!("{}: {trouble}; what was asked for may still be done.", self.book.name);
+                ApiError::new(ErrorCode::Unavailable, why)
+            }
+        }
     }
 
     fn refused(&self, refusal: Refusal) -> ApiError {
@@ -285,7 +304,7 @@ impl Task {
 
     async fn change<T>(&self, change: impl FnOnce(&mut app::App) -> Result<T, Refusal>) -> Result<T, ApiError> {
         let refuse = |app: &mut app::App| change(app).map_err(|refusal| self.refused(refusal));
-        let result = self.book.change(refuse, |why| self.failed(why)).await;
+        let result = self.book.change(refuse, |trouble| self.troubled(&trouble)).await;
         self.leases.notify_one();
         result
     }

@@ -1,6 +1,6 @@
 //! Who may change an app, and how a release comes to the host.
 
-use super::book::{now, on_disk, seconds};
+use super::book::{PATIENCE, now, on_disk, seconds};
 use super::{Task, configuration, fence, release_id, shown};
 use crate::api::apps::{
     ConfirmResult, FenceOptions, LockOptions, LockResult, PruneResult, RenewOptions, StageOptions, StageResult,
@@ -10,10 +10,14 @@ use crate::api::types::{ApiError, ErrorCode};
 use crate::release::ReleaseId;
 use crate::release::app::{About, Lock, Refusal};
 use crate::release::import::{self, Hands};
+use crate::release::layout::remove_tree;
+use crate::sys::blocking;
 use crate::sys::tree::Owner;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// The longest lease.
@@ -43,7 +47,8 @@ impl Task {
         };
         let lock = Lock { fence: fence(&theirs), holder: holder.into(), since: 0, until, message };
         let (layout, seen) = (self.layout.clone(), self.book.changes());
-        let current = on_disk(move || Ok(layout.current_release())).await.map_err(|why| self.failed(why))?;
+        let current = self.book.look(PATIENCE, move || Ok(layout.current_release())).await;
+        let current = current.map_err(|trouble| self.troubled(&trouble))?;
         self.change(|app| {
             // What was looked at in the middle of something else says nothing.
             if let Some(id) = current.as_ref().filter(|_| self.book.changes() == seen) {
@@ -52,25 +57,42 @@ impl Task {
             app.lock(now(), seconds(), lock)
         })
         .await?;
-        let staging = self.staging().await?;
+        let staging = self.staging(&theirs.rollout).await?;
         Ok(LockResult { fence: theirs, staging: staging.to_string_lossy().into() })
     }
 
-    /// Makes the place where the caller's files arrive.
-    async fn staging(&self) -> Result<PathBuf, ApiError> {
+    /// Makes the place where the caller's files arrive for a rollout. What comes late for another one, whose lock has run out in the
+    /// midst of an upload, arrives elsewhere.
+    async fn staging(&self, rollout: &str) -> Result<PathBuf, ApiError> {
         let (uid, root, own) = (self.peer.uid, self.root, nix::unistd::geteuid().as_raw());
         if !root && uid != own {
             return Err(self.failed("svd does not run as root, so only its own user can send releases"));
         }
-        let path = self.around.paths.staging(uid, &self.book.name);
+        let all = self.around.paths.staging(uid, &self.book.name);
+        let path = all.join(digest(rollout));
         let made = path.clone();
-        on_disk(move || make_staging(&made, uid)).await.map_err(|why| self.failed(why))?;
+        let making = self.book.look(PATIENCE, move || make_staging(&made, uid)).await;
+        making.map_err(|trouble| self.troubled(&trouble))?;
+        // Nobody waits for it: other rollouts may have left much.
+        drop(blocking::start(move || clear_staging(&all)));
         Ok(path)
     }
 
     pub async fn unlock(&self, wanted: UnlockOptions) -> Result<bool, ApiError> {
         let theirs = wanted.fence.as_ref().map(fence).unwrap_or_default();
         let unlocked = self.change(|app| app.unlock(&theirs, wanted.force)).await?;
+        if unlocked && !wanted.force {
+            // Its release is here, or will never be.
+            let all = self.around.paths.staging(self.peer.uid, &self.book.name);
+            let path = all.join(digest(&theirs.rollout));
+            let forget = move || {
+                forget_staging(&path);
+                Ok(())
+            };
+            if self.book.look(PATIENCE, forget).await.is_ok() {
+                drop(blocking::start(move || clear_staging(&all)));
+            }
+        }
         if unlocked && wanted.force {
             self.tell(&shown(&theirs), "unlocked", None, "by force").await;
         }
@@ -109,7 +131,7 @@ impl Task {
         let Some(begun) = known else {
             return Ok(StageResult { known: true, files: 0, bytes: 0 });
         };
-        let (layout, taken, staging) = (self.layout.clone(), id.clone(), self.staging().await?);
+        let (layout, taken, staging) = (self.layout.clone(), id.clone(), self.staging(&wanted.fence.rollout).await?);
         let (hands, shared) = (self.hands().await?, self.deploy.shared.clone());
         let copied = on_disk(move || {
             if !begun && layout.release(&taken).exists() {
@@ -200,17 +222,34 @@ fn forget_outputs(dir: &Path, releases: &[ReleaseId]) {
     }
 }
 
-/// A directory of the user's in one of svd's.
+/// What a rollout is called may be no name of a directory.
+fn digest(rollout: &str) -> String {
+    Sha256::digest(rollout).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Begins what is about to be removed.
+const GONE: &str = ".gone-";
+
+/// A directory of the user's in one of svd's; what other rollouts of his have left there is moved away.
 fn make_staging(path: &Path, uid: u32) -> Result<(), String> {
     let cannot = |what: &str, path: &Path, e: std::io::Error| {
         format!("cannot {what} the staging directory {}: {}", path.display(), crate::sys::io_text(&e))
     };
-    let users = path.parent().ok_or("the staging directory has no parent")?;
-    if let Some(all) = users.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(all).map_err(|e| cannot("make", all, e))?;
+    let app = path.parent().ok_or("the staging directory has no parent")?;
+    let own = nix::unistd::geteuid().as_raw();
+    if std::fs::symlink_metadata(app).is_ok_and(|meta| meta.uid() != own) {
+        remove_tree(app)?;
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(users).map_err(|e| cannot("make", users, e))?;
-    // Both are svd's: nobody can put another thing in its place.
+    for dir in app.ancestors().take(3).collect::<Vec<_>>().into_iter().rev() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(|e| cannot("make", dir, e))?;
+    }
+    for entry in std::fs::read_dir(app).map_err(|e| cannot("read", app, e))?.flatten() {
+        let name = entry.file_name();
+        if entry.path() != path && !name.as_encoded_bytes().starts_with(GONE.as_bytes()) {
+            forget_staging(&entry.path());
+        }
+    }
+    // They are all svd's: nobody can put another thing in its place.
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() && meta.uid() == uid => return Ok(()),
         Ok(_) => return Err(format!("{} is not a directory of user {uid}'s", path.display())),
@@ -219,4 +258,57 @@ fn make_staging(path: &Path, uid: u32) -> Result<(), String> {
     std::fs::DirBuilder::new().mode(0o700).create(path).map_err(|e| cannot("make", path, e))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(|e| cannot("make", path, e))?;
     std::os::unix::fs::chown(path, Some(uid), None).map_err(|e| cannot("give away", path, e))
+}
+
+/// From now on nothing is there; whoever writes there still does so for nothing.
+fn forget_staging(path: &Path) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let gone = path.with_file_name(format!("{GONE}{}-{number}", std::process::id()));
+    // Best effort: the next lock tries again.
+    let _ = std::fs::rename(path, gone);
+}
+
+/// Removes what was moved away.
+fn clear_staging(app: &Path) {
+    for entry in std::fs::read_dir(app).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(GONE.as_bytes()) {
+            let _ = remove_tree(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rollout_has_a_place_of_its_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let app = dir.path().join("staging/0/web");
+        let (one, other) = (app.join(digest("one")), app.join(digest("../other")));
+        let uid = nix::unistd::geteuid().as_raw();
+        make_staging(&one, uid).expect("made");
+        std::fs::write(one.join("file"), "x").expect("write");
+        make_staging(&one, uid).expect("it is there");
+        assert!(one.join("file").exists(), "the same rollout finds what it has sent");
+        // Who writes there still, with the directory open, writes nothing of the other's.
+        make_staging(&other, uid).expect("made");
+        assert!(!one.exists() && std::fs::read_dir(&other).expect("list").next().is_none());
+        clear_staging(&app);
+        assert_eq!(std::fs::read_dir(&app).expect("list").count(), 1);
+        assert_eq!(std::fs::metadata(&other).expect("there").permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn outputs_of_a_release_are_told_by_its_whole_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["r1.migrate.log", "r1.2.migrate.log", "r1", "r1.build.log"] {
+            std::fs::write(dir.path().join(name), "").expect("write");
+        }
+        forget_outputs(dir.path(), &[ReleaseId::new("r1").expect("a name")]);
+        let mut left: Vec<_> = std::fs::read_dir(dir.path()).expect("list").flatten().map(|e| e.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["r1", "r1.2.migrate.log"]);
+    }
 }

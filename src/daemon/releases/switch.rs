@@ -19,6 +19,18 @@ use tokio::sync::{Notify, mpsc};
 /// After a way back that failed.
 const AGAIN: Duration = Duration::from_secs(30);
 
+/// From one release to another.
+struct Way<'a> {
+    to: &'a ReleaseId,
+    from: Option<&'a ReleaseId>,
+    /// Of what they come from.
+    configuration: Option<&'a str>,
+    standby: Standby,
+    fence: &'a Fence,
+    /// For the history.
+    detail: &'a str,
+}
+
 /// What became of the services, as far as they were touched.
 struct Switched {
     results: Vec<ServiceResult>,
@@ -61,26 +73,45 @@ impl Task {
             })
             .await?;
         let behind = self.give(given.to).await;
-        let mut switched = self.forward(&services, &to, standby, &behind, reply).await;
-        let failed = switched.failed.take();
-        if let Some(error) = failed {
-            self.say(reply, "taking-back", format!("{to} is taken back: {}", error.message));
-            let back = self.back(&services, from.as_ref(), Some(&given.names.from), reply).await;
-            let why: Box<str> = error.message.clone();
-            self.end_switch(Err(why.clone())).await?;
-            self.tell(&wanted.fence, "failed", Some(to.as_str()), &why).await;
-            return Err(match back {
-                Ok(()) => error,
-                Err(also) => ApiError {
-                    message: format!("{} And the way back failed: {}", error.message, also.message).into(),
-                    ..error
-                },
-            });
-        }
-        self.end_switch(Ok(())).await?;
         let detail = if changed.is_empty() { changed } else { format!("with another configuration: {changed}") };
-        self.tell(&wanted.fence, "activated", Some(to.as_str()), &detail).await;
-        Ok(ActionResult { services: switched.results })
+        let way = Way {
+            to: &to,
+            from: from.as_ref(),
+            configuration: Some(&given.names.from),
+            standby,
+            fence: &wanted.fence,
+            detail: &detail,
+        };
+        self.carry_out(way, &services, &behind, reply).await
+    }
+
+    /// Brings the services to a release, or back if that fails; the switch is at its end then.
+    async fn carry_out(
+        &self,
+        way: Way<'_>,
+        services: &[AppService],
+        behind: &BTreeSet<Box<str>>,
+        reply: &mut Reply,
+    ) -> Result<ActionResult, ApiError> {
+        let Way { to, from, configuration, standby, fence, detail } = way;
+        let mut switched = self.forward(services, to, standby, behind, reply).await;
+        let Some(error) = switched.failed.take() else {
+            self.end_switch(Ok(())).await?;
+            self.tell(fence, "activated", Some(to.as_str()), detail).await;
+            return Ok(ActionResult { services: switched.results });
+        };
+        self.say(reply, "taking-back", format!("{to} is taken back: {}", error.message));
+        let back = self.back(services, from, configuration, reply).await;
+        let why: Box<str> = error.message.clone();
+        self.end_switch(Err(why.clone())).await?;
+        self.tell(fence, "failed", Some(to.as_str()), &why).await;
+        Err(match back {
+            Ok(()) => error,
+            Err(also) => ApiError {
+                message: format!("{} And the way back failed: {}", error.message, also.message).into(),
+                ..error
+            },
+        })
     }
 
     pub async fn take_back(&self, wanted: TakeBackOptions, reply: &mut Reply) -> Result<ActionResult, ApiError> {
@@ -236,21 +267,19 @@ impl Task {
 
     /// svd was killed in a switch, or a lease has run out: nobody asks, and nobody is told but the journal.
     async fn by_itself(self, matter: Matter) {
-        let Ok(busy) = self.begin("a release is being taken back") else {
-            // What is under way takes no longer than its own limits; the lease is looked at again.
-            let late = self.change(|app| {
-                app.postpone(now().after(AGAIN));
-                Ok(())
-            });
-            return drop(late.await);
-        };
+        // Whatever keeps it from its end (a full disk), or from being begun: it is looked at again.
+        self.book.not_before(now().after(AGAIN));
+        let Ok(busy) = self.begin("a release is being taken back") else { return };
         let result = match matter {
-            Matter::Died => self.change(|app| Ok(app.undo_switch())).await,
+            Matter::Died => self.change(|app| Ok(app.settle_switch())).await,
             Matter::Lease => self.expired().await,
         };
         let Ok(Some(switch)) = result.inspect_err(|error| tracing::error!("{error}")) else { return };
+        if !switch.back {
+            return self.go_on(&switch).await;
+        }
         let why = match matter {
-            Matter::Died => "svd was killed in the switch",
+            Matter::Died => "svd was killed in the switch, or could not write down how it ended",
             Matter::Lease => "its lease has run out: nobody has confirmed it in time",
         };
         let from = switch.from.as_ref().map_or("what runs", ReleaseId::as_str);
@@ -261,6 +290,31 @@ impl Task {
             self.announce(format!("{from} could not be taken back: {}", error.message)).await;
         }
         drop(busy);
+    }
+
+    /// A switch from which there is no way back.
+    async fn go_on(&self, switch: &Switch) {
+        let Some(to) = &switch.to else { return };
+        self.announce(format!(
+            "{to} is gone on with: svd was killed in the switch, and the release before does not work with a migration that has run"
+        ))
+        .await;
+        let fence = super::shown(&self.book.app().fence);
+        let (given, before) = match &switch.configurations {
+            Some(names) => (Some(&*names.to), Some(&*names.from)),
+            None => (None, None),
+        };
+        let behind = self.give_back(given).await;
+        let from = switch.from.as_ref();
+        let (standby, detail) = (Standby::Nothing, "after a death of svd");
+        let way = Way { to, from, configuration: before, standby, fence: &fence, detail };
+        let done = match self.running().await {
+            Ok(services) => self.carry_out(way, &services, &behind, &mut Reply::unheard()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            self.announce(format!("{to} could not be gone on with: {}", error.message)).await;
+        }
     }
 
     async fn expired(&self) -> Result<Option<Switch>, ApiError> {
@@ -287,14 +341,16 @@ impl Task {
 /// Why something is done that nobody asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Matter {
-    /// svd was killed while it switched the services.
+    /// Nobody carries a switch of the services out any more: svd was killed in it, or its end could not be written down.
     Died,
     /// A lease may have run out.
     Lease,
 }
 
+/// On the way back, nothing that drains still is in the way: where that is too much, the oldest of it is ended.
 fn reload(name: &Name, to: &ReleaseId, standby: Standby) -> Request {
-    Request::Reload { services: vec![name.clone()], release: Some(to.as_str().into()), force: false, standby }
+    let force = standby == Standby::Recall;
+    Request::Reload { services: vec![name.clone()], release: Some(to.as_str().into()), force, standby }
 }
 
 fn is_at(service: &AppService, release: &ReleaseId) -> bool {
@@ -309,11 +365,12 @@ fn waits(state: ServiceState) -> bool {
 /// Tells the loop of each lease that ends.
 async fn watch(books: Rc<RefCell<BTreeMap<Name, Rc<Book>>>>, leases: Rc<Notify>, messages: mpsc::Sender<Message>) {
     loop {
-        let ends: Vec<(Moment, Name)> = {
+        let ends: Vec<(Moment, Matter, Name)> = {
             let books = books.borrow();
-            books.values().filter_map(|book| Some((book.app().deadline()?, book.name.clone()))).collect()
+            let due = books.values().filter_map(|book| Some((book.due()?, book.name.clone())));
+            due.map(|((end, matter), name)| (end, matter, name)).collect()
         };
-        let Some(first) = ends.iter().map(|(end, _)| *end).min() else {
+        let Some(first) = ends.iter().map(|(end, ..)| *end).min() else {
             leases.notified().await;
             continue;
         };
@@ -323,8 +380,8 @@ async fn watch(books: Rc<RefCell<BTreeMap<Name, Rc<Book>>>>, leases: Rc<Notify>,
             let _ = tokio::time::timeout(left, leases.notified()).await;
             continue;
         }
-        for (_, app) in ends.into_iter().filter(|(end, _)| *end <= now()) {
-            if messages.send(Message::Lease { app, matter: Matter::Lease }).await.is_err() {
+        for (_, matter, app) in ends.into_iter().filter(|(end, ..)| *end <= now()) {
+            if messages.send(Message::Lease { app, matter }).await.is_err() {
                 return;
             }
         }
@@ -339,21 +396,17 @@ impl Releases {
         self.books.borrow_mut().remove(app);
     }
 
-    /// Begins to watch the leases. Gives the apps that an earlier svd was killed in the switch of.
-    pub fn begin(&self, messages: mpsc::Sender<Message>) -> Vec<Name> {
+    /// Begins to watch the leases, and the switches that an earlier svd was killed in.
+    pub fn begin(&self, messages: mpsc::Sender<Message>) {
         let watched = watch(Rc::clone(&self.books), Rc::clone(&self.leases), messages);
         drop(tokio::task::spawn_local(watched));
-        let books = self.books.borrow();
-        books.values().filter(|book| book.app().switch.is_some()).map(|book| book.name.clone()).collect()
     }
 }
 
 impl Host {
     /// The services are all there.
     pub fn begin_releases(&mut self) {
-        for app in self.releases.begin(self.messages.clone()) {
-            self.handle_lease(&app, Matter::Died);
-        }
+        self.releases.begin(self.messages.clone());
     }
 
     pub fn handle_lease(&mut self, app: &Name, matter: Matter) {
