@@ -376,7 +376,7 @@ async fn take_off(ways: Arc<Ways>, host: &Host, name: &str, purge: bool) -> Resu
     let (mut root, mut notes) = (None, Vec::new());
     if purge {
         // What is not a service of svd's any more has no root that anybody knows.
-        let status = Link::new(host.clone(), Arc::clone(&ways) as _).status(name).await.ok();
+        let status = Link::new(host.clone(), Arc::clone(&ways) as _, None).status(name).await.ok();
         match status {
             Some(status) if status.services.len() > 1 => {
                 notes.push(format!("{} stays: other services have it, too", status.root))

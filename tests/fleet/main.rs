@@ -12,6 +12,7 @@ mod deploy;
 mod faults;
 mod files;
 mod many;
+mod prometheus;
 mod reach;
 mod setup;
 mod site;

@@ -45,7 +45,7 @@ use crate::fleet::rollout::plan::{Facts, Limits, Purpose, Step};
 use crate::fleet::rollout::{Driver, End, Entry, Machine, Outcome, Plan, Start, Wish};
 use crate::fleet::source::build;
 use crate::fleet::source::git::Git;
-use crate::fleet::verdict::Baseline;
+use crate::fleet::verdict::{Baseline, TICK};
 use goods::Goods;
 use news::News;
 use show::Show;
@@ -234,7 +234,7 @@ fn plan(target: &Target, goods: &Goods, answers: &BTreeMap<Box<str>, Answer>) ->
     let rollout = format!("{}-{:08x}", release, fastrand::u32(..));
     // Nobody counts the requests of a service that answers none, or that nobody has used yet.
     let counts = |s: &AppStatus| facts::serves(s).is_some() && s.services.iter().any(|s| s.traffic.is_some());
-    let counted = answers.values().flatten().any(counts);
+    let counted = target.app.prometheus.is_some() || answers.values().flatten().any(counts);
     // There is nothing to go back to from the first release.
     let first = answers.values().flatten().all(|status| facts::serves(status).is_none());
     let limits = limits(target, if counted { Baseline::Control } else { Baseline::Health });
@@ -278,6 +278,7 @@ fn limits(target: &Target, baseline: Baseline) -> Limits {
         verdict: app.verdict.clone(),
         baseline,
         slow: None,
+        tick: millis(app.prometheus.as_ref().map_or(TICK, |from| from.every)),
     }
 }
 

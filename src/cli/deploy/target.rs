@@ -115,6 +115,7 @@ impl Target {
             parallel: cli.parallel.unwrap_or(PARALLEL),
             max_unreachable: 0,
             lease: LEASE,
+            prometheus: None,
             // However few requests come: whoever deploys to one host does not wait for more.
             verdict: verdict::Settings { min_requests: 0, ..verdict::Settings::default() },
             hooks: Hooks::default(),
@@ -131,7 +132,8 @@ impl Target {
         settings: Settings,
     ) -> Target {
         let ways = Arc::new(Ways::new(Local::new(&cli.socket), Ssh::new(settings)));
-        let link = |host: Host| (host.name.clone(), Rc::new(Link::new(host, Arc::clone(&ways) as _)));
+        let link =
+            |host: Host| (host.name.clone(), Rc::new(Link::new(host, Arc::clone(&ways) as _, app.prometheus.clone())));
         let links = hosts.into_iter().map(link).collect();
         Target { app, groups, base, links, ways }
     }

@@ -11,13 +11,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::inventory::Host;
+use super::super::inventory::{Host, Prometheus};
 use super::super::rollout::event::{Count, Mark, Totals, View};
 use super::super::rollout::plan::{Purpose, Step};
 use super::super::rollout::{Call, CallError, Entry, Reply};
 use super::super::transport::{HostDial, Transport, Upload};
 use super::super::verdict::Counts;
-use super::{First, facts};
+use super::{First, facts, prometheus};
 use crate::api::apps::{
     ActivateOptions, AppStatus, AppendOptions, AppendResult, ConfirmResult, Fence, FenceOptions, Journal, LockOptions,
     LockResult, ReleaseOptions, RenewOptions, StageOptions, StepName, StepOptions, StepResult, TakeBackOptions,
@@ -67,10 +67,12 @@ pub struct Link {
     like: RefCell<Vec<String>>,
     /// What is to be done before it gets files.
     first: RefCell<Option<Rc<First>>>,
+    /// Where requests and errors are taken from, if not from svd.
+    prometheus: Option<Prometheus>,
 }
 
 impl Link {
-    pub fn new(host: Host, transport: Arc<dyn Transport>) -> Link {
+    pub fn new(host: Host, transport: Arc<dyn Transport>, prometheus: Option<Prometheus>) -> Link {
         let caller = Caller::new(Arc::new(HostDial::new(Arc::clone(&transport), host.clone())));
         Link {
             host,
@@ -79,6 +81,7 @@ impl Link {
             staging: RefCell::default(),
             like: RefCell::default(),
             first: RefCell::default(),
+            prometheus,
         }
     }
 
@@ -173,9 +176,7 @@ impl Link {
                 let done: ActionResult = self.post(cargo, "activate", &wanted, LONG, tell).await?;
                 all_done(done).map(|()| Reply::Done)
             }
-            Call::Counts { slow } => {
-                Ok(Reply::Counted(count(&self.status(&cargo.app).await?, cargo, &self.host.name, slow)))
-            }
+            Call::Counts { slow } => self.counts(cargo, slow, tell).await,
             Call::Renew { lease } => {
                 let wanted = RenewOptions { fence, lease_seconds: seconds(lease) };
                 let () = self.post(cargo, "renew", &wanted, SHORT, |_| {}).await?;
@@ -209,6 +210,28 @@ impl Link {
                 Ok(Reply::Done)
             }
         }
+    }
+
+    async fn counts(
+        &self,
+        cargo: &Cargo,
+        slow: Option<Duration>,
+        mut tell: impl FnMut(&Progress),
+    ) -> Result<Reply, CallError> {
+        let status = self.status(&cargo.app).await?;
+        let mut counted = count(&status, cargo, &self.host.name, slow);
+        if let Some(from) = &self.prometheus {
+            let release = facts::serves(&status).unwrap_or_default();
+            // Its health is known all the same.
+            counted.totals = match prometheus::totals(from, &self.host.name, &release).await {
+                Ok(totals) => Some(totals),
+                Err(why) => {
+                    tell(&Progress::now(None, "prometheus", format!("{why}; these seconds do not count")));
+                    None
+                }
+            };
+        }
+        Ok(Reply::Counted(counted))
     }
 
     async fn lock(&self, cargo: &Cargo, fence: Fence, lease: Duration) -> Result<Reply, CallError> {
@@ -381,7 +404,7 @@ fn count(status: &AppStatus, cargo: &Cargo, host: &str, slow: Option<Duration>) 
     let Counts { requests, errors } = facts::decided(status);
     let traffic = || status.services.iter().filter_map(|s| s.traffic.as_ref());
     let slow = slow.and_then(|limit| traffic().map(|t| Some(t.slow.as_ref()?[facts::place(limit)])).sum());
-    let totals = Totals { requests, errors, overdue: facts::overdue(status), slow };
+    let totals = Some(Totals { requests, errors, overdue: facts::overdue(status), slow });
     let unreliable = traffic().any(|t| t.unreliable);
     let restarts = status.services.iter().map(|s| s.restarts).sum();
     let unfit = status.services.iter().find_map(|s| Some(format!("{}: {}", s.name, s.unfit.as_deref()?).into()));

@@ -5,11 +5,13 @@
 //! | `mod.rs` | the loop: one rollout until its end |
 //! | [`first`] | what is done once before any host gets files |
 //! | [`link`] | one host: each [`Call`] as requests to its svd, and why one failed |
+//! | [`prometheus`] | a wave's counts from the user's own Prometheus |
 //! | [`facts`] | what the hosts say before a plan is made |
 
 pub mod facts;
 mod first;
 pub mod link;
+pub mod prometheus;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

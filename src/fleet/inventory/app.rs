@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::spec::{App, BuildHere, Source};
+use super::spec::{App, BuildHere, Prometheus, Source};
 use super::{hooks, names};
 use crate::config::check_name;
 use crate::config::section::{Item, Schema, Section};
 use crate::config::source::{At, Problem, Span};
 use crate::config::units;
-use crate::fleet::verdict::{Settings, TooFew};
+use crate::fleet::verdict::{Settings, TICK, TooFew};
 use crate::fleet::waves::Wave;
 
 pub(super) static SCHEMA: Schema = Schema {
@@ -38,11 +38,16 @@ pub(super) static SCHEMA: Schema = Schema {
 
 pub(super) static VERDICT: Schema = Schema {
     name: "verdict = { … }",
-    keys: &["false_alarm", "tolerate", "min_difference", "min_requests", "too_few"],
+    keys: &["false_alarm", "tolerate", "min_difference", "min_requests", "too_few", "prometheus"],
 };
+
+pub(super) static PROMETHEUS: Schema =
+    Schema { name: "prometheus = { … }", keys: &["url", "requests", "errors", "every"] };
 
 const BAKE: Duration = Duration::from_secs(5 * 60);
 const LEASE: Duration = Duration::from_secs(10 * 60);
+/// Two scrapes of a usual Prometheus.
+const EVERY: Duration = Duration::from_secs(30);
 /// A lease is renewed several times before it runs out.
 const SHORTEST_LEASE: Duration = Duration::from_secs(30);
 const PARALLEL: u32 = 20;
@@ -73,6 +78,7 @@ pub(super) fn decode(section: &Section<'_>, name: &At<&str>) -> Draft {
         let problem = Problem::new(span, "an app without a service has nothing to run");
         section.file.report(problem.help(format!("leave it out: the service is {:?} then", name.value)));
     }
+    let (verdict, prometheus) = verdict(section);
     let app = App {
         name: name.value.into(),
         source: source(section),
@@ -88,7 +94,8 @@ pub(super) fn decode(section: &Section<'_>, name: &At<&str>) -> Draft {
         parallel: section.get("parallel", |item| item.count(1, MOST_PARALLEL)).unwrap_or(PARALLEL),
         max_unreachable: section.get("max_unreachable", |item| item.count(0, u32::MAX)).unwrap_or(0),
         lease: section.get("lease", lease).unwrap_or(LEASE),
-        verdict: verdict(section),
+        verdict,
+        prometheus,
         hooks: hooks::decode(section),
     };
     Draft { app, hosts: section.list("hosts", names::choice), span: name.span, groups }
@@ -209,11 +216,11 @@ fn wave(item: &Item<'_>) -> Result<Wave, Problem> {
     }
 }
 
-fn verdict(parent: &Section<'_>) -> Settings {
+fn verdict(parent: &Section<'_>) -> (Settings, Option<Prometheus>) {
     let section = parent.section("verdict", &VERDICT);
     let standard = Settings::default();
     const CHOICES: [(&str, TooFew); 3] = [("pause", TooFew::Pause), ("pass", TooFew::Pass), ("fail", TooFew::Fail)];
-    Settings {
+    let settings = Settings {
         false_alarm: section.get("false_alarm", |item| item.number(1e-9, 0.5)).unwrap_or(standard.false_alarm),
         tolerate: section.get("tolerate", |item| item.number(1.0, 100.0)).unwrap_or(standard.tolerate),
         min_difference: section.get("min_difference", share).unwrap_or(standard.min_difference),
@@ -221,6 +228,42 @@ fn verdict(parent: &Section<'_>) -> Settings {
             .get("min_requests", |item| item.count(0, u32::MAX))
             .map_or(standard.min_requests, u64::from),
         too_few: section.get("too_few", |item| item.choice(&CHOICES)).unwrap_or(standard.too_few),
+    };
+    let prometheus = section.key_span("prometheus").map(|_| prometheus(&section.section("prometheus", &PROMETHEUS)));
+    (settings, prometheus)
+}
+
+fn prometheus(section: &Section<'_>) -> Prometheus {
+    let text = |key: &'static str, parse: fn(&Item<'_>) -> Result<Box<str>, Problem>| {
+        if section.key_span(key).is_none() {
+            section.missing(
+                key,
+                "a verdict needs the address, the requests and the errors",
+                "see the manual of fleet.toml",
+            );
+        }
+        section.get(key, parse).unwrap_or_default()
+    };
+    Prometheus {
+        url: text("url", url),
+        requests: text("requests", |item| item.name()),
+        errors: text("errors", |item| item.name()),
+        every: section.get("every", every).unwrap_or(EVERY),
+    }
+}
+
+fn url(item: &Item<'_>) -> Result<Box<str>, Problem> {
+    let text = item.text()?;
+    match text.starts_with("http://") || text.starts_with("https://") {
+        true => Ok(text.into()),
+        false => Err(item.problem(format!("{text:?} is no address")).help("write \"https://prometheus.example.org\"")),
+    }
+}
+
+fn every(item: &Item<'_>) -> Result<Duration, Problem> {
+    match units::duration(item)? {
+        short if short < TICK => Err(item.problem("no verdict is looked at so often").help("write at least \"5s\"")),
+        every => Ok(every),
     }
 }
 

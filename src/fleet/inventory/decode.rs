@@ -24,7 +24,8 @@ pub(super) static SCHEMA: Schema = Schema {
 };
 
 /// Every table of the file.
-pub(super) static TABLES: &[&Schema] = &[&SCHEMA, &host::SCHEMA, &app::SCHEMA, &app::VERDICT, &hooks::SCHEMA];
+pub(super) static TABLES: &[&Schema] =
+    &[&SCHEMA, &host::SCHEMA, &app::SCHEMA, &app::VERDICT, &app::PROMETHEUS, &hooks::SCHEMA];
 
 /// What other programs call it.
 static HABITS: &[(&str, &str)] = &[

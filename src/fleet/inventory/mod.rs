@@ -21,4 +21,4 @@ pub use find::{NotFound, find};
 pub use list::{Listed, Listing, ListingError};
 pub use names::check_host_name;
 pub use select::UnknownHost;
-pub use spec::{App, BuildHere, Fleet, Hook, Hooks, Host, Occasion, Source};
+pub use spec::{App, BuildHere, Fleet, Hook, Hooks, Host, Occasion, Prometheus, Source};

@@ -90,6 +90,8 @@ pub struct App {
     pub max_unreachable: u32,
     pub lease: Duration,
     pub verdict: verdict::Settings,
+    /// What requests and errors are taken from; `None`: svd's own counts.
+    pub prometheus: Option<Prometheus>,
     pub hooks: Hooks,
 }
 
@@ -166,6 +168,18 @@ pub enum BuildHere {
     Wheels,
     /// Run in the release's files.
     Command(Vec<Box<str>>),
+}
+
+/// `verdict = { prometheus = { … } }`. `{host}` and `{release}` stand for those that are asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prometheus {
+    /// Of its HTTP interface, without `/api`.
+    pub url: Box<str>,
+    /// Queries whose results are counters.
+    pub requests: Box<str>,
+    pub errors: Box<str>,
+    /// From one look to the next.
+    pub every: Duration,
 }
 
 /// Where releases come from.

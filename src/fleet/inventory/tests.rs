@@ -95,6 +95,28 @@ fn defaults() {
     assert_eq!((&*bare.services, bare.hosts.len()), (&["airship".into()][..], 4));
 }
 
+#[test]
+fn a_prometheus_has_an_address_and_two_queries() {
+    let app = |verdict: &str| format!("hosts = ['a']\n[app.x]\nartifact = 'x.jar'\nverdict.prometheus = {verdict}");
+    let whole = fleet(&app("{ url = 'https://p', requests = 'r', errors = 'e' }"));
+    let from = whole.apps["x"].prometheus.as_ref().expect("one");
+    assert_eq!(
+        (&*from.url, &*from.requests, &*from.errors, from.every),
+        ("https://p", "r", "e", Duration::from_secs(30))
+    );
+    let told = errors(&app("{ url = '-o/x', every = '1s', error = 'e' }")).join("\n");
+    for part in [
+        "\"-o/x\" is no address",
+        "\"requests\" is missing",
+        "\"errors\" is missing",
+        "looked at so often",
+        "\"error\"",
+    ] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert_eq!(told.lines().count(), 5, "each once: {told}");
+}
+
 /// Every script of `golden/` and what it prints. `UPDATE_GOLDEN=1` writes the outputs anew.
 #[test]
 fn errors_read_as_agreed() {

@@ -119,7 +119,8 @@ impl Machine {
         if let Phase::Baking(bake) = &mut self.phase {
             bake.awaited = Some(awaited);
         }
-        self.timers.set(Timer::Bake, self.now + TICK);
+        let tick = self.tick();
+        self.timers.set(Timer::Bake, self.now + tick);
     }
 
     pub(super) fn uncounted(&mut self, round: u64) {
@@ -137,7 +138,7 @@ impl Machine {
             if let Phase::Baking(bake) = &self.phase
                 && self.next.is_none()
             {
-                self.timers.set(Timer::Bake, self.now.max(bake.round_began + TICK));
+                self.timers.set(Timer::Bake, self.now.max(bake.round_began + self.tick()));
             }
         }
     }
@@ -146,7 +147,7 @@ impl Machine {
         self.seen(at, count.view);
         let Phase::Baking(bake) = &mut self.phase else { return };
         let host = &mut self.hosts[at];
-        let before = host.counted.replace((round, count.totals));
+        let before = std::mem::replace(&mut host.counted, count.totals.map(|totals| (round, totals)));
         if bake.round != round {
             return;
         }
@@ -164,12 +165,17 @@ impl Machine {
             return self.conclude();
         }
         // The same seconds of all: a host that was not counted in the round before has nothing to compare.
-        let delta = before.filter(|(last, _)| last + 1 == round).and_then(|(_, before)| since(before, count.totals));
+        let before = before.filter(|(last, _)| last + 1 == round).zip(count.totals);
+        let delta = before.and_then(|((_, before), now)| since(before, now));
         if let (Some(delta), At::OnTrial | At::Before) = (delta, host.at) {
             add(&mut bake.tick, canary, delta);
             bake.tick.unreliable |= count.unreliable;
         }
         self.end_round_if_complete();
+    }
+
+    fn tick(&self) -> Duration {
+        Duration::from_millis(self.plan.limits.tick).max(TICK)
     }
 
     fn too_many_restarts(&self, at: usize) -> Option<Box<str>> {

@@ -139,7 +139,8 @@ pub struct Totals {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Count {
-    pub totals: Totals,
+    /// `None`: not known at the moment.
+    pub totals: Option<Totals>,
     /// Foreign datagrams came, too.
     pub unreliable: bool,
     /// Of workers that ended by themselves, since some moment that does not change.

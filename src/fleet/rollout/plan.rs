@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::fleet::verdict::{Baseline, Counts, Settings};
+use crate::fleet::verdict::{Baseline, Counts, Settings, TICK};
 use crate::fleet::waves::{Condition, Wave, Waves};
 
 /// In the order in which they come.
@@ -110,6 +110,14 @@ pub struct Limits {
     pub baseline: Baseline,
     /// Milliseconds: what takes longer is slow.
     pub slow: Option<u64>,
+    /// Milliseconds from one count to the next.
+    #[serde(default = "usual_tick")]
+    pub tick: u64,
+}
+
+/// [`TICK`]
+fn usual_tick() -> u64 {
+    TICK.as_secs() * 1000
 }
 
 impl Limits {

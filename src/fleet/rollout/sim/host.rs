@@ -285,13 +285,9 @@ impl Host {
         let requests = (now - self.since.min(now)).as_secs() * self.load / 10;
         let errors = requests * if ours { quality.errors } else { 1 } / 1000;
         let bad = quality.unfit_after.filter(|after| ours && self.since + *after <= now);
+        let slow = Some(requests * if ours { quality.slow } else { 20 } / 1000);
         Count {
-            totals: Totals {
-                requests,
-                errors,
-                overdue: 0,
-                slow: Some(requests * if ours { quality.slow } else { 20 } / 1000),
-            },
+            totals: Some(Totals { requests, errors, overdue: 0, slow }),
             unreliable: false,
             restarts: if ours { quality.restarts * (now - self.since.min(now)).as_secs() / 60 } else { 0 },
             unfit: bad.map(|_| "the health check fails".into()),

@@ -37,6 +37,7 @@ pub(super) fn limits(parallel: usize, max_unreachable: usize) -> Limits {
         verdict: Settings::default(),
         baseline: Baseline::Control,
         slow: None,
+        tick: 5_000,
     }
 }
 
