@@ -45,6 +45,16 @@ pub enum Request {
         /// svd's own wish, when it switches releases.
         standby: Standby,
     },
+    /// A few of gunicorn's workers of a new generation, which serve beside the others.
+    Canary {
+        services: Vec<Name>,
+        /// `None`: what `current` names now.
+        release: Option<Box<str>>,
+        /// 0: there is to be none any more.
+        workers: u32,
+        /// It goes by itself then, unless somebody has decided about it.
+        stay: Duration,
+    },
     Enable {
         services: Vec<Name>,
     },
@@ -243,6 +253,7 @@ macro_rules! list_of {
             | Request::Stop { services }
             | Request::Restart { services }
             | Request::Reload { services, .. }
+            | Request::Canary { services, .. }
             | Request::Enable { services }
             | Request::Disable { services }
             | Request::Drain { services }
@@ -268,7 +279,7 @@ impl Request {
             Request::Start { .. } => Verb::Start,
             Request::Stop { .. } => Verb::Stop,
             Request::Restart { .. } => Verb::Restart,
-            Request::Reload { .. } => Verb::Reload,
+            Request::Reload { .. } | Request::Canary { .. } => Verb::Reload,
             Request::Enable { .. } => Verb::Enable,
             Request::Disable { .. } => Verb::Disable,
             Request::Drain { .. } | Request::Undrain { .. } => Verb::Drain,
@@ -331,6 +342,11 @@ impl Request {
                 let id = release.as_ref().map(|id| format!("release={id}"));
                 let force = force.then(|| "force".to_owned());
                 id.into_iter().chain(force).collect::<Vec<_>>().join(" ").into()
+            }
+            Request::Canary { workers: 0, .. } => "canary=none".into(),
+            Request::Canary { release, workers, .. } => {
+                let id = release.as_ref().map(|id| format!("release={id} ")).unwrap_or_default();
+                format!("{id}canary={workers}").into()
             }
             Request::Scale { count, .. } => format!("count={count}").into(),
             Request::Signal { signal, worker: Some(worker), .. } => {

@@ -1,6 +1,6 @@
 //! From HTTP to a [`Request`]: one table of routes, one function that reads what belongs to a route. Pure.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -338,7 +338,19 @@ struct ReloadOptions {
     release: Option<Box<str>>,
     #[serde(default)]
     force: bool,
+    canary: Option<CanaryOptions>,
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CanaryOptions {
+    workers: u32,
+    #[serde(default)]
+    stay_seconds: u64,
+}
+
+/// Longest stay of a canary that nobody decides about.
+const CANARY_MOST: u64 = 7 * 24 * 3600;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -375,11 +387,21 @@ struct UpgradeOptions {
 fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, ApiError> {
     Ok(match endpoint {
         Endpoint::Reload => {
-            let ReloadOptions { release, force } = options(body)?;
+            let ReloadOptions { release, force, canary } = options(body)?;
             if let Some(id) = &release {
                 check_release(id)?;
             }
-            Request::Reload { services, release, force, standby: Standby::Nothing }
+            match canary {
+                None => Request::Reload { services, release, force, standby: Standby::Nothing },
+                Some(CanaryOptions { workers, stay_seconds }) => {
+                    if workers > 1000 || stay_seconds > CANARY_MOST || (workers > 0 && stay_seconds == 0) {
+                        return Err(bad(format!(
+                            "A canary has up to 1000 workers, and stays for 1 to {CANARY_MOST} s."
+                        )));
+                    }
+                    Request::Canary { services, release, workers, stay: Duration::from_secs(stay_seconds) }
+                }
+            }
         }
         Endpoint::Scale => {
             let ScaleOptions { count } = options(body)?;

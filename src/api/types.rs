@@ -231,6 +231,8 @@ pub enum GenerationRole {
     Committed,
     /// A copy of what served before: booted, it answers nobody, and can take over at once.
     Standby,
+    /// A part of a new generation: serves beside the committed one, until its answers are judged.
+    Canary,
     /// Finishes its requests.
     Draining,
 }
@@ -241,6 +243,7 @@ impl GenerationRole {
             GenerationRole::Candidate => "candidate",
             GenerationRole::Committed => "committed",
             GenerationRole::Standby => "standby",
+            GenerationRole::Canary => "canary",
             GenerationRole::Draining => "draining",
         }
     }
@@ -254,7 +257,7 @@ pub struct GenerationStatus {
     pub role: GenerationRole,
     pub since: Box<str>,
     pub since_seconds: u64,
-    /// Of a standby: in so many seconds it is given up.
+    /// Of a standby or a canary: in so many seconds it is given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_seconds: Option<u64>,
     pub workers: Vec<WorkerStatus>,

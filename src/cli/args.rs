@@ -181,6 +181,18 @@ pub struct ReloadArgs {
     /// End the oldest generation where too many still finish their requests
     #[arg(long)]
     pub force: bool,
+
+    /// Try so many of gunicorn's workers of the new release beside the old generation first, and compare their answers
+    #[arg(long, value_name = "WORKERS", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub canary: Option<u32>,
+
+    /// With --canary: compare for so long [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "canary")]
+    pub bake: Option<Duration>,
+
+    /// With --canary: too few requests for a verdict do not take it back
+    #[arg(long, requires = "canary")]
+    pub too_few_pass: bool,
 }
 
 #[derive(Clone, Debug, Args)]

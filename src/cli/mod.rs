@@ -6,6 +6,7 @@
 
 mod act;
 pub mod args;
+mod canary;
 pub mod check;
 mod completion;
 mod context;
@@ -97,7 +98,10 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         Command::Disable(args) => act::simple(context, "disable", &args.names),
         Command::Drain(args) => act::simple(context, "drain", &args.names),
         Command::Undrain(args) => act::simple(context, "undrain", &args.names),
-        Command::Reload(args) => act::reload(context, args),
+        Command::Reload(args) => match args.canary {
+            Some(workers) => canary::reload(context, args, workers),
+            None => act::reload(context, args),
+        },
         Command::Scale(args) => act::scale(context, args),
         Command::Signal(args) => act::signal(context, args),
         Command::Update(args) => host::update(context, args),

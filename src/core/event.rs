@@ -68,6 +68,19 @@ pub enum Command {
     },
     /// Number of slots.
     Scale(u32),
+    /// A few of gunicorn's workers of a new generation beside the one that serves, on the same sockets.
+    Canary(Canary),
+    /// The canary goes.
+    Dismiss,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// This one instead of what `current` names.
+    pub release: Option<Box<str>>,
+    pub workers: u32,
+    /// If nobody decides about it for so long, once it serves, it goes by itself.
+    pub stay: Duration,
 }
 
 /// When a command is done.
@@ -192,9 +205,14 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// The configuration in force and the named release, else what `current` names.
-    Fresh { release: Option<Box<str>> },
+    Fresh {
+        release: Option<Box<str>>,
+    },
     /// What this earlier generation had.
-    Again { of: u64 },
+    Again {
+        of: u64,
+    },
+    Canary(Canary),
 }
 
 impl Command {
@@ -247,6 +265,10 @@ pub enum Action {
     },
     /// Open the gate: from now on this generation serves.
     Commit {
+        generation: GenerationId,
+    },
+    /// Open the gate of a canary: it serves beside the committed generation.
+    Expose {
         generation: GenerationId,
     },
     /// This generation is about to be told to stop and may take that long for its requests.

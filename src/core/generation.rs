@@ -16,6 +16,8 @@ pub enum Role {
     Committed,
     /// A copy of what served before the committed one: booted, it answers nobody, and can take over at once. At most one.
     Standby,
+    /// Some of the workers that a new generation would have, beside the committed one. At most one, and no standby beside it.
+    Canary,
     /// On its way out: replaced, taken back or stopped.
     Draining,
 }
@@ -26,13 +28,16 @@ pub struct Generation {
     pub role: Role,
     /// When it got its role.
     pub since: Time,
-    /// Of a standby: when it is given up.
+    /// Of a standby or a canary: when it is given up.
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub until: Option<Time>,
+    /// Of a canary: it has booted, and serves.
+    #[serde(default, skip_serializing_if = "super::restore::is_usual")]
+    pub open: bool,
     /// The shell has resolved what it needs; its slots may be filled.
     pub prepared: bool,
     /// What the shell is resolving it from.
-    pub(super) source: Source,
+    pub source: Source,
     /// Written apart: [`super::policy::Policies`].
     #[serde(skip_serializing, default = "super::policy::unknown")]
     pub policy: Rc<Policy>,
@@ -116,6 +121,7 @@ impl Generation {
             role: Role::Candidate,
             since: now,
             until: None,
+            open: false,
             prepared: false,
             source,
             policy,

@@ -118,7 +118,7 @@ impl Machine {
             Event::Exited { worker, exit, leftovers, reason } => self.handle_exited(worker, exit, leftovers, reason),
             Event::Empty { worker } => self.handle_empty(worker),
             Event::Unhealthy { service, reason } => self.handle_unhealthy(service, reason),
-            Event::Crowded { service, reason } => self.drop_standby(service, Level::Warning, &reason),
+            Event::Crowded { service, reason } => self.drop_aside(service, Level::Warning, &reason),
             Event::Grace { service, grace } => self.handle_grace(service, grace),
             Event::Tick => self.handle_tick(),
         }
@@ -130,7 +130,7 @@ impl Machine {
                 Timer::Worker(worker) => self.worker_due(worker),
                 Timer::Slot(generation, slot) => self.slot_due(generation, slot),
                 Timer::Service(service) => self.retry_failed(service),
-                Timer::Standby(service) => self.drop_standby(service, Level::Info, "its time is over"),
+                Timer::Aside(service) => self.drop_aside(service, Level::Info, "its time is over"),
             }
         }
     }
@@ -216,6 +216,11 @@ impl Machine {
                 }
             }
             Command::Scale(slots) => self.scale(id, op, slots),
+            Command::Canary(canary) => self.begin_canary(id, op, canary),
+            Command::Dismiss => {
+                self.drop_aside(id, Level::Info, "somebody has asked for that");
+                self.done(op, Ok(()), None);
+            }
         }
     }
 
@@ -259,7 +264,7 @@ impl Machine {
             return self.stopped(id);
         }
         if service.committed().is_none() {
-            self.drop_standby(id, Level::Info, "nothing serves any more");
+            self.drop_aside(id, Level::Info, "nothing serves any more");
         }
         let Some(service) = self.services.get(&id) else {
             return;

@@ -16,6 +16,8 @@
 //! * **Standby**: who asks for a reload may ask that a copy of what is replaced is booted and kept, answering nobody, for
 //!   a while: going back to it then needs no boot. It is never restarted, and given up when it ends, when its time is
 //!   over, when memory is short, and when anything else happens to the service.
+//! * **Canary**: a few workers of a new generation that serve beside the committed one, so that their answers can be compared.
+//!   It has all that a standby has, but that its gate is open; what became of it is somebody else's to decide.
 //! * **A first start** has no old generation: its candidate retries with backoff instead of being taken back.
 //! * **Stop** interrupts everything. A newer reload supersedes one in progress. Start during a stop starts afterwards.
 //! * **Leftovers**: when a worker's main process ends and others of it remain, they get the stop signal, the rest of
@@ -29,6 +31,7 @@
 //! nothing will clear (I7).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod aside;
 mod event;
 mod generation;
 mod machine;
@@ -38,15 +41,14 @@ mod reload;
 mod restart;
 mod restore;
 mod service;
-mod standby;
 mod time;
 mod timers;
 mod tracked;
 mod worker;
 
 pub use event::{
-    Action, Awaited, Change, Command, Event, Exit, Failure, GenerationId, Level, OpId, ServiceId, Setup, Source,
-    WorkerId,
+    Action, Awaited, Canary, Change, Command, Event, Exit, Failure, GenerationId, Level, OpId, ServiceId, Setup,
+    Source, WorkerId,
 };
 pub use generation::{Generation, Role, Slot, SlotState, Worker, WorkerState};
 pub use machine::Machine;

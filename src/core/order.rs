@@ -272,7 +272,7 @@ impl Machine {
             return self.done(op, Err(why), None);
         }
         service.scale = Some(slots.max(1));
-        self.drop_standby(id, Level::Info, "the number of instances changes");
+        self.drop_aside(id, Level::Info, "the number of instances changes");
         let Some(service) = self.services.get(&id) else { return };
         let Some(generation) = service.committed().or_else(|| service.candidate()) else {
             return self.done(op, Ok(()), None);

@@ -19,11 +19,11 @@ pub const NOT_RUNNING: &str = "it is not running; `svctl start` starts it with w
 impl Machine {
     /// Begins a new generation as the candidate.
     pub(super) fn begin(&mut self, id: ServiceId, source: Source) {
-        self.begin_until(id, source, None);
+        self.begin_as(id, source, None);
     }
 
-    /// `until`: as a standby, which is given up then.
-    pub(super) fn begin_until(&mut self, id: ServiceId, source: Source, until: Option<Time>) {
+    /// `aside`: not as a candidate, and it is given up then.
+    pub(super) fn begin_as(&mut self, id: ServiceId, source: Source, aside: Option<(Role, Time)>) {
         let now = self.now;
         let Some(service) = self.services.get_mut(&id) else {
             return;
@@ -35,8 +35,8 @@ impl Machine {
         // One is the rule; a vector would begin with room for four.
         service.generations.reserve_exact(1);
         let mut begun = Generation::new(generation, source.clone(), policy, slots, now);
-        if until.is_some() {
-            (begun.role, begun.until) = (Role::Standby, until);
+        if let Some((role, until)) = aside {
+            (begun.role, begun.until) = (role, Some(until));
         }
         service.generations.push(begun);
         self.out.push(Action::Prepare { generation, source });
@@ -67,8 +67,8 @@ impl Machine {
         if self.is_replacement(id) {
             return self.take_back(id, reason);
         }
-        if self.is_standby(id) {
-            return self.drop_standby(id.service, Level::Warning, &reason);
+        if self.is_aside(id) {
+            return self.drop_aside(id.service, Level::Warning, &reason);
         }
         let Some(restart) = self.generation(id).map(|g| g.policy.restart.clone()) else {
             return;
@@ -157,7 +157,7 @@ impl Machine {
             return self.done(op, Err(why), None);
         }
         self.supersede(id);
-        self.drop_standby(id, Level::Info, "another reload begins");
+        self.drop_aside(id, Level::Info, "another reload begins");
         let overlap = self.services.get(&id).is_some_and(|s| s.policy.overlap);
         let stage = if overlap { Stage::Beside } else { Stage::StoppingOld { old, source: source.clone() } };
         if let Some(service) = self.services.get_mut(&id) {
@@ -247,6 +247,7 @@ impl Machine {
 
     /// Commits the candidate if all of it is ready; moves a replacement without overlap along.
     pub(super) fn settle_active(&mut self, id: ServiceId) {
+        self.expose(id);
         let Some(service) = self.services.get(&id) else {
             return;
         };
@@ -360,7 +361,7 @@ impl Machine {
     /// Tells a generation to stop. `drain`: it served, and may take that long for its requests.
     pub(super) fn retire(&mut self, id: GenerationId, drain: Option<Duration>) {
         let now = self.now;
-        self.leave_standby(id);
+        self.leave_aside(id);
         let Some(generation) = self.generation_mut(id) else {
             return;
         };

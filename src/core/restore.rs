@@ -33,6 +33,7 @@ impl Record<'_> {
     pub fn saved(&self) -> Saved {
         let mut service = self.service.clone();
         service.waiting.clear();
+        service.canary_op = None;
         if let Some(replacement) = &mut service.replacement {
             replacement.op = None;
         }
@@ -193,7 +194,7 @@ impl Machine {
             if let Phase::Failed { until: Some(until), .. } = service.phase {
                 due.push((Timer::Service(service.id), until));
             }
-            due.extend(service.standby().and_then(|g| Some((Timer::Standby(service.id), g.until?))));
+            due.extend(service.aside().and_then(|g| Some((Timer::Aside(service.id), g.until?))));
             for generation in &service.generations {
                 for (number, slot) in (0..).zip(&generation.slots) {
                     if let SlotState::Backoff(at) | SlotState::Failed(Some(at)) = slot.state {
@@ -222,7 +223,7 @@ impl Machine {
             Command::Start | Command::Restart => Awaited::Running,
             Command::Stop => Awaited::Stopped,
             Command::Reload { .. } => Awaited::Replaced { before: self.committed_number(id) },
-            Command::Scale(_) => Awaited::Nothing,
+            Command::Scale(_) | Command::Canary(_) | Command::Dismiss => Awaited::Nothing,
         }
     }
 
@@ -285,6 +286,7 @@ impl Machine {
         let mut again = Vec::new();
         // What serves first: the old generation's end follows from it.
         again.extend(service.committed().map(|g| Action::Commit { generation: g.id }));
+        again.extend(service.canary().filter(|g| g.open).map(|g| Action::Expose { generation: g.id }));
         let mut unspawned = Vec::new();
         for generation in &service.generations {
             if !generation.prepared {

@@ -105,6 +105,9 @@ pub struct Service {
     pub removed: bool,
     #[serde(skip)]
     pub(super) waiting: Vec<(OpId, Goal)>,
+    /// Whoever asked for the canary that boots.
+    #[serde(skip)]
+    pub(super) canary_op: Option<OpId>,
     /// Restarts for bad health: how many in a row, and not before.
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]
     pub(super) health_restarts: u32,
@@ -154,6 +157,7 @@ impl Service {
             reopen: false,
             removed: false,
             waiting: Vec::new(),
+            canary_op: None,
             health_restarts: 0,
             health_not_before: Time::default(),
         }
@@ -169,6 +173,15 @@ impl Service {
 
     pub fn standby(&self) -> Option<&Generation> {
         self.generations.iter().find(|g| g.role == Role::Standby)
+    }
+
+    pub fn canary(&self) -> Option<&Generation> {
+        self.generations.iter().find(|g| g.role == Role::Canary)
+    }
+
+    /// What is there beside the committed generation, and goes when anything else happens.
+    pub(super) fn aside(&self) -> Option<&Generation> {
+        self.standby().or_else(|| self.canary())
     }
 
     pub(super) fn generation(&self, number: u64) -> Option<&Generation> {

@@ -12,8 +12,8 @@ pub(super) enum Timer {
     Slot(GenerationId, u32),
     /// A failed service's next attempt.
     Service(ServiceId),
-    /// The end of a standby's time.
-    Standby(ServiceId),
+    /// The end of a standby's or a canary's time.
+    Aside(ServiceId),
 }
 
 #[derive(Clone, Debug, Default)]

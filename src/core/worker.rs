@@ -148,8 +148,8 @@ impl Machine {
         if self.is_replacement(generation) {
             return self.take_back(generation, reason);
         }
-        if self.is_standby(generation) {
-            return self.drop_standby(generation.service, Level::Warning, &reason);
+        if self.is_aside(generation) {
+            return self.drop_aside(generation.service, Level::Warning, &reason);
         }
         let grace = self.generation(generation).map_or(Duration::ZERO, |g| g.policy.grace);
         self.stop_worker(id, grace);
@@ -383,8 +383,8 @@ impl Machine {
         if self.is_replacement(id) {
             return self.take_back(id, reason);
         }
-        if self.is_standby(id) {
-            return self.drop_standby(id.service, Level::Warning, &reason);
+        if self.is_aside(id) {
+            return self.drop_aside(id.service, Level::Warning, &reason);
         }
         let now = self.now;
         let Some(service) = self.services.get_mut(&id.service) else {

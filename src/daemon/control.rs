@@ -8,7 +8,7 @@ use crate::api::types::{
     ActionResult, ApiError, ErrorCode, PidEntry, PidList, ServiceResult, StatusList, Version, rfc3339,
 };
 use crate::api::{Call, Reply, Request};
-use crate::core::{Awaited, Command, Event, Failure, GenerationId, OpId, ServiceId};
+use crate::core::{Awaited, Canary, Command, Event, Failure, GenerationId, OpId, ServiceId};
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
@@ -60,6 +60,9 @@ impl Host {
                 self.each(services, reply, "reloaded", |host, service| {
                     host.reload_command(service, release.clone(), force, standby)
                 });
+            }
+            Request::Canary { services, release, workers, stay } => {
+                self.canary(services, &Canary { release, workers, stay }, reply);
             }
             Request::Enable { services } => self.enable(&services, true, reply),
             Request::Disable { services } => self.enable(&services, false, reply),

@@ -7,7 +7,7 @@ use super::state::Key;
 use super::unit::{Generation, Gunicorn, Plan};
 use crate::api::types::ActionResult;
 use crate::config::spec::Service;
-use crate::core::{Action, Event, GenerationId, Role, ServiceId, Source};
+use crate::core::{Action, Canary, Event, GenerationId, Role, ServiceId, Source};
 use crate::kinds::counters;
 use crate::sys::socket;
 use nix::errno::Errno;
@@ -53,6 +53,7 @@ impl Host {
                 }
             }
             Action::Commit { generation } => self.commit(generation),
+            Action::Expose { generation } => self.open_gate(generation),
             Action::Drain { generation, limit } => {
                 let (number, limit_text) = (generation.number, humantime::format_duration(limit));
                 let text = format!("generation {number} finishes its requests, within {limit_text}");
@@ -111,7 +112,7 @@ impl Host {
                 }
                 _ => None,
             },
-            Source::Fresh { release } => release,
+            Source::Fresh { release } | Source::Canary(Canary { release, .. }) => release,
         };
         let spec = Arc::clone(&unit.spec);
         if release.is_none() && launch::at_hand(&spec) {
@@ -280,16 +281,19 @@ impl Host {
         }
     }
 
-    fn commit(&mut self, id: GenerationId) {
-        let Some(generation) = self.generations.get_mut(&id) else { return };
-        let plan = Rc::clone(&generation.plan);
-        if let Some(gunicorn) = &mut generation.gunicorn {
-            gunicorn.committed = true;
-            if let Err(e) = gunicorn.gate.open() {
-                let text = format!("cannot open the gate: {}", e.desc());
-                self.warn(Some(id.service), &text);
-            }
+    fn open_gate(&mut self, id: GenerationId) {
+        let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
+        gunicorn.committed = true;
+        self.state.mark(Key::Generation(id));
+        if let Err(e) = gunicorn.gate.open() {
+            let text = format!("cannot open the gate: {}", e.desc());
+            self.warn(Some(id.service), &text);
         }
+    }
+
+    fn commit(&mut self, id: GenerationId) {
+        let Some(plan) = self.generations.get(&id).map(|generation| Rc::clone(&generation.plan)) else { return };
+        self.open_gate(id);
         if let Some(unit) = self.units.get_mut(&id.service) {
             let before = unit.kept.replace((id.number, plan));
             for number in before.iter().map(|(number, _)| *number).chain([id.number]) {

@@ -1,12 +1,14 @@
-//! A copy of the release before, booted behind the gate (`[deploy] standby`): from what it is booted, whether it is of use for
+//! Generations beside the one that serves: a canary, and a copy of the release before, booted behind the gate (`[deploy] standby`): from what it is booted, whether it is of use for
 //! a way back, and that it makes room where memory is short. When there is one, and until when, is the core's.
 
 use super::host::{Host, Message};
 use super::launch;
 use super::unit::Task;
-use crate::api::request::Standby;
+use crate::api::Reply;
+use crate::api::request::{Name, Standby};
+use crate::api::types::{ApiError, ErrorCode, ServiceResult};
 use crate::config::diff;
-use crate::core::{self, Command, Event, GenerationId, Role, ServiceId, Source};
+use crate::core::{self, Canary, Command, Event, GenerationId, Role, ServiceId, Source};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +51,38 @@ impl Host {
         fits.then_some(standby.id.number)
     }
 
+    /// One generation of gunicorn's workers beside the other, or its end.
+    pub fn canary(&mut self, services: Vec<Name>, canary: &Canary, reply: Reply) {
+        let call = self.begin_call(reply);
+        for name in services {
+            let Some(id) = self.machine.named(&name).map(|s| s.id) else {
+                self.add_result(call, ServiceResult::failed(&name, super::control::unknown(&name)));
+                continue;
+            };
+            if !self.units.get(&id).is_some_and(|u| crate::kinds::gunicorn::is_gunicorn(&u.spec)) {
+                let why = format!("{name} is not run by gunicorn: a part of it cannot be tried beside the rest.");
+                self.add_result(call, ServiceResult::failed(&name, ApiError::new(ErrorCode::BadRequest, why)));
+                continue;
+            }
+            let (command, done) = match canary.workers {
+                0 => (Command::Dismiss, "has no canary any more"),
+                _ => (Command::Canary(canary.clone()), "canary serves"),
+            };
+            let op = self.begin_op(call, id, &name, done, core::Awaited::Nothing, Some(command.clone()));
+            self.tell(Event::Command { op: Some(op), service: id, command });
+        }
+        self.finish_call(call);
+    }
+
+    /// Gunicorn's workers, where a generation has its own number of them.
+    pub fn workers_of_canary(&self, id: GenerationId) -> Option<u32> {
+        let canary = self.machine.service(id.service)?.canary().filter(|g| g.id == id)?;
+        match &canary.source {
+            Source::Canary(canary) => Some(canary.workers),
+            _ => None,
+        }
+    }
+
     pub fn is_standby(&self, id: GenerationId) -> bool {
         self.machine.role(id) == Some(Role::Standby)
     }
@@ -57,7 +91,7 @@ impl Host {
     pub fn prepare_standby(&mut self, id: GenerationId, source: &Source) {
         let had = match source {
             Source::Again { of } => self.plan_of(GenerationId { service: id.service, number: *of }),
-            Source::Fresh { .. } => None,
+            Source::Fresh { .. } | Source::Canary(_) => None,
         };
         let serving = self.machine.service(id.service).and_then(|s| s.committed()).and_then(|g| self.plan_of(g.id));
         let why = match (had, serving) {

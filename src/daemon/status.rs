@@ -166,6 +166,7 @@ impl Host {
                 Role::Candidate => GenerationRole::Candidate,
                 Role::Committed => GenerationRole::Committed,
                 Role::Standby => GenerationRole::Standby,
+                Role::Canary => GenerationRole::Canary,
                 Role::Draining => GenerationRole::Draining,
             },
             since: rfc3339(since.0),

@@ -60,7 +60,7 @@ impl Host {
         let own = Own {
             slot,
             number: Some(id.0),
-            scaled: unit.and_then(|u| u.scaled),
+            scaled: self.workers_of_canary(generation).or_else(|| unit.and_then(|u| u.scaled)),
             output: output.as_ref().map(|o| (&o.stdout.0, &o.stderr.as_ref().unwrap_or(&o.stdout).0)),
             notify: notify.as_ref().map(|(path, _)| &**path),
             ready: ready_theirs,

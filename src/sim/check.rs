@@ -35,7 +35,7 @@ impl World {
                     }
                 }
             }
-            self.check_standby(service);
+            self.check_aside(service);
             let committed = service.committed().map(|g| g.id.number);
             let open = self.committed.get(&service.id).copied();
             assert!(committed.is_none() || committed == open, "I5: {committed:?} serves, and its gate is closed");
@@ -56,16 +56,23 @@ impl World {
         }
     }
 
-    /// It answers nobody, and is there for what serves alone.
-    fn check_standby(&self, service: &Service) {
-        let mut standbys = service.generations.iter().filter(|g| g.role == Role::Standby);
-        let Some(standby) = standbys.next() else { return };
-        assert!(standbys.next().is_none(), "I3: two standbys");
+    /// A standby answers nobody, a canary when it has booted; both are there for what serves alone.
+    fn check_aside(&self, service: &Service) {
+        let mut all = service.generations.iter().filter(|g| matches!(g.role, Role::Standby | Role::Canary));
+        let Some(aside) = all.next() else { return };
+        assert!(all.next().is_none(), "I3: two beside what serves");
         assert!(service.phase == Phase::Active, "I4: a standby of what does not run");
         assert!(service.committed().is_some(), "I4: a standby of what does not serve");
-        assert!(self.committed.get(&service.id) != Some(&standby.id.number), "I2: the gate of a standby is open");
-        assert!(standby.until.is_some_and(|until| until.since(self.now) <= KEPT), "I7: a standby without an end");
-        assert!(standby.slots.iter().all(|s| s.restarts == 0), "I7: a standby is restarted");
+        assert!(self.committed.get(&service.id) != Some(&aside.id.number), "I2: the gate of a standby is open");
+        assert!(!aside.open || aside.role == Role::Canary, "I2: a standby is to serve");
+        assert!(
+            aside.open == self.exposed.contains(&aside.id),
+            "I2: the gate of {:?} is not as it should be",
+            aside.id
+        );
+        let most = KEPT + service.policy.ready_timeout;
+        assert!(aside.until.is_some_and(|until| until.since(self.now) <= most), "I7: a standby without an end");
+        assert!(aside.slots.iter().all(|s| s.restarts == 0), "I7: a standby is restarted");
     }
 
     /// The standby that this event calls for, and whether it has booted.
@@ -207,7 +214,7 @@ impl World {
     pub(super) fn check_decided(&mut self, actions: &[Action], first: usize) {
         for (at, action) in actions.iter().enumerate().skip(first) {
             match action {
-                Action::Commit { generation } => self.check_commit(*generation),
+                Action::Commit { generation } | Action::Expose { generation } => self.check_commit(*generation),
                 Action::Signal { worker, .. } => self.check_signal(*worker, &actions[..at]),
                 Action::CloseSockets { service } => {
                     let up = self.machine.service(*service).is_some_and(|s| s.phase == Phase::Active);

@@ -1,7 +1,7 @@
 //! What may happen next: to processes, to svd, and what people ask for.
 
 use super::world::World;
-use crate::core::{Change, Command, Exit, ServiceId, WorkerId};
+use crate::core::{Canary, Change, Command, Exit, ServiceId, WorkerId};
 use std::fmt;
 use std::time::Duration;
 
@@ -203,7 +203,7 @@ impl World {
         }
     }
 
-    /// What makes a standby of what may run twice at once, takes it back, or ends it.
+    /// What makes a standby or a canary of what may run twice at once, takes it back, or ends it.
     pub fn standby_choices(&self) -> Vec<Choice> {
         if !self.spawning.is_empty() || self.dead.is_some() {
             return vec![];
@@ -213,7 +213,12 @@ impl World {
             |id, keep, recall| Choice::Command(id, Command::Reload { release: None, force: true, keep, recall });
         for service in self.machine.services().filter(|s| s.policy.overlap && s.committed().is_some()) {
             match service.standby().map(|g| g.id.number) {
-                None => list.push(reload(service.id, Some(KEPT), None)),
+                None => {
+                    list.push(reload(service.id, Some(KEPT), None));
+                    let canary = Canary { release: None, workers: 1, stay: KEPT };
+                    list.push(Choice::Command(service.id, Command::Canary(canary)));
+                    list.extend(service.canary().map(|_| Choice::Command(service.id, Command::Dismiss)));
+                }
                 Some(standby) => list.extend([
                     reload(service.id, None, Some(standby)),
                     reload(service.id, None, Some(standby + 1)),

@@ -241,6 +241,7 @@ impl World {
         self.ended.clear();
         self.ends.clear();
         self.committed.clear();
+        self.exposed.clear();
         self.reopening.extend(self.machine.services().map(|s| s.id));
         let machine = &self.machine;
         self.policies.retain(|id, _| machine.service(*id).is_some());

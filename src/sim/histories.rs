@@ -69,7 +69,8 @@ fn what_fails_shrinks_to_what_matters() {
             .filter(|c| matches!(c, Choice::Death(_) | Choice::DeathOfBoth(_) | Choice::DeathOfGuardian));
         assert!(deaths.count() >= 1, "{shrunk:?}");
         // Until there is a standby, two generations have to boot.
-        let keeps = |c: &Choice| matches!(c, Choice::Command(_, Command::Reload { keep: Some(_), .. }));
+        let keeps =
+            |c: &Choice| matches!(c, Choice::Command(_, Command::Reload { keep: Some(_), .. } | Command::Canary(_)));
         let boots = if shrunk.steps.iter().any(keeps) { 4 } else { 0 };
         lengths.push(shrunk.steps.len() - boots);
         if lengths.len() == 5 {

@@ -40,6 +40,8 @@ pub struct World {
     pub(super) last_worker: u64,
     /// The generation whose gate is open.
     pub(super) committed: BTreeMap<ServiceId, u64>,
+    /// Canaries whose gates were opened.
+    pub(super) exposed: BTreeSet<GenerationId>,
     /// Services whose listening sockets are open, and those that lost them.
     pub(super) open: BTreeSet<ServiceId>,
     pub(super) lost_sockets: BTreeSet<ServiceId>,
@@ -113,6 +115,7 @@ impl World {
             statuses: BTreeMap::new(),
             last_worker: 0,
             committed: BTreeMap::new(),
+            exposed: BTreeSet::new(),
             open: BTreeSet::new(),
             lost_sockets: BTreeSet::new(),
             reopening: BTreeSet::new(),
@@ -447,6 +450,7 @@ impl World {
                 (process.told, process.killed) = (true, true);
             }
             Action::Commit { generation } => self.commit(generation),
+            Action::Expose { generation } => drop(self.exposed.insert(generation)),
             Action::Discard { generation } => self.check_discard(generation),
             Action::Done { op, result } => {
                 assert!(self.pending_ops.remove(&op), "{op:?} is answered twice");

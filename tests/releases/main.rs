@@ -6,6 +6,7 @@
 mod support;
 
 mod built_here;
+mod canary;
 mod configuration;
 mod down;
 mod standby;

@@ -40,7 +40,7 @@ fn slow(id: &str) -> Release {
     Release::new(id).with("import_seconds", BOOT.as_secs())
 }
 
-fn generation(svd: &Svd, role: &str) -> Option<Value> {
+pub fn generation(svd: &Svd, role: &str) -> Option<Value> {
     let status = svd.status("web");
     status["generations"].as_array().expect("a list").iter().find(|g| g["role"] == role).cloned()
 }

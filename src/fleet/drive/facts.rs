@@ -67,9 +67,12 @@ pub fn counts(status: &AppStatus) -> Counts {
 
 /// The same without what is open still: these numbers only grow while the same processes serve.
 pub fn decided(status: &AppStatus) -> Counts {
-    // What nobody answers any more has failed, too.
-    let of = |t: &Traffic| Counts { requests: t.requests + t.died_open, errors: t.errors_5xx + t.died_open };
-    status.services.iter().filter_map(|s| s.traffic.as_ref()).map(of).fold(Counts::default(), Counts::plus)
+    status.services.iter().filter_map(|s| s.traffic.as_ref()).map(decided_of).fold(Counts::default(), Counts::plus)
+}
+
+/// What nobody answers any more has failed, too.
+pub fn decided_of(traffic: &Traffic) -> Counts {
+    Counts { requests: traffic.requests + traffic.died_open, errors: traffic.errors_5xx + traffic.died_open }
 }
 
 /// Open for longer than the service's timeout, now.
@@ -79,7 +82,11 @@ pub fn overdue(status: &AppStatus) -> u64 {
 
 /// What counts as slow, from the 95th percentile of the host whose is highest: hosts may differ.
 pub fn slow<'a>(answers: impl Iterator<Item = &'a AppStatus>) -> Option<Duration> {
-    let traffic = answers.flat_map(|status| &status.services).filter_map(|s| s.traffic.as_ref());
+    slow_of(answers.flat_map(|status| &status.services).filter_map(|s| s.traffic.as_ref()))
+}
+
+/// The same, from what was counted in any places.
+pub fn slow_of<'a>(traffic: impl Iterator<Item = &'a Traffic>) -> Option<Duration> {
     let measured = traffic.filter(|t| t.requests >= MEASURED && t.slow.is_some());
     let p95 = measured.filter_map(|t| t.latency_ms).map(|latency| latency.p95).filter(|ms| *ms > 0.0);
     let p95 = p95.fold(0.0, f64::max);
