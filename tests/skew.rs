@@ -91,7 +91,15 @@ fn newer() -> Fake {
         "fence": {"number": 7, "rollout": "x"}, "releases": [release("r0", "confirmed"), release("r1", "simmering")],
         "steps": ["before", "incantation"], "journal": {"rollout": "", "number": 0, "entries": 0}, "weather": "fair",
     });
+    let worker =
+        json!({"index": 0, "state": "dreaming", "since": "2026-11-22T18:40:00Z", "since_seconds": 9, "restarts": 0});
+    let zen = json!({
+        "name": "zen", "kind": "koan", "state": "hibernating", "desired": "asleep", "enabled": true, "draining": false,
+        "since": "2026-11-22T18:40:00Z", "since_seconds": 90, "restarts": 2, "workers": [worker], "health": {"state": "pensive", "failures": 0},
+        "generations": [{"number": 3, "role": "ghost", "since": "2026-11-22T18:40:00Z", "since_seconds": 9, "workers": []}],
+    });
     Fake::new(vec![
+        ("GET /v1/services/zen", 200, zen),
         ("GET /v1/status", 200, json!({"services": [row("web", "running"), row("zen", "hibernating")], "next": null})),
         ("GET /v1/apps/web", 200, app),
         (
@@ -116,6 +124,8 @@ fn a_newer_svd_is_understood_as_far_as_it_can_be() {
     let line =
         |name: &str| out.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{out}")).to_owned();
     assert!(line("web").contains("running") && line("zen").contains("unknown"), "{out}");
+    let (_, out, err) = svd.svctl(&["status", "zen"]);
+    assert!(out.contains("koan") && out.matches("unknown").count() >= 3, "{out}{err}");
     // Programs get svd's own words.
     let (_, out, _) = svd.svctl(&["--json", "status"]);
     assert!(out.contains("hibernating") && out.contains("mood"), "{out}");

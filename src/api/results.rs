@@ -131,6 +131,9 @@ pub enum ChangeAction {
     Reload,
     /// Stop and start.
     Restart,
+    /// What a newer svd says. svd never says it.
+    #[serde(other)]
+    Unknown,
 }
 
 impl ChangeAction {
@@ -142,6 +145,7 @@ impl ChangeAction {
             ChangeAction::Scale => "scale",
             ChangeAction::Reload => "reload",
             ChangeAction::Restart => "restart",
+            ChangeAction::Unknown => "change",
         }
     }
 }

@@ -81,6 +81,9 @@ impl ServiceState {
 pub enum Desired {
     Up,
     Down,
+    /// What a newer svd says. svd never says it.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One line of `svctl status`: all that the table shows. `GET /v1/status`.
@@ -188,6 +191,9 @@ pub enum WorkerState {
     /// Waits for its next start.
     Backoff,
     Ended,
+    /// What a newer svd says. svd never says it.
+    #[serde(other)]
+    Unknown,
 }
 
 impl WorkerState {
@@ -199,6 +205,7 @@ impl WorkerState {
             WorkerState::Stopping => "stopping",
             WorkerState::Backoff => "backoff",
             WorkerState::Ended => "ended",
+            WorkerState::Unknown => "unknown",
         }
     }
 }
@@ -235,6 +242,9 @@ pub enum GenerationRole {
     Canary,
     /// Finishes its requests.
     Draining,
+    /// What a newer svd says. svd never says it.
+    #[serde(other)]
+    Unknown,
 }
 
 impl GenerationRole {
@@ -245,6 +255,7 @@ impl GenerationRole {
             GenerationRole::Standby => "standby",
             GenerationRole::Canary => "canary",
             GenerationRole::Draining => "draining",
+            GenerationRole::Unknown => "unknown",
         }
     }
 }
@@ -272,10 +283,11 @@ pub struct GenerationStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthState {
-    /// No check has been made yet.
-    Unknown,
     Healthy,
     Unhealthy,
+    /// No check has been made yet; or what a newer svd says.
+    #[serde(other)]
+    Unknown,
 }
 
 impl HealthState {
