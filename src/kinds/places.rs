@@ -72,8 +72,13 @@ fn current(root: &Path) -> Result<(PathBuf, Option<Box<str>>), String> {
             let target = current.read_link().unwrap_or_default();
             Err(format!("{} names {}, which does not exist", current.display(), target.display()))
         }
+        Err(e)
+            if e.kind() == ErrorKind::NotFound && !root.join("releases").exists() && root.join("shared").exists() =>
+        {
+            Err(format!("there is no release in {} yet; `svctl deploy` brings one", root.display()))
+        }
         Err(e) if e.kind() == ErrorKind::NotFound && root.join("releases").exists() => Err(format!(
-            "{} has releases but no `current` that names one; make it: ln -sfn releases/ID {}",
+            "{} has releases but no `current` that names one; `svctl deploy` brings one, or make it: ln -sfn releases/ID {}",
             root.display(),
             current.display()
         )),
@@ -113,6 +118,10 @@ mod tests {
         let places = resolve(Some(&real), None).expect("resolves");
         assert_eq!(places.release.as_deref(), Some(&*real));
         assert_eq!((places.id, places.venv_exists), (None, false));
+        // It was prepared for releases.
+        fs::create_dir(real.join("shared")).expect("mkdir");
+        let none = resolve(Some(&real), None).expect_err("no release");
+        assert!(none.contains("no release") && none.contains("svctl deploy"), "{none}");
     }
 
     #[test]

@@ -4,7 +4,8 @@
     tests/env/prepare.py [ENV...]       all of them by default; quick when nothing is to be done
 
 Each gunicorn-VERSION becomes a virtual environment DIR/ENV, where DIR is $AIRDOCK_TEST_ENV or target/test-env, with
-packages from the index that pip is configured for. `jdk` becomes DIR/jdk/app.jar; `tomcat` becomes DIR/tomcat/app.jar,
+packages from the index that pip is configured for; `wheels` becomes a directory of packages for machines that reach no index.
+`jdk` becomes DIR/jdk/app.jar; `tomcat` becomes DIR/tomcat/app.jar,
 whose manifest names Debian's Tomcat; `promtool` becomes DIR/promtool/promtool, out of Debian's package. Exit codes: 0 prepared; 2 no such environment; 3 not prepared, with the reason
 (tests then say that they are skipped, and why).
 """
@@ -25,6 +26,8 @@ ENVIRONMENTS = {
     "gunicorn-20.1.0": ["gunicorn==20.1.0", "setuptools<82", *APPS],
 }
 STAMP = "airdock-requirements.txt"
+# What docs/first-deploy.md installs.
+WHEELS = ["django==5.2.19", "gunicorn==27.0.1"]
 
 JAVA_APPS = Path(__file__).resolve().parents[1] / "apps" / "jvm"
 DEBIAN_JARS = Path("/usr/share/java")
@@ -55,6 +58,21 @@ def prepare(where, requirements):
     run([sys.executable, "-m", "venv", str(where)], "create a virtual environment (on Debian: apt install python3-venv)")
     run([str(where / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1",
          *requirements], "install %s (offline? they are needed once)" % " ".join(requirements))
+    stamp.write_text(wanted)
+
+
+def prepare_wheels(where):
+    wanted = "\n".join([sys.version, *WHEELS]) + "\n"
+    stamp = where / STAMP
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    # For a pip that is certainly there.
+    tools = where.parent / "gunicorn-27.0.1"
+    prepare(tools, ENVIRONMENTS[tools.name])
+    print("preparing %s" % where, file=sys.stderr)
+    shutil.rmtree(where, ignore_errors=True)
+    run([str(tools / "bin" / "python"), "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "1",
+         "--only-binary", ":all:", "--dest", str(where), *WHEELS], "fetch %s (offline? they are needed once)" % " ".join(WHEELS))
     stamp.write_text(wanted)
 
 
@@ -113,7 +131,7 @@ def run(command, purpose, where=None):
 
 
 def main():
-    known = [*ENVIRONMENTS, *JARS, "promtool"]
+    known = [*ENVIRONMENTS, *JARS, "promtool", "wheels"]
     names = sys.argv[1:] or known
     for name in names:
         if name not in known:
@@ -126,6 +144,8 @@ def main():
         for name in names:
             if name == "promtool":
                 prepare_promtool(base / name)
+            elif name == "wheels":
+                prepare_wheels(base / name)
             elif name in JARS:
                 prepare_jar(base / name, name)
             else:

@@ -254,7 +254,7 @@ fn in_a_row(bed: &Bed) {
 
     let ((begun, ended), reports) = site.under_load(|| {
         let begun = Instant::now();
-        let (code, out, err) = site.told(&["-H", "all", "rollback", "row"]);
+        let (code, out, err) = site.verb("rollback");
         assert_eq!(code, 0, "{out}{err}");
         let ended = Instant::now();
         // What runs is asked some more.

@@ -92,19 +92,18 @@ pub struct Host {
 }
 
 impl Host {
-    /// `svctl`'s own directory is in the `PATH` of commands over ssh.
-    fn start_sshd(&mut self, bed: &Path, more: &str) {
+    /// `programs` come first in the `PATH` of commands over ssh.
+    fn start_sshd(&mut self, bed: &Path, programs: Option<&Path>, more: &str) {
         let dir = self.svd.path("ssh");
         fs::create_dir_all(&dir).expect("a directory");
-        let program = Path::new(env!("CARGO_BIN_EXE_svctl")).parent().expect("a directory");
+        let programs = programs.map(|dir| format!("{}:", dir.display())).unwrap_or_default();
         let text = format!(
             "ListenAddress {address}\nHostKey {key}\nPidFile none\nAuthorizedKeysFile {keys}\nStrictModes no\nUsePAM no\n\
              PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nUseDNS no\n\
-             SetEnv PATH={program}:/usr/local/bin:/usr/bin:/bin\n{more}\n",
+             SetEnv PATH={programs}/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n{more}\n",
             address = self.address,
             key = bed.join("hostkey").display(),
             keys = bed.join("key.pub").display(),
-            program = program.display(),
         );
         fs::write(dir.join("sshd_config"), text).expect("writing");
         let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log");
@@ -186,6 +185,34 @@ pub struct Bed {
     dir: tempfile::TempDir,
 }
 
+/// Directories of the holder's alone, with what is below `own` in them already. They are in memory, and go with the holder.
+fn own_directories(holder: &Holder, own: &Path) -> Result<(), String> {
+    let memory = own.with_extension("memory");
+    fs::create_dir_all(&memory).expect("a directory");
+    let at = memory.display().to_string();
+    holder.run(&["mount", "-t", "tmpfs", "-o", "mode=755", "none", &at]);
+    holder.run(&["cp", "-a", &format!("{}/.", own.display()), &at]);
+    for place in ["etc", "usr/local", "var", "srv", "root", "home"] {
+        let (upper, work) = (memory.join(place), memory.join("work").join(place));
+        holder.run(&["mkdir", "-p", &upper.display().to_string(), &work.display().to_string()]);
+        let layers = format!("lowerdir=/{place},upperdir={},workdir={}", upper.display(), work.display());
+        let mut mount = holder.command("mount");
+        mount.args(["-t", "overlay", "overlay", "-o", &layers, &format!("/{place}")]);
+        let done = run_limited(mount, PATIENCE);
+        if !done.status.success() {
+            return Err(both(&done));
+        }
+    }
+    // Where all machines have the same name for their control groups, they would share them.
+    holder.run(&["mount", "-t", "tmpfs", "none", "/sys/fs/cgroup"]);
+    Ok(())
+}
+
+/// Where svd and svctl are.
+fn programs() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_svctl")).parent().expect("a directory")
+}
+
 /// A service that runs for ever, and says who it is.
 pub fn sleeper() -> String {
     script("echo begun on $(hostname); exec sleep 100000", "")
@@ -203,13 +230,52 @@ impl Bed {
         let dir = bed.dir.path().to_path_buf();
         for host in &mut bed.hosts {
             host.svd.service("web", &sleeper());
-            host.start_sshd(&dir, sshd);
+            host.start_sshd(&dir, Some(programs()), sshd);
             host.start_svd();
         }
         for host in &bed.hosts {
             host.svd.ok(&["start", "web"]);
         }
         Some(bed)
+    }
+
+    /// Hosts as they come from an installation, to which svctl's user can log in as root, and a machine for that user. Whatever is changed in
+    /// `/etc`, `/usr/local`, `/var`, `/srv` and in home directories is seen there alone. pip gets its packages from `wheels`.
+    pub fn machines(count: usize, wheels: &Path) -> Option<Bed> {
+        let mut bed = Bed::network(count)?;
+        let dir = bed.dir.path().to_path_buf();
+        let names: String = bed.hosts.iter().map(|host| format!("{} {}\n", host.address, host.name)).collect();
+        let ssh = dir.join("machines/hub/root").join(".ssh");
+        fs::create_dir_all(&ssh).expect("a directory");
+        fs::set_permissions(&ssh, Permissions::from_mode(0o700)).expect("its mode");
+        let key = fs::read_to_string(bed.path("hostkey.pub")).expect("a key");
+        let known: String = bed.hosts.iter().map(|host| format!("{},{} {key}", host.name, host.address)).collect();
+        fs::write(ssh.join("known_hosts"), known).expect("writing");
+        fs::copy(bed.path("key"), ssh.join("id_ed25519")).expect("copying");
+        fs::set_permissions(ssh.join("id_ed25519"), Permissions::from_mode(0o600)).expect("its mode");
+        let holders = bed.hosts.iter().map(|host| (host.name.as_str(), &host.holder));
+        for (name, holder) in holders.chain([("hub", &bed.hub)]) {
+            let own = dir.join("machines").join(name);
+            fs::create_dir_all(own.join("etc")).expect("a directory");
+            let pip = format!("[global]\nno-index = true\nfind-links = {}\n", wheels.display());
+            fs::write(own.join("etc/pip.conf"), pip).expect("writing");
+            fs::write(own.join("etc/hosts"), format!("127.0.0.1 localhost\n{names}")).expect("writing");
+            if let Err(why) = own_directories(holder, &own) {
+                assert!(std::env::var_os("AIRDOCK_TEST_ALL").is_none(), "overlayfs is needed: {why}");
+                eprintln!("SKIPPED, as there is no overlayfs: {why}");
+                return None;
+            }
+        }
+        bed.hosts.iter_mut().for_each(|host| host.start_sshd(&dir, None, "Subsystem sftp internal-sftp"));
+        Some(bed)
+    }
+
+    /// A command on the machine of svctl's user; its working directory is `/`.
+    pub fn on_the_hub(&self, program: &str) -> Command {
+        let mut command = self.hub.command(program);
+        command.env_clear().env("HOME", "/root").env("USER", "root").env("LANG", "C.UTF-8");
+        command.env("PATH", format!("{}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", programs().display()));
+        command
     }
 
     fn network(count: usize) -> Option<Bed> {

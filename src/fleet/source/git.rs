@@ -137,13 +137,14 @@ pub struct Git {
 }
 
 impl Git {
-    /// The mirror below `cache`, which is made, empty, if there is none. A `repository` that is a relative path (`./…` or `../…`)
+    /// The mirror below `cache`, which is made, empty, if there is none. A `repository` that is a relative path (`.`, `./…` or `../…`)
     /// begins at `base`.
     ///
     /// # Errors
     /// [`GitError`].
     pub fn open(repository: &str, base: &Path, cache: &Path) -> Result<Git, GitError> {
-        let repository = match repository.starts_with("./") || repository.starts_with("../") {
+        let relative = matches!(repository.split('/').next(), Some("." | ".."));
+        let repository = match relative {
             true => {
                 let path = base.join(repository);
                 // git runs in the mirror's directory.

@@ -61,6 +61,18 @@ impl Place {
     }
 }
 
+/// The fleet file beside the code: git runs in the mirror's directory, and would take `.` for that.
+#[test]
+fn the_fleet_files_own_directory_is_a_repository() {
+    let place = Place::new();
+    let one = place.commit("one", &[("a", "1")], "production");
+    for base in [".", "./", "../airship.git"] {
+        let git = Git::open(base, &place.path("airship.git"), &place.path("cache")).unwrap();
+        git.fetch().unwrap();
+        assert_eq!(git.resolve("production").unwrap(), one, "{base}");
+    }
+}
+
 #[test]
 fn branches_tags_and_commits_are_resolved() {
     let place = Place::new();
