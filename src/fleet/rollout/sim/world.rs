@@ -394,8 +394,11 @@ impl World {
 
     fn chaos(&mut self) {
         if !self.chaotic() {
-            for host in &mut self.hosts {
+            let now = self.now;
+            // What was under way on one that was down has gone with it.
+            for host in self.hosts.iter_mut().filter(|host| !host.up) {
                 host.up = true;
+                host.reboot(now);
             }
             for driver in &mut self.drivers {
                 driver.cut.clear();
