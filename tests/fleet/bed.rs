@@ -97,10 +97,11 @@ impl Host {
         let dir = self.svd.path("ssh");
         fs::create_dir_all(&dir).expect("a directory");
         let programs = programs.map(|dir| format!("{}:", dir.display())).unwrap_or_default();
+        // The hosts' root has none of what this machine's own shells begin with.
         let text = format!(
             "ListenAddress {address}\nHostKey {key}\nPidFile none\nAuthorizedKeysFile {keys}\nStrictModes no\nUsePAM no\n\
              PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nUseDNS no\n\
-             SetEnv PATH={programs}/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n{more}\n",
+             SetEnv PATH={programs}/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/nonexistent\n{more}\n",
             address = self.address,
             key = bed.join("hostkey").display(),
             keys = bed.join("key.pub").display(),

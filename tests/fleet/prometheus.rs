@@ -108,7 +108,9 @@ fn a_release_is_judged_by_what_prometheus_has_counted() {
     site.commit(&Release::new("second"));
     let (code, out, err) = site.deploy();
     assert_eq!(code, 7, "{out}{err}");
-    assert!(err.contains("no good: too many errors") && err.contains("(50."), "{err}");
+    // Half of them, but for what was counted between two questions.
+    let half = err.contains("(49.") || err.contains("(50.");
+    assert!(err.contains("no good: too many errors") && half, "{err}");
     let queries = fake.queries();
     let second =
         queries.iter().find(|query| query.contains("web-0") && !query.contains(&*first)).expect("the canary's");
