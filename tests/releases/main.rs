@@ -449,6 +449,15 @@ fn commit(svd: &Svd, repository: &Path, release: &Release) {
     assert!(run_limited(git, PATIENCE).status.success());
 }
 
+/// As if another deploy had begun in each of the seconds to come, for the commit before.
+fn take_names_of_this_minute(repository: &Path) {
+    let mut sh = Command::new("sh");
+    sh.current_dir(repository).arg("-c").arg(
+        "for s in $(seq 0 59); do git tag \"$(date -u -d \"+$s sec\" +deploy-%Y-%m-%d_%H-%M-%S)\" HEAD~1 || exit; done",
+    );
+    assert!(run_limited(sh, PATIENCE).status.success());
+}
+
 /// The last commit is shipped by another name.
 fn on_a_terminal_a_deploy_is_seen_in_place(svd: &Svd, repository: &Path) {
     let mut tar = Command::new("git");
@@ -482,6 +491,7 @@ fn svctl_deploys_a_commit_to_this_host() {
     assert_eq!(code, Some(0), "{said}");
     let load = Load::start(address);
     commit(&Release::new("two"));
+    take_names_of_this_minute(&repository);
     fs::write(repository.join("wsgi_app.py"), "what is not committed is not shipped").expect("write");
     let (code, said) = deploy(&svd, &repository, None, &["deploy", "web", "--bake", "15s"]);
     assert!(code == Some(0) && said.contains("another release (T)"), "{said}");

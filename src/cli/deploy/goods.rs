@@ -129,10 +129,11 @@ impl Goods {
     }
 
     /// The release's name: of the deploy for a commit, of the content for an artifact. A commit that serves everywhere keeps the
-    /// name that it has.
+    /// name that it has. A name is given once: where a deploy of the same second has it already (it may have failed by now), the
+    /// next free second is taken.
     pub fn release(&self, answers: &BTreeMap<Box<str>, Answer>) -> Box<str> {
         match self {
-            Goods::Git { commit, name, .. } => {
+            Goods::Git { git, commit, name, .. } => {
                 let serving: BTreeSet<Option<Box<str>>> = answers.values().flatten().map(serves).collect();
                 let all = if serving.len() == 1 { serving.into_iter().next().flatten() } else { None };
                 let same = |id: &str| {
@@ -141,8 +142,12 @@ impl Goods {
                         .flatten()
                         .all(|s| source_of(s, id).is_some_and(|source| *source == *commit.as_str()))
                 };
-                name.get_or_init(|| all.filter(|id| same(id)).unwrap_or_else(|| tag::name(SystemTime::now()).into()))
-                    .clone()
+                let taken = |id: &str| {
+                    let known = |status: &AppStatus| status.releases.iter().any(|r| *r.release == *id);
+                    answers.values().flatten().any(known) || git.tagged(id).is_ok_and(|commit| commit.is_some())
+                };
+                let new = || tag::names(SystemTime::now()).find(|id| !taken(id)).unwrap_or_default().into();
+                name.get_or_init(|| all.filter(|id| same(id)).unwrap_or_else(new)).clone()
             }
             // One that has failed may be shipped again, as a commit may: what it needed may be there now.
             Goods::Artifact(artifact) => {

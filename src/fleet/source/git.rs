@@ -358,6 +358,14 @@ impl Git {
         output.split(|byte| *byte == 0).filter(|entry| entry.get(2) == Some(&b' ')).count()
     }
 
+    /// The commit that has this tag, where the mirror knows one.
+    ///
+    /// # Errors
+    /// git's.
+    pub fn tagged(&self, name: &str) -> Result<Option<CommitId>, GitError> {
+        self.look_up(&format!("refs/tags/{name}^{{commit}}"))
+    }
+
     /// Makes an annotated tag in the mirror. The same one again is no error.
     ///
     /// # Errors
@@ -365,7 +373,7 @@ impl Git {
     pub fn tag(&self, name: &str, commit: &CommitId, message: &str) -> Result<(), GitError> {
         check_ref_name(name).map_err(|why| GitError::Name { name: name.to_owned(), why })?;
         let _busy = self.lock()?;
-        if let Some(tagged) = self.look_up(&format!("refs/tags/{name}^{{commit}}"))? {
+        if let Some(tagged) = self.tagged(name)? {
             return if tagged == *commit { Ok(()) } else { Err(GitError::TagExists(name.to_owned())) };
         }
         let what = || format!("{} cannot get the tag {name}", commit.short());

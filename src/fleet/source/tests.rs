@@ -201,13 +201,16 @@ fn tags_say_who_deployed_what() {
     let commit = place.commit("one", &[("a", "1")], "production");
     let git = place.mirror();
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_372_800);
-    let name = tag::name(time);
-    assert_eq!(name, "deploy-2026-11-22_18-40-00");
+    let names: Vec<String> = tag::names(time).take(2).collect();
+    assert_eq!(names, ["deploy-2026-11-22_18-40-00", "deploy-2026-11-22_18-40-01"]);
+    let name = names[0].clone();
+    assert_eq!(git.tagged(&name).unwrap(), None);
     let message = tag::message("airship", &["airship", "airship-celery"], "ann\n@laptop");
     git.tag(&name, &commit, &message).unwrap();
     git.tag(&name, &commit, &message).expect("again");
     git.push_tag(&name).unwrap();
     git.push_tag(&name).expect("again");
+    assert_eq!(git.tagged(&name).unwrap().as_ref(), Some(&commit));
     let text = place.git_at("airship.git", &["for-each-ref", "--format=%(objecttype) %(contents)", "refs/tags"]);
     assert_eq!(text, "tag Deploy airship\n\nServices: airship, airship-celery\nBy: ann @laptop");
     let next = place.commit("two", &[("a", "2")], "production");
