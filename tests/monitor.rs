@@ -8,12 +8,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::LocalFlags;
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use support::plain::{SLEEP, script};
 use support::pty::Pty;
-use support::{PATIENCE, Svd};
+use support::svd::quoted;
+use support::{Env, PATIENCE, Release, Svd, free_port, http_get, wait_for, wait_until};
 
 fn started() -> Svd {
     let mut svd = Svd::new();
@@ -96,4 +99,64 @@ fn it_goes_on_when_svd_does() {
     svd.wait_state("web", "running");
     svd.ok(&["reload", "web"]);
     pty.wait_seen("web generation 3 worker 0: running");
+}
+
+/// Each of gunicorn's own workers, with what it has served, and whether it is another one than before.
+#[test]
+fn gunicorns_workers_are_shown_one_by_one() {
+    let Some(env) = Env::get("gunicorn-27.0.1") else { return };
+    let mut svd = Svd::new();
+    let app = svd.app("web");
+    app.ship(&Release::new("r0"));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let (root, python) = (quoted(&app.root), quoted(&env.python()));
+    svd.service(
+        "web",
+        &format!(
+            "kind = \"gunicorn\"\napp = \"wsgi_app:application\"\nroot = {root}\npython = {python}\nworkers = 2\n\
+             sockets.http.listen = \"{address}\"\n"
+        ),
+    );
+    svd.start();
+    svd.wait_state("web", "running");
+    for _ in 0..30 {
+        assert_eq!(http_get(address, "/").expect("an answer").0, 200);
+    }
+    let own = || -> Vec<Value> {
+        svd.status("web")["generations"][0]["gunicorn"].as_array().expect("gunicorn's workers").clone()
+    };
+    let sum = |key: &str| own().iter().map(|worker| worker[key].as_u64().expect(key)).sum::<u64>();
+    wait_until("all requests are counted", PATIENCE, || sum("requests") == 30);
+    assert_eq!((own().len(), sum("errors_5xx"), sum("open")), (2, 0, 0));
+    let master = svd.main_pid("web");
+    for worker in own() {
+        let pid = i32::try_from(worker["pid"].as_i64().expect("a pid")).expect("a pid");
+        let stat = airdock::sys::process::ProcStat::read(pid).expect("it lives");
+        assert_eq!(stat.parent, master);
+        assert!(worker["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{worker}");
+        assert_eq!(worker["state"], "running");
+        let quick = worker["requests"] == 0 || worker["latency_ms"]["p99"].as_f64().is_some_and(|ms| ms > 0.0);
+        assert!(quick, "{worker}");
+    }
+    let pids = || own().iter().filter_map(|worker| worker["pid"].as_u64()).collect::<BTreeSet<u64>>();
+    let before = pids();
+    for words in [&["status", "web"][..], &["monitor", "web", "--once"], &["monitor", "--once"]] {
+        let text = svd.ok(words);
+        for pid in &before {
+            assert!(text.contains(&format!("gunicorn worker {pid}: running, for ")), "{words:?}: {text}");
+        }
+        assert!(text.contains(" requests, 0 5xx, 0 open, ") && text.contains("MiB"), "{words:?}: {text}");
+    }
+    assert!(svd.ok(&["monitor", "web", "--once"]).contains(", release r0, "));
+
+    // One dies: gunicorn puts another one in its place, which has served nothing.
+    let gone = *before.first().expect("two");
+    kill(Pid::from_raw(i32::try_from(gone).expect("a pid")), Signal::SIGKILL).expect("a signal");
+    let after = wait_for("another one is ready", PATIENCE, || {
+        let all = own();
+        let ready = all.len() == 2 && all.iter().all(|worker| worker["state"] == "running" && worker["pid"] != gone);
+        ready.then_some(all)
+    });
+    let new = after.iter().find(|worker| worker["pid"].as_u64().is_some_and(|pid| !before.contains(&pid)));
+    assert_eq!(new.expect("a new one")["requests"], 0, "{after:?}");
 }

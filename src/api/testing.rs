@@ -40,6 +40,7 @@ pub fn running(name: &str) -> ServiceStatus {
             ends_seconds: None,
             workers: vec![worker(0, 812)],
             gunicorn_workers: None,
+            gunicorn: Vec::new(),
             traffic: None,
         }],
         restarts: 0,
@@ -80,6 +81,7 @@ pub fn full_status(name: &str) -> ServiceStatus {
         role: GenerationRole::Committed,
         workers: vec![first.clone()],
         gunicorn_workers: Some(4),
+        gunicorn: vec![gunicorn_worker(4712), GunicornWorker { state: WorkerState::Starting, ..bare(4713) }],
         traffic: Some(traffic),
         ..old.clone()
     };
@@ -101,5 +103,32 @@ pub fn full_status(name: &str) -> ServiceStatus {
         traffic: Some(traffic),
         memory_bytes: Some(183_500_800),
         ..running(name)
+    }
+}
+
+/// One of gunicorn's that has served.
+fn gunicorn_worker(pid: u32) -> GunicornWorker {
+    GunicornWorker {
+        since_seconds: Some(290),
+        requests: Some(512),
+        errors_5xx: Some(2),
+        open: Some(1),
+        latency_ms: Some(Latency { p50: 11.0, p90: 70.0, p95: 110.0, p99: 240.0 }),
+        memory_bytes: Some(47_185_920),
+        ..bare(pid)
+    }
+}
+
+/// One that nothing is known of but that it runs.
+fn bare(pid: u32) -> GunicornWorker {
+    GunicornWorker {
+        pid,
+        state: WorkerState::Running,
+        since_seconds: None,
+        requests: None,
+        errors_5xx: None,
+        open: None,
+        latency_ms: None,
+        memory_bytes: None,
     }
 }

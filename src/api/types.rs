@@ -175,7 +175,8 @@ pub struct ServiceStatus {
     /// Of the committed generation; `None` where nothing counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
-    /// Resident bytes of the committed generation, shared pages counted once a process.
+    /// Of all processes of the committed generation, what they have in common counted once; only where one service is asked
+    /// for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
 }
@@ -229,6 +230,30 @@ pub struct WorkerStatus {
     pub last_exit: Option<Box<str>>,
 }
 
+/// One of gunicorn's own workers, below the master that svd has started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GunicornWorker {
+    pub pid: u32,
+    /// `starting`: it boots, or its probe has not been answered yet.
+    pub state: WorkerState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_seconds: Option<u64>,
+    /// Finished; absent where it is not counted, as more than 255 live at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors_5xx: Option<u64>,
+    /// Requests that it is answering now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<u64>,
+    /// Of the last minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<Latency>,
+    /// Its own and its share of what it has in common with others; only where one service is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GenerationRole {
@@ -275,6 +300,9 @@ pub struct GenerationStatus {
     /// Gunicorn's own workers that are ready, below the one process that svd has started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gunicorn_workers: Option<u64>,
+    /// Each of gunicorn's own workers, those that boot or leave included; not more than 512.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gunicorn: Vec<GunicornWorker>,
     /// Where requests of this generation are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,

@@ -78,6 +78,8 @@ fn details_of_a_service_with_everything() {
        restarts: 2
     generation 7 committed, release deploy-2026-11-22_18-40-00, gunicorn workers 4, for 5m00s
       worker 0: running, pid 4711, for 5m00s, restarts 2, before: killed by SIGKILL, says: serving
+        gunicorn worker 4712: running, for 4m50s, 512 requests, 2 5xx, 1 open, 45 MiB, p50 11.0 ms, p90 70.0 ms, p99 240.0 ms
+        gunicorn worker 4713: starting
       requests 1000, 5xx 2, overdue 1, workers died with requests open 0; last minute p50 12.0 ms, p90 80.0 ms, p99 250.0 ms
     generation 6 draining, release deploy-2026-11-21_10-00-00, for 5m00s
       worker 0: running, pid 812, for 5m00s

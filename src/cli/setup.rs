@@ -19,7 +19,7 @@ use crate::api::types::{ApiError, ErrorCode};
 use crate::config;
 use crate::fleet::drive::Link;
 use crate::fleet::inventory::{Fleet, Host};
-use crate::fleet::setup::{self, CONFIGURATION, Found, Wanted};
+use crate::fleet::setup::{self, Found, MAIN, Wanted};
 use crate::fleet::transport::local::Local;
 use crate::fleet::transport::ssh::Ssh;
 use crate::fleet::transport::{Ran, Ways};
@@ -124,7 +124,10 @@ fn tell(context: &Context, host: &str, outcome: Outcome) -> Result<(Value, Exit)
         }
         notes.iter().for_each(|note| context.say(&format!("{host}: note: {}", line(note))));
         if let Some(error) = error {
-            context.say(super::render::error(&format!("svctl: {host}: "), error).trim_end());
+            // Most messages name the host themselves.
+            let named = error.message.starts_with(&format!("{host}: "));
+            let before = if named { "svctl: ".to_owned() } else { format!("svctl: {host}: ") };
+            context.say(super::render::error(&before, error).trim_end());
         }
     }
     Ok((json!({ "host": host, "exit_code": exit.code(), "changes": lines, "notes": notes, "error": error }), exit))
@@ -182,7 +185,7 @@ impl Files {
             let shown = path.display().to_string();
             config::read_text(&path, &shown).map_err(|why| failed(why.to_string()))
         };
-        let main = dir.join("svd.toml");
+        let main = dir.join(MAIN);
         let main = if main.exists() { Some(read(main)?) } else { None };
         let mut services = BTreeMap::new();
         for name in config.services.keys() {
@@ -199,6 +202,11 @@ fn belongs(fleet: Option<&Fleet>, host: &str, service: &str) -> bool {
     of.peek().is_none() || of.any(|app| app.hosts.iter().any(|name| **name == *host))
 }
 
+/// Is it deployed?
+fn of_app(fleet: &Fleet, service: &str) -> bool {
+    fleet.apps.values().any(|app| app.services.iter().any(|name| **name == *service))
+}
+
 fn wanted(host: &Host, fleet: Option<&Fleet>, files: &Files, args: &SetupArgs, program: &Program) -> Wanted {
     let mut wanted = Wanted {
         system: program.system.clone(),
@@ -209,18 +217,34 @@ fn wanted(host: &Host, fleet: Option<&Fleet>, files: &Files, args: &SetupArgs, p
         ..Wanted::default()
     };
     if let Some(text) = &files.main {
-        wanted.files.insert(format!("{CONFIGURATION}/svd.toml"), text.clone());
+        wanted.files.insert(MAIN.to_owned(), text.clone());
     }
     for (name, text) in files.services.iter().filter(|(name, _)| belongs(fleet, &host.name, name)) {
-        wanted.files.insert(format!("{CONFIGURATION}/conf.d/{name}.toml"), text.clone());
+        wanted.files.insert(format!("conf.d/{name}.toml"), text.clone());
         let Some(service) = files.config.services.get(name.as_str()) else { continue };
         let root = service.root.as_ref().map(|root| root.display().to_string());
         if let Some(user) = service.user.as_deref().filter(|user| user.parse::<u32>().is_err()) {
             wanted.users.insert(user.to_owned(), root.clone());
         }
-        wanted.directories.extend(root);
+        if let Some(root) = root {
+            let user = service.user.as_deref().map(str::to_owned);
+            let shared = service.deploy.iter().flat_map(|deploy| deploy.shared.iter());
+            for shared in shared.filter(|name| is_directory(name)) {
+                wanted.directories.insert(format!("{root}/shared/{shared}"), user.clone());
+            }
+            // By it svd knows that there are to be releases.
+            if service.deploy.is_some() || fleet.is_some_and(|fleet| of_app(fleet, name)) {
+                wanted.directories.insert(format!("{root}/shared"), None);
+            }
+            wanted.directories.entry(root).or_default();
+        }
     }
     wanted
+}
+
+/// Of what is shared among releases, `media` is a directory; what `local.py` is, nobody but its author knows.
+fn is_directory(shared: &str) -> bool {
+    shared.rsplit('/').next().is_some_and(|name| !name.contains('.'))
 }
 
 /// svctl's own file.
@@ -251,11 +275,10 @@ pub fn setup(context: &Context, cli: &Cli, args: &SetupArgs) -> Result<Exit, Cli
         (None, Some(fleet)) => Some(fleet.directory().to_owned()),
         (None, None) => None,
     };
-    let files =
-        match dir.filter(|dir| args.files.is_some() || dir.join("conf.d").is_dir() || dir.join("svd.toml").exists()) {
-            Some(dir) => Files::read(&dir)?,
-            None => Files { main: None, services: BTreeMap::new(), config: Default::default() },
-        };
+    let files = match dir.filter(|dir| args.files.is_some() || dir.join("conf.d").is_dir() || dir.join(MAIN).exists()) {
+        Some(dir) => Files::read(&dir)?,
+        None => Files { main: None, services: BTreeMap::new(), config: Default::default() },
+    };
     if files.main.is_some() && args.deployer.is_some() {
         return Err(CliError::usage(
             "An svd.toml is shipped: its access rules say who may deploy.",

@@ -9,6 +9,7 @@ use crate::api::types::{
 };
 use crate::api::{Call, Reply, Request};
 use crate::core::{Awaited, Canary, Command, Event, Failure, GenerationId, OpId, ServiceId};
+use crate::kinds;
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
@@ -231,6 +232,13 @@ impl Host {
     pub fn handle_explained(&mut self, id: OpId, lines: Vec<Box<str>>) {
         let Some(op) = self.ops.remove(&id) else { return };
         let Some(failure) = op.failure else { return };
+        let updates = self.calls.get(&op.call).is_some_and(|call| call.update.is_some());
+        if updates && kinds::is_before_the_first(&failure.reason) {
+            let mut result = ServiceResult::done(&op.name, true, "waits for its first release (svctl deploy)");
+            result.state = self.state_of(op.service);
+            self.add_result(op.call, result);
+            return self.finish_call(op.call);
+        }
         let code = if failure.reason == crate::core::NOT_RUNNING { ErrorCode::NotRunning } else { ErrorCode::Failed };
         let mut error = ApiError::new(code, format!("{}: {}.", op.name, failure.reason)).last_output(lines);
         if !error.last_output.is_empty() {

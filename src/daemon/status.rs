@@ -4,23 +4,27 @@ use super::control::{last_lines, unknown};
 use super::host::Host;
 use super::launch;
 use super::statsd::Reported;
-use super::unit::{Announced, Generation};
+use super::unit::{Announced, Generation, Gunicorn};
 use crate::api::Reply;
 use crate::api::request::Name;
 use crate::api::types::{
-    Desired, FullStatusList, GenerationRole, GenerationStatus, HealthStatus, HostHealth, Latency, MetricsSnapshot,
-    ServiceHealth, ServiceState, ServiceStatus, StatusRow, SvdMetric, Traffic, WorkerState, WorkerStatus, rfc3339,
+    Desired, FullStatusList, GenerationRole, GenerationStatus, GunicornWorker, HealthStatus, HostHealth, Latency,
+    MetricsSnapshot, ServiceHealth, ServiceState, ServiceStatus, StatusRow, SvdMetric, Traffic, WorkerState,
+    WorkerStatus, rfc3339,
 };
 use crate::core::{self, Phase, Role, Service, ServiceId, SlotState, State};
 use crate::kinds::{
     self,
-    counters::{self, Snapshot},
+    counters::{self, Recent, Snapshot},
 };
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 /// For the memory of a service's processes: without it, the rest is shown.
 const MEMORY_LIMIT: Duration = Duration::from_secs(2);
+/// Of gunicorn's workers so many are shown: an application may report some that there are not.
+const GUNICORNS: usize = 512;
 
 impl Host {
     pub fn state_of(&self, id: ServiceId) -> Option<ServiceState> {
@@ -173,6 +177,7 @@ impl Host {
             since_seconds: since.1,
             ends_seconds: generation.until.map(|until| until.since(self.now()).as_secs()),
             gunicorn_workers: made.and_then(|g| Some(g.gunicorn.as_ref()?.ready.len() as u64)),
+            gunicorn: made.and_then(|g| gunicorns(g.gunicorn.as_ref()?, generation.role)).unwrap_or_default(),
             workers: slots.map(|(index, slot)| self.worker_status(generation, index, slot)).collect(),
             traffic: made.and_then(|g| self.traffic(g)),
         }
@@ -233,7 +238,7 @@ impl Host {
         let Some(mut status) = self.status(&name) else { return reply.error(unknown(&name)) };
         let troubled = matches!(status.state, ServiceState::Failed | ServiceState::Backoff);
         let unit = self.machine.named(&name).and_then(|s| self.units.get(&s.id));
-        let pids = self.worker_pids(&name);
+        let families = self.families(&name);
         let tail = unit.filter(|_| troubled).and_then(|u| self.logs.tail(u.name.clone(), None, 4096).ok());
         let pool = self.pool.clone();
         let lane = self.machine.named(&name).map(|s| super::pool::Lane::Memory(s.id));
@@ -242,17 +247,23 @@ impl Host {
                 status.last_output = last_lines(&tail.await.unwrap_or_default());
             }
             if let Some(lane) = lane {
-                let memory = pool.run(lane, move || Ok(crate::sys::process::pss_of(&pids)));
-                let memory = tokio::time::timeout(MEMORY_LIMIT, memory).await;
-                status.memory_bytes = memory.ok().and_then(Result::ok).filter(|bytes| *bytes > 0);
+                let all: Vec<i32> = families.iter().flat_map(|(_, pids)| pids).copied().collect();
+                let memory = pool.run(lane, move || {
+                    Ok(all.into_iter().filter_map(|pid| Some((pid, crate::sys::process::pss(pid)?))).collect())
+                });
+                if let Ok(Ok(memory)) = tokio::time::timeout(MEMORY_LIMIT, memory).await {
+                    add_memory(&mut status, &families, &memory);
+                }
             }
             reply.ok(&status);
         });
     }
 
-    fn worker_pids(&self, name: &str) -> Vec<i32> {
-        let shown = self.machine.named(name).and_then(|s| s.committed()).map(|g| g.id);
-        self.workers.values().filter(|p| Some(p.generation) == shown).flat_map(|p| p.worker.processes()).collect()
+    /// The processes of each generation.
+    fn families(&self, name: &str) -> Vec<(u64, Vec<i32>)> {
+        let generations = self.machine.named(name).into_iter().flat_map(|s| &s.generations);
+        let of = |id| self.workers.values().filter(move |p| p.generation == id).flat_map(|p| p.worker.processes());
+        generations.map(|g| (g.id.number, of(g.id).collect())).collect()
     }
 
     pub fn answer_health(&self, name: Option<Name>, reply: Reply) {
@@ -329,6 +340,60 @@ impl Host {
     }
 }
 
+/// Each of gunicorn's workers: those that count, and those that have but reported. Both are written by the service.
+fn gunicorns(gunicorn: &Gunicorn, role: Role) -> Option<Vec<GunicornWorker>> {
+    let now = crate::sys::monotonic_micros();
+    let counted = counters::read(&gunicorn.counters, now).ok()?.workers;
+    let state = |pid: u32| match role {
+        Role::Draining => WorkerState::Stopping,
+        _ if i32::try_from(pid).is_ok_and(|pid| gunicorn.ready.contains(&pid)) => WorkerState::Running,
+        _ => WorkerState::Starting,
+    };
+    let mut all: BTreeMap<u32, GunicornWorker> = BTreeMap::new();
+    for pid in gunicorn.booted.iter().filter_map(|pid| u32::try_from(*pid).ok()) {
+        let bare = GunicornWorker {
+            pid,
+            state: state(pid),
+            since_seconds: None,
+            requests: None,
+            errors_5xx: None,
+            open: None,
+            latency_ms: None,
+            memory_bytes: None,
+        };
+        all.insert(pid, bare);
+    }
+    for worker in counted.iter().filter(|worker| worker.pid != 0) {
+        let shown = GunicornWorker {
+            pid: worker.pid,
+            state: state(worker.pid),
+            since_seconds: Some(now.saturating_sub(worker.started_us) / 1_000_000),
+            requests: Some(worker.finished),
+            errors_5xx: Some(worker.errors),
+            open: Some(worker.open()),
+            latency_ms: latency(&worker.recent),
+            memory_bytes: None,
+        };
+        all.insert(worker.pid, shown);
+    }
+    Some(all.into_values().take(GUNICORNS).collect())
+}
+
+/// Of gunicorn's workers, those alone that are processes of the service: their numbers are what it says.
+fn add_memory(status: &mut ServiceStatus, families: &[(u64, Vec<i32>)], memory: &BTreeMap<i32, u64>) {
+    for (number, pids) in families {
+        let Some(generation) = status.generations.iter_mut().find(|g| g.number == *number) else { continue };
+        for worker in &mut generation.gunicorn {
+            let pid = pids.iter().find(|pid| u32::try_from(**pid) == Ok(worker.pid));
+            worker.memory_bytes = pid.and_then(|pid| memory.get(pid).copied());
+        }
+        if generation.role == GenerationRole::Committed {
+            let sum: u64 = pids.iter().filter_map(|pid| memory.get(pid)).sum();
+            status.memory_bytes = (sum > 0).then_some(sum);
+        }
+    }
+}
+
 fn word(state: State) -> ServiceState {
     match state {
         State::Stopped => ServiceState::Stopped,
@@ -343,16 +408,19 @@ fn word(state: State) -> ServiceState {
     }
 }
 
+fn latency(recent: &Recent) -> Option<Latency> {
+    let milliseconds = |q: f64| recent.latency.quantile(q).map(|d: Duration| d.as_secs_f64() * 1e3);
+    let all = milliseconds(0.5).zip(milliseconds(0.9)).zip(milliseconds(0.95)).zip(milliseconds(0.99));
+    all.map(|(((p50, p90), p95), p99)| Latency { p50, p90, p95, p99 })
+}
+
 fn traffic_of(counted: &Snapshot) -> Traffic {
-    let milliseconds = |q: f64| counted.recent.latency.quantile(q).map(|d: Duration| d.as_secs_f64() * 1e3);
-    let latency_ms = milliseconds(0.5).zip(milliseconds(0.9)).zip(milliseconds(0.95)).zip(milliseconds(0.99));
-    let latency_ms = latency_ms.map(|(((p50, p90), p95), p99)| Latency { p50, p90, p95, p99 });
     Traffic {
         requests: counted.totals.finished,
         errors_5xx: counted.totals.errors,
         died_open: counted.totals.died_open,
         slow: counted.totals.slow,
-        latency_ms,
+        latency_ms: latency(&counted.recent),
         ..Traffic::default()
     }
 }

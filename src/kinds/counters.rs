@@ -136,6 +136,7 @@ pub struct Worker {
     pub errors: u64,
     /// CLOCK_MONOTONIC in microseconds at which each open request began; at most 176, in no order.
     pub open_since_us: Vec<u64>,
+    pub recent: Recent,
 }
 
 impl Worker {
@@ -152,6 +153,17 @@ pub struct Recent {
     pub errors: u64,
     pub duration: Duration,
     pub latency: Histogram,
+}
+
+impl Recent {
+    fn add(&mut self, more: &Recent) {
+        self.finished += more.finished;
+        self.errors += more.errors;
+        self.duration += more.duration;
+        for (sum, n) in self.latency.0.iter_mut().zip(more.latency.0) {
+            *sum += n;
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -297,14 +309,14 @@ fn read_all<W: Words + ?Sized>(words: &W, now_us: u64) -> Snapshot {
         if words.load(base + S_TAKEN) == 0 {
             continue;
         }
-        let worker = read_worker(words, base);
+        let worker = read_worker(words, base, now_us);
         let totals = &mut snapshot.totals;
         totals.finished += worker.finished;
         totals.begun += worker.begun;
         totals.errors += worker.errors;
         totals.duration += Duration::from_micros(words.load(base + DURATION_US));
         add_slow(words, base, &mut snapshot.totals);
-        add_recent(words, base, now_us, &mut snapshot.recent);
+        snapshot.recent.add(&worker.recent);
         snapshot.workers.push(worker);
     }
     snapshot
@@ -320,8 +332,10 @@ fn add_slow<W: Words + ?Sized>(words: &W, base: usize, totals: &mut Totals) {
     }
 }
 
-fn read_worker<W: Words + ?Sized>(words: &W, base: usize) -> Worker {
+fn read_worker<W: Words + ?Sized>(words: &W, base: usize, now_us: u64) -> Worker {
     let finished = words.load(base + FINISHED);
+    let mut recent = Recent::default();
+    add_recent(words, base, now_us, &mut recent);
     Worker {
         pid: u32::try_from(words.load(base + S_PID)).unwrap_or(0),
         started_us: words.load(base + S_STARTED),
@@ -332,6 +346,7 @@ fn read_worker<W: Words + ?Sized>(words: &W, base: usize) -> Worker {
             .map(|place| words.load(place))
             .filter(|since| *since != 0)
             .collect(),
+        recent,
     }
 }
 
@@ -358,12 +373,7 @@ fn add_recent<W: Words + ?Sized>(words: &W, base: usize, now_us: u64, recent: &m
         if words.load(window) != number {
             continue; // a minute old: its worker is just taking it for the present
         }
-        recent.finished += seen.finished;
-        recent.errors += seen.errors;
-        recent.duration += seen.duration;
-        for (sum, n) in recent.latency.0.iter_mut().zip(seen.latency.0) {
-            *sum += n;
-        }
+        recent.add(&seen);
     }
 }
 

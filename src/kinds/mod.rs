@@ -17,7 +17,7 @@ use crate::config::template::Placeholder;
 use std::borrow::Cow;
 use std::path::Path;
 
-pub use places::{Places, resolve};
+pub use places::{Places, is_before_the_first, resolve};
 
 /// Where the sockets begin in a worker (`sd_listen_fds(3)`).
 pub const FIRST_SOCKET: i32 = 3;

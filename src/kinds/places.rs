@@ -59,6 +59,14 @@ fn named(root: &Path, id: &str) -> Result<PathBuf, String> {
     })
 }
 
+/// What is said of a root that was made ready, and has had no release so far, begins with this.
+const NO_RELEASE: &str = "there is no release in ";
+
+/// Is it no fault but the state before the first deploy that this is the reason of?
+pub fn is_before_the_first(reason: &str) -> bool {
+    reason.starts_with(NO_RELEASE)
+}
+
 fn current(root: &Path) -> Result<(PathBuf, Option<Box<str>>), String> {
     let current = root.join("current");
     match current.canonicalize() {
@@ -75,7 +83,7 @@ fn current(root: &Path) -> Result<(PathBuf, Option<Box<str>>), String> {
         Err(e)
             if e.kind() == ErrorKind::NotFound && !root.join("releases").exists() && root.join("shared").exists() =>
         {
-            Err(format!("there is no release in {} yet; `svctl deploy` brings one", root.display()))
+            Err(format!("{NO_RELEASE}{} yet; `svctl deploy` brings one", root.display()))
         }
         Err(e) if e.kind() == ErrorKind::NotFound && root.join("releases").exists() => Err(format!(
             "{} has releases but no `current` that names one; `svctl deploy` brings one, or make it: ln -sfn releases/ID {}",
@@ -121,7 +129,7 @@ mod tests {
         // It was prepared for releases.
         fs::create_dir(real.join("shared")).expect("mkdir");
         let none = resolve(Some(&real), None).expect_err("no release");
-        assert!(none.contains("no release") && none.contains("svctl deploy"), "{none}");
+        assert!(is_before_the_first(&none) && none.contains("svctl deploy"), "{none}");
     }
 
     #[test]
@@ -140,7 +148,7 @@ mod tests {
         assert_eq!(places.id.as_deref(), Some("one"));
         assert_eq!(places.real_venv(), Some(&*root.join("venv-7")));
         let other = resolve(Some(&root), Some("two")).expect_err("no such release");
-        assert!(other.contains("there is no release two"), "{other}");
+        assert!(other.contains("there is no release two") && !is_before_the_first(&other), "{other}");
         for bad in ["..", "one/..", "/etc", ""] {
             assert!(resolve(Some(&root), Some(bad)).is_err(), "{bad:?} was taken");
         }

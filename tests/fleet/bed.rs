@@ -258,6 +258,9 @@ impl Bed {
         for (name, holder) in holders.chain([("hub", &bed.hub)]) {
             let own = dir.join("machines").join(name);
             fs::create_dir_all(own.join("etc")).expect("a directory");
+            // A tree of control groups would be the whole machine's.
+            fs::create_dir_all(own.join("etc/default")).expect("a directory");
+            fs::write(own.join("etc/default/svd"), "CONTROL_GROUPS=no\n").expect("writing");
             let pip = format!("[global]\nno-index = true\nfind-links = {}\n", wheels.display());
             fs::write(own.join("etc/pip.conf"), pip).expect("writing");
             fs::write(own.join("etc/hosts"), format!("127.0.0.1 localhost\n{names}")).expect("writing");
@@ -271,11 +274,26 @@ impl Bed {
         Some(bed)
     }
 
+    /// A directory with svctl as people have it: without what only debuggers read.
+    pub fn svctl_as_shipped(&self) -> PathBuf {
+        let dir = self.path("bin");
+        if !dir.exists() {
+            fs::create_dir_all(&dir).expect("a directory");
+            let mut strip = Command::new("strip");
+            strip.arg("-o").arg(dir.join("svctl")).arg(env!("CARGO_BIN_EXE_svctl"));
+            if !run_limited(strip, PATIENCE).status.success() {
+                fs::copy(env!("CARGO_BIN_EXE_svctl"), dir.join("svctl")).expect("copying");
+            }
+        }
+        dir
+    }
+
     /// A command on the machine of svctl's user; its working directory is `/`.
     pub fn on_the_hub(&self, program: &str) -> Command {
         let mut command = self.hub.command(program);
         command.env_clear().env("HOME", "/root").env("USER", "root").env("LANG", "C.UTF-8");
-        command.env("PATH", format!("{}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", programs().display()));
+        let svctl = self.svctl_as_shipped();
+        command.env("PATH", format!("{}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", svctl.display()));
         command
     }
 

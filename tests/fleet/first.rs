@@ -57,6 +57,14 @@ fn the_first_deploy_works_as_pasted() {
         assert!(text.contains(part), "no {part:?} in block {n}:\n{said}");
     };
     let served = |version: u32| format!("airship {version}, 0 users\n").repeat(3);
+    let new = blocks.iter().find(|text| text.starts_with("6\n")).expect("block 6");
+    for host in &bed.hosts {
+        for what in ["start svd, now and at boot", "make the user airship", "write /etc/airdock/conf.d/airship.toml"] {
+            let (would, did) = (format!("{}: would {what}", host.name), format!("{}: {what}", host.name));
+            assert!(new.contains(&would) && new.contains(&did), "{would}:\n{said}");
+        }
+    }
+    block(6, "there is no release in /srv/airship yet");
     block(7, "wave 1: web-0 (watched for");
     block(7, "airship is deployed.");
     block(8, &served(1));

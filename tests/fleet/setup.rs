@@ -4,7 +4,6 @@ use super::bed::{Bed, Host};
 use super::support::{PATIENCE, run_limited, wait_until};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 /// What is written there is seen by nobody else, and is gone with the host.
 fn keep_apart(host: &Host) {
@@ -18,15 +17,13 @@ fn keep_apart(host: &Host) {
     host.run(&["sh", "-c", "echo CONTROL_GROUPS=no >/etc/default/svd"]);
 }
 
-/// svctl as people have it: without what only debuggers read.
-fn program(bed: &Bed) -> String {
-    let place = bed.path("svctl");
-    let mut strip = Command::new("strip");
-    strip.arg("-o").arg(&place).arg(env!("CARGO_BIN_EXE_svctl"));
-    if !run_limited(strip, PATIENCE).status.success() {
-        fs::copy(env!("CARGO_BIN_EXE_svctl"), &place).expect("copying");
-    }
-    place.display().to_string()
+/// Exit code, stdout and stderr of an svctl in the bed's `site`.
+fn told(bed: &Bed, svctl: &str, words: &[&str]) -> (i32, String, String) {
+    let mut command = bed.command(svctl);
+    command.args(words).current_dir(bed.path("site"));
+    let output = run_limited(command, PATIENCE * 4);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
 #[test]
@@ -34,7 +31,7 @@ fn a_new_host_is_made_ready_and_a_service_is_taken_off_it() {
     let Some(bed) = Bed::start(2) else { return };
     let host = &bed.hosts[1];
     keep_apart(host);
-    let svctl = program(&bed);
+    let svctl = bed.svctl_as_shipped().join("svctl").display().to_string();
     fs::create_dir_all(bed.path("site/conf.d")).expect("a directory");
     let service = |text: &str| fs::write(bed.path("site/conf.d/shop.toml"), text).expect("writing");
     let text = "kind = 'command'\ncommand = ['/bin/sleep', '100000']\nuser = 'shopkeeper'\ndirectory = '/'\nroot = '/srv/shop'\n";
@@ -47,13 +44,7 @@ fn a_new_host_is_made_ready_and_a_service_is_taken_off_it() {
         host.address, bed.hosts[0].address
     );
     fs::write(bed.path("site/fleet.toml"), fleet).expect("writing");
-    let told = |words: &[&str]| {
-        let mut command = bed.command(&svctl);
-        command.args(words).current_dir(bed.path("site"));
-        let output = run_limited(command, PATIENCE * 4);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
-    };
+    let told = |words: &[&str]| told(&bed, &svctl, words);
     let ok = |words: &[&str]| {
         let (code, out, err) = told(words);
         assert_eq!(code, 0, "{words:?}: {out}{err}");
@@ -101,6 +92,88 @@ fn a_new_host_is_made_ready_and_a_service_is_taken_off_it() {
     assert_eq!(ok(&["-H", "web-1", "remove", "shop"]), "web-1: there is no such service\n");
     ok(&["-H", "web-1", "shutdown"]);
     assert!(!Path::new("/usr/local/sbin/svd.before").exists(), "nothing of this machine is touched");
+}
+
+/// A user of the host's own who is let in by ssh, and has no password.
+fn deployer(host: &Host) {
+    host.run(&["useradd", "--create-home", "--shell", "/bin/sh", "deploy"]);
+    // Without one `sshd` would take the account for locked.
+    host.run(&["usermod", "--password", "*", "deploy"]);
+}
+
+/// All that needs root is done by `sudo`, with svd's program and files on its standard input.
+#[test]
+fn a_user_with_sudo_prepares_a_host_whose_configuration_is_elsewhere() {
+    if !Path::new("/usr/bin/sudo").exists() {
+        assert!(std::env::var_os("AIRDOCK_TEST_ALL").is_none(), "sudo is needed");
+        eprintln!("SKIPPED, as there is no sudo");
+        return;
+    }
+    let Some(bed) = Bed::start(1) else { return };
+    let host = &bed.hosts[0];
+    keep_apart(host);
+    deployer(host);
+    host.run(&["sh", "-c", "echo 'CONFIG_DIR=\"/opt/dock\"  ' >>/etc/default/svd"]);
+    host.run(&["mount", "-t", "tmpfs", "none", "/opt"]);
+    let svctl = bed.svctl_as_shipped().join("svctl").display().to_string();
+    let site = bed.path("site");
+    fs::create_dir_all(site.join("conf.d")).expect("a directory");
+    let text = "kind = 'command'\ncommand = ['/bin/sleep', '100000']\nuser = 'shopkeeper'\nroot = '/srv/shop'\ndirectory = '/'\n\
+                [deploy]\nshared = ['media', 'local.py']\n";
+    fs::write(site.join("conf.d/shop.toml"), text).expect("writing");
+    let till = "kind = 'command'\ncommand = ['/bin/sleep', '100000']\nuser = 'shopkeeper'\ndirectory = '/'\n";
+    fs::write(site.join("conf.d/till.toml"), till).expect("writing");
+    let fleet = format!(
+        "hosts = [\"web-0\"]\nssh_config = \"../ssh_config\"\nconnect_timeout = \"30s\"\n[host.web-0]\nssh = {:?}\nuser = \"deploy\"\n",
+        host.address
+    );
+    fs::write(site.join("fleet.toml"), fleet).expect("writing");
+    let told = |words: &[&str]| told(&bed, &svctl, words);
+
+    let (code, out, err) = told(&["-H", "web-0", "setup", "--deployer", "deploy"]);
+    assert!(code == 5 && err.contains("this needs root, or sudo without a password"), "{code} {out}{err}");
+    host.run(&["test", "!", "-e", "/usr/local/sbin/svd"]);
+    let sudoers = "echo 'deploy ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/deploy && chmod 440 /etc/sudoers.d/deploy";
+    host.run(&["sh", "-c", sudoers]);
+
+    let (code, out, err) = told(&["-H", "web-0", "setup", "--deployer", "deploy"]);
+    assert_eq!(code, 0, "{out}{err}");
+    for did in [
+        "install /usr/local/sbin/svd",
+        "make the user shopkeeper",
+        "make the directory /srv/shop/shared\n",
+        "make the directory /srv/shop/shared/media, shopkeeper's",
+        "write /opt/dock/conf.d/shop.toml",
+        "write /opt/dock/svd.toml",
+        "start svd, now and at boot",
+    ] {
+        assert!(out.contains(did), "{did:?} in {out}");
+    }
+    host.run(&["sh", "-c", "! test -e /etc/airdock && ! test -e /srv/shop/shared/local.py"]);
+    let owners = "test \"$(stat -c %U /srv/shop /srv/shop/shared /srv/shop/shared/media /opt/dock/svd.toml | tr '\\n' ' ')\" \
+                  = 'root root shopkeeper root '";
+    host.run(&["sh", "-c", owners]);
+    let (code, out, _) = told(&["-H", "web-0", "status", "shop"]);
+    assert!(code == 3 && out.contains("there is no release in /srv/shop yet"), "{out}");
+    // svd runs with what was brought, and lets the deployer in without sudo.
+    wait_until("till runs", PATIENCE, || told(&["-H", "web-0", "is-active", "till"]).0 == 0);
+    let (code, out, err) = told(&["-H", "web-0", "setup", "--deployer", "deploy"]);
+    assert!(code == 0 && out == "web-0: nothing to do\n", "{out}{err}");
+    assert!(err.contains("/opt/dock/svd.toml is there and stays"), "{err}");
+    fs::write(site.join("conf.d/shop.toml"), text.replace("user =", "nice = 5\nuser =")).expect("writing");
+    let (code, out, err) = told(&["-H", "web-0", "setup"]);
+    assert!(code == 0 && out.contains("replace /opt/dock/conf.d/shop.toml"), "shop waits for a release: {out}{err}");
+    let (code, out, err) = told(&["-H", "web-0", "remove", "shop", "--purge"]);
+    assert!(
+        code == 0 && out.contains("removed /opt/dock/conf.d/shop.toml") && out.contains("removed /srv/shop"),
+        "{out}{err}"
+    );
+    assert_eq!(told(&["-H", "web-0", "status", "shop"]).0, 4);
+
+    host.run(&["sh", "-c", "echo CONFIG_DIR=dock >>/etc/default/svd"]);
+    let (code, out, err) = told(&["-H", "web-0", "setup"]);
+    assert!(code == 1 && err.contains("CONFIG_DIR in /etc/default/svd must be a path from the root"), "{out}{err}");
+    host.run(&["svctl", "shutdown"]);
 }
 
 #[test]

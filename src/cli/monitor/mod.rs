@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LINES: (usize, usize) = (50, 3);
 /// Services whose logs are shown.
 const LOGS: usize = 8;
+/// Services whose memory is shown, and how long svd may take for all of them.
+const DETAILS: (usize, Duration) = (32, Duration::from_secs(5));
 /// Answers that wait to be shown.
 const ANSWERS: usize = 64;
 /// What a shell adds to the number of a signal.
@@ -106,7 +108,19 @@ fn show(context: &Context, args: &MonitorArgs, dials: Vec<(Box<str>, Arc<dyn Dia
 
 async fn ask(caller: &Caller, names: &[String], lines: usize) -> Answer {
     let chosen = if names.is_empty() { String::new() } else { format!("&services={}", joined(names)) };
-    let list: FullStatusList = caller.fetch(&format!("/v1/status?full=true{chosen}")).await?;
+    let mut list: FullStatusList = caller.fetch(&format!("/v1/status?full=true{chosen}")).await?;
+    // With their memory, which svd says of one at a time.
+    let end = Instant::now() + DETAILS.1;
+    for service in list.services.iter_mut().take(DETAILS.0) {
+        let path = format!("/v1/services/{}", encode(&service.name));
+        let left = end.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(left, caller.fetch::<ServiceStatus>(&path)).await {
+            Ok(Ok(detailed)) => *service = detailed,
+            // It has gone meanwhile, or whoever asks may not see it alone.
+            Ok(Err(_)) => {}
+            Err(_) => break,
+        }
+    }
     let mut log = Vec::new();
     for service in list.services.iter().take(LOGS) {
         let path = format!("/v1/services/{}/logs?lines={lines}", encode(&service.name));

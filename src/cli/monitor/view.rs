@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::render::{age, bytes};
+use super::super::render::{age, bytes, gunicorn};
 use super::super::screen::fit;
 use super::super::text::line;
 use crate::api::types::{GenerationRole, GenerationStatus, HealthState, ServiceStatus, Traffic, WorkerState};
@@ -74,8 +74,8 @@ pub fn lines(seen: &[Seen], time: &str, size: Option<(usize, usize)>) -> Vec<Str
     let wide = table.iter().any(|line| line.chars().count() > width);
     out.extend(if wide { self::table(seen, true) } else { table });
     out.extend(releases(seen));
-    out.extend(workers(seen));
     out.extend(notes(seen));
+    out.extend(workers(seen));
     let log = log(seen);
     if let Some((_, height)) = size {
         let room = height.saturating_sub(out.len() + 1).max(LOG.min(log.len()));
@@ -244,27 +244,32 @@ fn releases(seen: &[Seen]) -> Vec<String> {
     std::iter::once(String::new()).filter(|_| !sums.is_empty()).chain(sums.iter().map(of)).collect()
 }
 
-/// Each process that svd has started; of one host.
+/// Each process that svd has started, and gunicorn's own below it.
 fn workers(seen: &[Seen]) -> Vec<String> {
-    let [host] = seen else { return Vec::new() };
     let mut out = Vec::new();
-    for service in &host.services {
-        for generation in &service.generations {
-            for worker in &generation.workers {
-                let pid = worker.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-                let mut text = format!(
-                    "{} generation {} worker {}: {}, pid {pid}, {}, {} restarts",
-                    line(&service.name),
-                    generation.number,
-                    worker.index,
-                    worker.state.as_str(),
-                    age(worker.since_seconds),
-                    worker.restarts
-                );
-                for (what, said) in [("before", &worker.last_exit), ("says", &worker.status_text)] {
-                    said.iter().for_each(|said| text.push_str(&format!(", {what}: {}", line(said))));
+    for host in seen {
+        let before = if host.host.is_empty() { String::new() } else { format!("{}: ", line(&host.host)) };
+        for service in &host.services {
+            for generation in &service.generations {
+                for worker in &generation.workers {
+                    let pid = worker.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+                    let release = generation.release.as_deref().map(|id| format!(", release {}", line(id)));
+                    let release = release.unwrap_or_default();
+                    let mut text = format!(
+                        "{before}{} generation {} worker {}: {}, pid {pid}{release}, {}, {} restarts",
+                        line(&service.name),
+                        generation.number,
+                        worker.index,
+                        worker.state.as_str(),
+                        age(worker.since_seconds),
+                        worker.restarts
+                    );
+                    for (what, said) in [("before", &worker.last_exit), ("says", &worker.status_text)] {
+                        said.iter().for_each(|said| text.push_str(&format!(", {what}: {}", line(said))));
+                    }
+                    out.push(text);
                 }
-                out.push(text);
+                out.extend(generation.gunicorn.iter().map(|worker| format!("  {before}{}", gunicorn(worker))));
             }
         }
     }
@@ -349,6 +354,9 @@ mod tests {
             assert!(row.contains(part), "{part} in {row}");
         }
         assert!(text.contains("airship generation 7 worker 0: running"), "{text}");
+        assert!(text.contains("pid 4711, release deploy-2026-11-22_18-40-00, 5m00s, 2 restarts"), "{text}");
+        let own = "gunicorn worker 4712: running, for 4m50s, 512 requests, 2 5xx, 1 open, 45 MiB, p50 11.0 ms";
+        assert!(text.contains(own) && text.contains("gunicorn worker 4713: starting\n"), "{text}");
         assert!(!text.contains('\x1b') && text.contains("GET / \\x1b[2J"), "{text}");
         assert_eq!(shown.last().map(String::as_str), Some("the last"));
     }
@@ -360,6 +368,8 @@ mod tests {
         let text = lines(&[seen("web-0"), seen("web-1"), away], "now", None).join("\n");
         assert!(text.starts_with("now  3 hosts, 1 of which do not answer\nHOST "), "{text}");
         assert!(text.contains("on 2 hosts: 3002 requests, 500.0 a second"), "{text}");
+        assert!(text.contains("web-1: airship generation 7 worker 0: running"), "{text}");
+        assert!(text.contains("  web-0: gunicorn worker 4712: running"), "{text}");
         assert!(text.contains("web-2: it does not answer") && text.contains("web-1 | the last"), "{text}");
     }
 

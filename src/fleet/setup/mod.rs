@@ -17,8 +17,12 @@ pub use script::{Delivery, apply, as_root, probe, program_there, remove, replace
 /// Where svd goes, and the link by which svctl is the same program.
 pub const SVD: &str = "/usr/local/sbin/svd";
 pub const SVCTL: &str = "/usr/local/bin/svctl";
-/// svd's configuration.
+/// svd's configuration, where [`SETTINGS`] on the host say nothing else.
 pub const CONFIGURATION: &str = "/etc/airdock";
+/// svd's own file in that directory.
+pub const MAIN: &str = "svd.toml";
+/// What svd's init script and unit read: `CONFIG_DIR` is what counts here.
+pub const SETTINGS: &str = "/etc/default/svd";
 
 /// What a host is to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,9 +34,9 @@ pub struct Wanted {
     pub version: String,
     /// Users that services run as, and the root of one of them.
     pub users: BTreeMap<String, Option<String>>,
-    /// Roots of services.
-    pub directories: BTreeSet<String>,
-    /// Absolute paths and contents.
+    /// Roots of services, and what is below them; whose each is, if not root's.
+    pub directories: BTreeMap<String, Option<String>>,
+    /// Names below the configuration's directory, and contents.
     pub files: BTreeMap<String, String>,
     /// `svd.toml`, where the host has none.
     pub standard: Option<String>,
@@ -51,16 +55,20 @@ pub struct Found {
     /// svd's init script or unit is there.
     pub has_init: bool,
     pub running: bool,
+    /// `rsync` is there, by which releases come.
+    pub has_rsync: bool,
+    /// The directory of svd's configuration.
+    pub configuration: String,
     pub users: BTreeSet<String>,
     pub directories: BTreeSet<String>,
-    /// SHA-256 by path.
+    /// SHA-256 by name below that directory.
     pub files: BTreeMap<String, String>,
 }
 
 impl Found {
     /// What [`probe`] prints: words with tabs between them. Lines that it does not know are somebody else's.
     pub fn parse(text: &str) -> Found {
-        let mut found = Found::default();
+        let mut found = Found { configuration: CONFIGURATION.to_owned(), ..Found::default() };
         for line in text.lines() {
             let words: Vec<&str> = line.split('\t').collect();
             match words[..] {
@@ -69,9 +77,11 @@ impl Found {
                 ["init", init] => found.init = init.to_owned(),
                 ["has-init"] => found.has_init = true,
                 ["running"] => found.running = true,
+                ["rsync"] => found.has_rsync = true,
+                ["configuration", path] => found.configuration = path.to_owned(),
                 ["user", name] => _ = found.users.insert(name.to_owned()),
                 ["directory", path] => _ = found.directories.insert(path.to_owned()),
-                ["file", sum, path] => _ = found.files.insert(path.to_owned(), sum.to_owned()),
+                ["file", sum, name] => _ = found.files.insert(name.to_owned(), sum.to_owned()),
                 _ => {}
             }
         }
@@ -87,7 +97,10 @@ pub enum Change {
         name: String,
         home: Option<String>,
     },
-    Directory(String),
+    Directory {
+        path: String,
+        owner: Option<String>,
+    },
     /// `replaced`: another one is there, and is kept.
     File {
         path: String,
@@ -106,7 +119,8 @@ impl fmt::Display for Change {
         match self {
             Change::Program => write!(f, "install {SVD}, and {SVCTL} as a link to it"),
             Change::User { name, .. } => write!(f, "make the user {name}"),
-            Change::Directory(path) => write!(f, "make the directory {path}"),
+            Change::Directory { path, owner: None } => write!(f, "make the directory {path}"),
+            Change::Directory { path, owner: Some(owner) } => write!(f, "make the directory {path}, {owner}'s"),
             Change::File { path, replaced: false, .. } => write!(f, "write {path}"),
             Change::File { path, .. } => write!(f, "replace {path}, and keep the old one as {path}.before"),
             Change::Init(init) => write!(f, "install svd's files for {init}"),
@@ -144,21 +158,25 @@ pub fn todo(wanted: &Wanted, found: &Found) -> Result<Todo, String> {
     }
     let missing = wanted.users.iter().filter(|(name, _)| !found.users.contains(*name));
     changes.extend(missing.map(|(name, home)| Change::User { name: name.clone(), home: home.clone() }));
-    let ours = [CONFIGURATION.to_owned(), format!("{CONFIGURATION}/conf.d")];
-    let directories = ours.iter().chain(&wanted.directories).filter(|path| !found.directories.contains(*path));
-    changes.extend(directories.map(|path| Change::Directory(path.clone())));
+    let conf = &found.configuration;
+    let ours = [conf.clone(), format!("{conf}/conf.d")].map(|path| (path, None));
+    let all = wanted.directories.iter().map(|(path, owner)| (path.clone(), owner.clone()));
+    let missing = ours.into_iter().chain(all).filter(|(path, _)| !found.directories.contains(path));
+    changes.extend(missing.map(|(path, owner)| Change::Directory { path, owner }));
     let mut files = wanted.files.clone();
-    let main = format!("{CONFIGURATION}/svd.toml");
-    match (&wanted.standard, found.files.contains_key(&main)) {
-        (Some(text), false) => _ = files.entry(main).or_insert_with(|| text.clone()),
-        (Some(_), true) => notes.push(format!("{main} is there and stays: add the access rule by hand")),
+    match (&wanted.standard, found.files.contains_key(MAIN)) {
+        (Some(text), false) => _ = files.entry(MAIN.to_owned()).or_insert_with(|| text.clone()),
+        (Some(_), true) => notes.push(format!("{conf}/{MAIN} is there and stays: add the access rule by hand")),
         (None, _) => {}
     }
     let before = changes.len();
-    for (path, content) in files {
-        match found.files.get(&path) {
+    for (name, content) in files {
+        match found.files.get(&name) {
             Some(sum) if *sum == sha256(content.as_bytes()) => {}
-            there => changes.push(Change::File { path, content, replaced: there.is_some() }),
+            there => {
+                let (path, replaced) = (format!("{conf}/{name}"), there.is_some());
+                changes.push(Change::File { path, content, replaced });
+            }
         }
     }
     let changed = changes.len() > before;
@@ -169,6 +187,9 @@ pub fn todo(wanted: &Wanted, found: &Found) -> Result<Todo, String> {
         false => changes.push(Change::Start(found.init.clone())),
         true if changed => changes.push(Change::Update),
         true => {}
+    }
+    if !found.has_rsync {
+        notes.push("there is no rsync, without which no release can be sent there: install it".to_owned());
     }
     Ok(Todo { changes, notes })
 }

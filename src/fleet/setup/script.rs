@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::super::transport::ssh::for_shell as quoted;
-use super::{CONFIGURATION, Change, SVCTL, SVD, Wanted, sha256};
+use super::{CONFIGURATION, Change, MAIN, SETTINGS, SVCTL, SVD, Wanted, sha256};
 
 const HEAD: &str = "set -eu\numask 022\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nexport PATH\n\
                     fail() { printf 'svctl: %s\\n' \"$*\" >&2; exit 1; }\n";
@@ -17,6 +17,17 @@ const PUT: &str = r#"put() {
 }
 put_in_place() { mv -f "$1.airdock-new" "$1"; }
 "#;
+
+/// `$conf`: where svd's configuration is. The settings are read as systemd reads them, without a shell.
+fn configuration() -> String {
+    format!(
+        "conf=\n\
+         [ ! -r {SETTINGS} ] || conf=$(sed -n 's/^[[:space:]]*CONFIG_DIR=//p' {SETTINGS} | tail -n 1 | sed \"s/[[:space:]]*$//; s/^[\\\"']//; s/[\\\"']$//\")\n\
+         conf=${{conf:-{CONFIGURATION}}}\n\
+         case $conf in /*) ;; *) fail \"CONFIG_DIR in {SETTINGS} must be a path from the root, and it is $conf\" ;; esac\n\
+         conf=${{conf%/}}\n"
+    )
+}
 
 /// svd's own files for init, as they are in the repository.
 const INIT: [(&str, &str); 6] = [
@@ -66,13 +77,20 @@ pub fn probe(wanted: &Wanted) -> String {
     for name in wanted.users.keys() {
         let _ = writeln!(out, "if id -u {0} >/dev/null 2>&1; then printf 'user\\t%s\\n' {0}; fi", quoted(name));
     }
-    let ours = [CONFIGURATION.to_owned(), format!("{CONFIGURATION}/conf.d")];
-    for path in ours.iter().chain(&wanted.directories) {
+    out.push_str("if command -v rsync >/dev/null; then printf 'rsync\\n'; fi\n");
+    out.push_str(&configuration());
+    out.push_str(
+        "printf 'configuration\\t%s\\n' \"$conf\"\n\
+         for path in \"$conf\" \"$conf/conf.d\"; do [ ! -d \"$path\" ] || printf 'directory\\t%s\\n' \"$path\"; done\n",
+    );
+    for path in wanted.directories.keys() {
         let _ = writeln!(out, "[ ! -d {0} ] || printf 'directory\\t%s\\n' {0}", quoted(path));
     }
-    let main = format!("{CONFIGURATION}/svd.toml");
-    for path in wanted.files.keys().chain(Some(&main).filter(|main| !wanted.files.contains_key(*main))) {
-        let _ = writeln!(out, "[ ! -f {0} ] || printf 'file\\t%s\\t%s\\n' \"$(sum {0})\" {0}", quoted(path));
+    let main = MAIN.to_owned();
+    for name in wanted.files.keys().chain(Some(&main).filter(|main| !wanted.files.contains_key(*main))) {
+        let name = quoted(name);
+        let _ =
+            writeln!(out, "[ ! -f \"$conf\"/{name} ] || printf 'file\\t%s\\t%s\\n' \"$(sum \"$conf\"/{name})\" {name}");
     }
     out
 }
@@ -91,7 +109,11 @@ pub fn apply(changes: &[Change], wanted: &Wanted, program: &[u8]) -> Delivery {
                      || fail {name} 'cannot be made a user'"
                 ));
             }
-            Change::Directory(path) => all.line(&format!("mkdir -p {}", quoted(path))),
+            Change::Directory { path, owner: None } => all.line(&format!("mkdir -p {}", quoted(path))),
+            // The group that is the user's own, whatever it is called.
+            Change::Directory { path, owner: Some(owner) } => {
+                all.line(&format!("mkdir -p {0} && chown {1}: {0}", quoted(path), quoted(owner)));
+            }
             Change::File { path, content, replaced } => {
                 let to = quoted(path);
                 if *replaced {
@@ -175,9 +197,9 @@ pub fn replace(sum: &str, version: &str, program: &[u8]) -> Delivery {
 
 /// Takes a service off a host. `purge`: its logs, too, and its `root`, where that is given.
 pub fn remove(name: &str, socket: &str, purge: bool, root: Option<&str>) -> String {
-    let (file, socket) = (quoted(&format!("{CONFIGURATION}/conf.d/{name}.toml")), quoted(socket));
-    let plain = quoted(name);
-    let mut out = format!("{HEAD}told() {{ printf 'done\\t%s\\n' \"$*\"; }}\n");
+    let (plain, socket) = (quoted(name), quoted(socket));
+    let file = format!("\"$conf\"/conf.d/{plain}.toml");
+    let mut out = format!("{HEAD}{}told() {{ printf 'done\\t%s\\n' \"$*\"; }}\n", configuration());
     let _ = write!(
         out,
         "command -v svctl >/dev/null || fail 'there is no svctl'\n\

@@ -7,8 +7,11 @@ fn wanted() -> Wanted {
         program: "aa".to_owned(),
         version: "0.1.0".to_owned(),
         users: BTreeMap::from([("airship".to_owned(), Some("/srv/airship".to_owned()))]),
-        directories: BTreeSet::from(["/srv/airship".to_owned()]),
-        files: BTreeMap::from([("/etc/airdock/conf.d/airship.toml".to_owned(), "kind = 'command'\n".to_owned())]),
+        directories: BTreeMap::from([
+            ("/srv/airship".to_owned(), None),
+            ("/srv/airship/shared/media".to_owned(), Some("airship".to_owned())),
+        ]),
+        files: BTreeMap::from([("conf.d/airship.toml".to_owned(), "kind = 'command'\n".to_owned())]),
         standard: Some(standard("deploy")),
         socket: "/run/airdock/svd.sock".to_owned(),
     }
@@ -30,6 +33,7 @@ fn an_empty_host_gets_everything_in_order_and_a_full_one_nothing() {
             "make the directory /etc/airdock",
             "make the directory /etc/airdock/conf.d",
             "make the directory /srv/airship",
+            "make the directory /srv/airship/shared/media, airship's",
             "write /etc/airdock/conf.d/airship.toml",
             "write /etc/airdock/svd.toml",
             "install svd's files for sysv",
@@ -39,10 +43,15 @@ fn an_empty_host_gets_everything_in_order_and_a_full_one_nothing() {
     let sum = sha256(b"kind = 'command'\n");
     let full = format!(
         "system\tLinux x86_64\nsvd\taa\t/usr/local/sbin/svd\ninit\tsysv\nhas-init\nrunning\nuser\tairship\ndirectory\t/etc/airdock\n\
-         directory\t/etc/airdock/conf.d\ndirectory\t/srv/airship\nfile\t{sum}\t/etc/airdock/conf.d/airship.toml\nfile\tbb\t/etc/airdock/svd.toml\n"
+         directory\t/etc/airdock/conf.d\ndirectory\t/srv/airship\ndirectory\t/srv/airship/shared/media\n\
+         rsync\nfile\t{sum}\tconf.d/airship.toml\nfile\tbb\tsvd.toml\n"
     );
     let none = todo(&wanted(), &Found::parse(&full)).unwrap();
     assert!(none.changes.is_empty() && none.notes.len() == 1, "{none:?}");
+    let elsewhere = Found::parse("system\tLinux x86_64\ninit\tsysv\nconfiguration\t/opt/airdock\n");
+    let shown_elsewhere = shown(&todo(&wanted(), &elsewhere).unwrap()).join("\n");
+    assert!(shown_elsewhere.contains("write /opt/airdock/conf.d/airship.toml"), "{shown_elsewhere}");
+    assert!(!shown_elsewhere.contains("/etc/airdock"), "{shown_elsewhere}");
     let other = full.replace(&sum, "cc").replace("svd\taa", "svd\tdd");
     let some = todo(&wanted(), &Found::parse(&other)).unwrap();
     assert_eq!(
@@ -69,7 +78,7 @@ fn the_rule_for_whoever_deploys_is_one_that_svd_reads() {
 #[test]
 fn scripts_can_be_parsed() {
     let mut odd = wanted();
-    odd.directories.insert("/srv/it's \"odd\" $HOME".to_owned());
+    odd.directories.insert("/srv/it's \"odd\" $HOME".to_owned(), Some("o'dd".to_owned()));
     let all = todo(&odd, &Found::parse("system\tLinux x86_64\ninit\tsystemd\n")).unwrap();
     let remove = remove("web", "/run/s'x", true, Some("/srv/web"));
     let replace = replace("aa", "0.1.0", b"program").script;
