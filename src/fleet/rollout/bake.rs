@@ -9,7 +9,7 @@ use super::machine::{Machine, Purpose};
 use super::phases::{Failure, Phase};
 use super::plan::Limits;
 use super::timers::Timer;
-use crate::fleet::verdict::{Cause, Incident, Judge, Outcome, TICK, Tick, Verdict};
+use crate::fleet::verdict::{Baseline, Cause, Incident, Judge, Outcome, TICK, Tick, Verdict};
 
 /// Of a release on trial, beyond those that the old one has where it has most: a worker that ends now and then is back before
 /// anybody sees it in backoff.
@@ -48,6 +48,12 @@ impl Bake {
             own: false,
             seen: false,
         }
+    }
+
+    /// It is not watched for any time, and requests do not matter.
+    fn looks_once(&self) -> bool {
+        let record = self.judge.record();
+        record.bake_ms == 0 && (record.baseline == Baseline::Health || record.settings.min_requests == 0)
     }
 }
 
@@ -197,8 +203,8 @@ impl Machine {
         if bake.own && !self.hosts.iter().any(|host| is_new(host, wave)) {
             return self.fail(&format!("no host of wave {} serves the release any more", wave + 1), false);
         }
-        // Nobody is found good whom nobody has seen.
-        if bake.round > 1 && (bake.seen || !bake.own) {
+        // Nobody is found good whom nobody has seen. Requests are counted from one round to the next.
+        if (bake.round > 1 || bake.looks_once()) && (bake.seen || !bake.own) {
             bake.judge.handle_tick(at, tick);
             self.conclude();
         }
