@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use support::plain::{SLEEP, script};
 use support::pty::Pty;
 use support::svd::quoted;
@@ -159,4 +159,39 @@ fn gunicorns_workers_are_shown_one_by_one() {
     });
     let new = after.iter().find(|worker| worker["pid"].as_u64().is_some_and(|pid| !before.contains(&pid)));
     assert_eq!(new.expect("a new one")["requests"], 0, "{after:?}");
+}
+
+/// Set for the process whose terminal is looked at.
+const PANICS: &str = "AIRDOCK_TEST_PANICS";
+
+/// A program of its own, as it is nothing without the test below: it takes the terminal, and panics.
+#[test]
+fn a_program_that_panics() {
+    if std::env::var_os(PANICS).is_none() {
+        return;
+    }
+    let whole = airdock::cli::screen::Whole::take();
+    whole.draw(&["all is drawn".to_owned()]);
+    // Until the test has looked.
+    std::io::stdin().read_line(&mut String::new()).expect("a key");
+    panic!("what a person has to read");
+}
+
+/// The terminal is as it was before the panic is told, so that its words are not on a screen that goes away.
+#[test]
+fn a_panic_gives_the_terminal_back() {
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command.args(["--exact", "a_program_that_panics", "--nocapture"]).env(PANICS, "1");
+    let mut pty = Pty::start(command, 100, 20);
+    let before = pty.settings();
+    pty.wait_seen("all is drawn");
+    assert_ne!(pty.settings().local_flags, before.local_flags);
+    pty.type_in(b"\n");
+    assert_eq!(pty.wait_end(PATIENCE).code(), Some(101), "{:?}", pty.seen());
+    pty.wait_seen("what a person has to read");
+    let seen = pty.seen();
+    let (given, told) = (seen.find("\x1b[?25h\x1b[?1049l"), seen.find("what a person has to read"));
+    assert!(given.is_some() && given < told, "{seen:?}");
+    assert_eq!(seen.matches("\x1b[?1049l").count(), 1, "{seen:?}");
+    assert_eq!(pty.settings().local_flags, before.local_flags);
 }

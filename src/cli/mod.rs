@@ -27,7 +27,7 @@ mod relay;
 mod releases;
 pub mod render;
 mod render_releases;
-mod screen;
+pub mod screen;
 mod setup;
 mod shutdown;
 mod status;

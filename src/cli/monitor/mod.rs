@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 use super::args::{Cli, MonitorArgs};
 use super::context::{Context, joined};
@@ -84,12 +84,12 @@ fn show(context: &Context, args: &MonitorArgs, dials: Vec<(Box<str>, Arc<dyn Dia
     runtime.block_on(local.run_until(async {
         let (answers, answered) = mpsc::channel(ANSWERS);
         let lines = if dials.len() == 1 { LINES.0 } else { LINES.1 };
-        let mut seen = Vec::with_capacity(dials.len());
+        let (mut seen, mut asking) = (Vec::with_capacity(dials.len()), JoinSet::new());
         for (index, (name, dial)) in dials.into_iter().enumerate() {
             seen.push(Seen::new(&name));
             let (answers, names) = (answers.clone(), args.names.clone());
             let interval = args.interval;
-            tokio::task::spawn_local(async move {
+            asking.spawn_local(async move {
                 let caller = Caller::new(dial);
                 loop {
                     let answer = tokio::time::timeout(PATIENCE, ask(&caller, &names, lines)).await;
@@ -101,6 +101,7 @@ fn show(context: &Context, args: &MonitorArgs, dials: Vec<(Box<str>, Arc<dyn Dia
             });
         }
         let signals = Signals::new();
+        let answered = Answers { answered, asking };
         let monitor = Monitor { context, args, seen, answered, signals, began: Instant::now() };
         monitor.run().await
     }))
@@ -132,11 +133,30 @@ async fn ask(caller: &Caller, names: &[String], lines: usize) -> Answer {
     Ok((list.services, log))
 }
 
+/// What the hosts say, by those who ask them.
+struct Answers {
+    answered: mpsc::Receiver<(usize, Answer)>,
+    asking: JoinSet<()>,
+}
+
+impl Answers {
+    /// A panic of somebody who asks is one here: the terminal has been given back, and is not drawn on any more.
+    async fn next(&mut self) -> Option<(usize, Answer)> {
+        tokio::select! {
+            answer = self.answered.recv() => answer,
+            Some(Err(ended)) = self.asking.join_next() => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => None,
+            },
+        }
+    }
+}
+
 struct Monitor<'a> {
     context: &'a Context,
     args: &'a MonitorArgs,
     seen: Vec<Seen>,
-    answered: mpsc::Receiver<(usize, Answer)>,
+    answered: Answers,
     signals: Signals,
     began: Instant,
 }
@@ -159,7 +179,7 @@ impl Monitor<'_> {
         tokio::pin!(end);
         while told.contains(&false) {
             tokio::select! {
-                answer = self.answered.recv() => {
+                answer = self.answered.next() => {
                     let Some((index, answer)) = answer else { return Ok(None) };
                     told[index] = true;
                     match answer {
@@ -202,7 +222,7 @@ impl Monitor<'_> {
             tokio::pin!(rest);
             loop {
                 tokio::select! {
-                    Some((index, answer)) = self.answered.recv() => self.note(index, answer),
+                    Some((index, answer)) = self.answered.next() => self.note(index, answer),
                     kind = self.signals.next() => return Ok(End::Signal(kind)),
                     () = &mut rest => break,
                 }
@@ -217,7 +237,7 @@ impl Monitor<'_> {
         loop {
             whole.draw(&view::lines(&self.seen, &format!("{}  q ends", now()), Some(screen::size())));
             tokio::select! {
-                Some((index, answer)) = self.answered.recv() => self.note(index, answer),
+                Some((index, answer)) = self.answered.next() => self.note(index, answer),
                 kind = self.signals.next() => return Ok(End::Signal(kind)),
                 () = keys.end() => return Ok(End::Asked(Exit::Ok)),
                 Some(()) = next(&mut resized) => {}
@@ -306,5 +326,19 @@ impl Keys {
                 Ok(0) | Err(_) => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "local")]
+    #[should_panic(expected = "of one who asks")]
+    async fn a_panic_of_one_who_asks_ends_it() {
+        let (_kept, answered) = mpsc::channel(1);
+        let mut asking = JoinSet::new();
+        asking.spawn_local(async { panic!("of one who asks") });
+        Answers { answered, asking }.next().await;
     }
 }
