@@ -485,7 +485,7 @@ pub struct PruneResult {
 /// One line of a host's journal of deploys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HistoryEntry {
-    /// RFC 3339.
+    /// RFC 3339, in UTC; in milliseconds.
     pub time: Box<str>,
     /// The user that svd knows, and whom the client says it acts for.
     pub who: Box<str>,

@@ -13,6 +13,8 @@ use super::args::{Cli, Command};
 use super::context::Context;
 use super::exit::{CliError, Exit};
 use super::lanes::{Lane, Lanes, Order};
+use super::render;
+use super::render_releases::merged_history;
 use super::status::show_again;
 use crate::api::client;
 use crate::api::types::{ApiError, ErrorCode};
@@ -58,6 +60,7 @@ pub fn run(context: &Context, cli: &Cli) -> Result<Exit, CliError> {
     let done = match &cli.command {
         Command::Status(args) if args.watch => verb.watch(context, args, parallel),
         Command::Upgrade(args) => verb.in_waves(context, cli, args.ship, parallel),
+        Command::History(_) if !context.json && verb.hosts.len() > 1 => verb.merged(context, parallel),
         _ => verb.once(context, order, parallel).and_then(|lanes| {
             if context.json && order == Order::OfHosts {
                 context.print_value(&lanes.document())?;
@@ -313,6 +316,30 @@ impl Verb {
             context.print_value(&serde_json::json!({ "hosts": rows, "untouched": untouched }))?;
         } else if !untouched.is_empty() {
             context.say(&format!("svctl: stopped at the first failure; not touched: {}.", untouched.join(", ")));
+        }
+        Ok(exit)
+    }
+
+    /// `history`: one, of all hosts.
+    fn merged(&self, context: &Context, parallel: usize) -> Result<Exit, CliError> {
+        let mut asking = context.clone();
+        asking.json = true;
+        let lanes = self.once(&asking, Order::OfHosts, parallel)?;
+        let (mut told, mut exit) = (Vec::new(), lanes.exit());
+        for (name, answer) in lanes.answers() {
+            match answer {
+                Ok(history) => told.push((name, history)),
+                Err(CliError::Said { exit: own, error }) => {
+                    let text = render::error("svctl: ", &error);
+                    text.trim_end().lines().for_each(|line| context.say(&format!("{name} | {line}")));
+                    // Its words were no answer, though the host took them for one.
+                    exit = if own.code() > exit.code() { own } else { exit };
+                }
+                Err(CliError::NobodyReads) => {}
+            }
+        }
+        if !told.is_empty() {
+            context.print(merged_history(&told))?;
         }
         Ok(exit)
     }

@@ -4,11 +4,13 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::context;
 use super::exit::{CliError, Exit};
+use crate::api::types::ApiError;
 
 /// Bytes of a host that wait for the hosts before it; what would be more waits in the host.
 const HELD: usize = 4 << 20;
@@ -139,6 +141,25 @@ impl Lanes {
             host
         });
         json!({ "hosts": hosts.collect::<Vec<_>>() })
+    }
+
+    /// With `--json`: what each host has answered, or its error. Who has said nothing has been interrupted, and is left out.
+    pub fn answers<T: DeserializeOwned>(&self) -> Vec<(Box<str>, Result<T, CliError>)> {
+        #[derive(serde::Deserialize)]
+        struct Failed {
+            error: ApiError,
+        }
+        let state = self.state();
+        let hosts =
+            state.lanes.iter().zip(self.names.iter().map(|name| &**name)).filter(|(lane, _)| !lane.held.is_empty());
+        let answer = |(lane, name): (&Words, &str)| {
+            let answer = match serde_json::from_slice::<Failed>(&lane.held) {
+                Ok(failed) => Err(CliError::Said { exit: lane.done.unwrap_or(Exit::Failed), error: failed.error }),
+                Err(_) => serde_json::from_slice(&lane.held).map_err(|e| super::host::odd_answer(&e)),
+            };
+            (name.into(), answer)
+        };
+        hosts.map(answer).collect()
     }
 
     /// `bytes` as lines behind the host's name; as they are, where there is no other host.

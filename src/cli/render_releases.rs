@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::render::age;
 use super::text::line;
-use crate::api::apps::{AppStatus, History, ReleaseStatus};
+use crate::api::apps::{AppStatus, History, HistoryEntry, ReleaseStatus};
 use crate::config::counted;
 use crate::fleet::drift::Stands;
 use crate::fleet::drive::facts::{Answer, serves};
@@ -102,16 +102,36 @@ pub fn history(history: &History) -> String {
     if history.entries.is_empty() {
         return "Nothing was deployed here yet.\n".to_owned();
     }
-    let rows: Vec<[String; 5]> = history
-        .entries
-        .iter()
-        .map(|e| {
-            [line(&e.time), line(&e.who), line(&e.what), line(e.release.as_deref().unwrap_or("-")), line(&e.detail)]
-        })
-        .collect();
+    entries(history.entries.iter())
+}
+
+fn entries<'a>(entries: impl Iterator<Item = &'a HistoryEntry>) -> String {
+    // In seconds.
+    let time =
+        |e: &HistoryEntry| e.time.split_once('.').map_or_else(|| line(&e.time), |(time, _)| format!("{}Z", line(time)));
+    let row = |e: &HistoryEntry| {
+        [time(e), line(&e.who), line(&e.what), line(e.release.as_deref().unwrap_or("-")), line(&e.detail)]
+    };
     let mut out = String::new();
-    push_table(&mut out, &["TIME", "WHO", "WHAT", "RELEASE", "DETAIL"], &rows);
+    push_table(&mut out, &["TIME", "WHO", "WHAT", "RELEASE", "DETAIL"], &entries.map(row).collect::<Vec<_>>());
     out
+}
+
+/// `svctl history` of several hosts: by time, as each host's clock tells it.
+pub fn merged_history(hosts: &[(Box<str>, History)]) -> String {
+    let each = |(name, history): &'_ (Box<str>, History)| -> Vec<(String, HistoryEntry)> {
+        history.entries.iter().map(|entry| (line(name), entry.clone())).collect()
+    };
+    let mut all: Vec<(String, HistoryEntry)> = hosts.iter().flat_map(each).collect();
+    if all.is_empty() {
+        return "Nothing was deployed on these hosts yet.\n".to_owned();
+    }
+    // All are in UTC, so that the order of texts is that of times; older entries are in seconds.
+    all.sort_by(|(_, a), (_, b)| a.time.trim_end_matches('Z').cmp(b.time.trim_end_matches('Z')));
+    let table = entries(all.iter().map(|(_, entry)| entry));
+    let names: Vec<&str> = std::iter::once("HOST").chain(all.iter().map(|(name, _)| name.as_str())).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    names.iter().zip(table.lines()).map(|(name, line)| format!("{name:width$} | {line}\n")).collect()
 }
 
 fn push_table<const N: usize>(out: &mut String, heads: &[&str; N], rows: &[[String; N]]) {
@@ -138,7 +158,7 @@ fn push_table<const N: usize>(out: &mut String, heads: &[&str; N], rows: &[[Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::apps::{AppService, Fence, HistoryEntry, JournalMark, LockStatus, ReleaseState, TrialStatus};
+    use crate::api::apps::{AppService, Fence, JournalMark, LockStatus, ReleaseState, TrialStatus};
     use crate::api::types::ServiceState;
 
     fn release(name: &str, state: ReleaseState, serving: bool) -> ReleaseStatus {
@@ -222,18 +242,44 @@ mod tests {
         assert!(releases(&status).ends_with("brings one.\n"));
     }
 
-    #[test]
-    fn history_for_people() {
-        let entry = HistoryEntry {
-            time: "2026-11-22T18:40:00Z".into(),
+    fn entry(time: &str, what: &str) -> HistoryEntry {
+        HistoryEntry {
+            time: format!("2026-11-22T18:{time}Z").into(),
             who: "alice".into(),
             rollout: "x".into(),
-            what: "confirmed".into(),
+            what: what.into(),
             release: Some("r1".into()),
             detail: "".into(),
-        };
-        let text = history(&History { entries: vec![entry] });
+        }
+    }
+
+    #[test]
+    fn history_for_people() {
+        let text = history(&History { entries: vec![entry("40:00", "confirmed")] });
         assert_eq!(text.lines().last(), Some("2026-11-22T18:40:00Z  alice  confirmed  r1"));
         assert!(history(&History::default()).starts_with("Nothing"));
+    }
+
+    #[test]
+    fn history_of_several_hosts() {
+        let of = |name: &str, entries: &[(&str, &str)]| {
+            let entries = entries.iter().map(|(time, what)| entry(time, what)).collect();
+            (name.into(), History { entries })
+        };
+        let hosts = [
+            of("web-10", &[("40:00", "staged"), ("40:07", "activated"), ("40:07.250", "confirmed")]),
+            of("web-2", &[("40:01", "staged"), ("40:07.050", "built"), ("41:00.7", "activated")]),
+            of("web-3", &[]),
+        ];
+        insta::assert_snapshot!(merged_history(&hosts), @r"
+        HOST   | TIME                  WHO    WHAT       RELEASE  DETAIL
+        web-10 | 2026-11-22T18:40:00Z  alice  staged     r1
+        web-2  | 2026-11-22T18:40:01Z  alice  staged     r1
+        web-10 | 2026-11-22T18:40:07Z  alice  activated  r1
+        web-2  | 2026-11-22T18:40:07Z  alice  built      r1
+        web-10 | 2026-11-22T18:40:07Z  alice  confirmed  r1
+        web-2  | 2026-11-22T18:41:00Z  alice  activated  r1
+        ");
+        assert!(merged_history(&hosts[2..]).starts_with("Nothing"));
     }
 }

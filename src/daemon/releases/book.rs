@@ -4,7 +4,6 @@ use super::configuration::{self, Held, Specs};
 use super::journal::Kept;
 use super::switch::Matter;
 use crate::api::apps::HistoryEntry;
-use crate::api::types::rfc3339;
 use crate::config::spec::Config;
 use crate::daemon::paths::{JOURNAL_BYTES, Paths, older};
 use crate::daemon::pool::no_thread;
@@ -339,7 +338,8 @@ impl Book {
 
 pub fn entry(who: &str, rollout: &str, what: &str, release: Option<&str>, detail: &str) -> HistoryEntry {
     HistoryEntry {
-        time: rfc3339(SystemTime::now()),
+        // Of several hosts, the order is told by it.
+        time: humantime::format_rfc3339_millis(SystemTime::now()).to_string().into(),
         who: who.into(),
         rollout: rollout.into(),
         what: what.into(),
