@@ -187,6 +187,8 @@ fn roll_back(context: &Context, fleet: Fleet, args: &RollbackArgs) -> Result<Exi
         let all = crate::cli::releases::crossed(status, &to, args)?;
         crossed.extend(all.into_iter().map(|(release, migrated)| Crossed { host: host.clone(), release, migrated }));
     }
+    // What came last is undone first, whoever ran it: names of releases begin with when they were made.
+    crossed.sort_by(|a, b| b.release.cmp(&a.release));
     let plan = fleet.plan(Purpose::Rollback, &to, BTreeMap::new())?;
     let down = args.down && !args.dry_run;
     if down {
