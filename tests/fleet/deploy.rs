@@ -1,6 +1,6 @@
 //! `svctl deploy` to several hosts by real ssh: a repository, gunicorn on each host, and a load that counts every answer.
 
-use super::bed::Bed;
+use super::bed::{Bed, Host};
 use super::site::{Site, shell};
 use super::support::app::Release;
 use super::support::{PATIENCE, run_limited, wait_until};
@@ -50,6 +50,40 @@ fn what_does_not_boot_or_fails_requests_is_taken_back_by_the_canary() {
     assert_eq!(site.generations()[1..], before[1..]);
     let releases = site.bed.hosts[0].svd.ok(&["releases", "web"]);
     assert_eq!(releases.lines().filter(|line| line.contains("failed")).count(), 2, "{releases}");
+}
+
+/// It answers everything, and each answer takes its time: no request fails, and the canary's wave takes it back once caches
+/// could be warm. (The verdict on slow requests begins with the second minute.)
+#[test]
+fn what_is_slow_is_taken_back_by_the_canary() {
+    let Some(bed) = Bed::start(3) else { return };
+    let Some(site) = Site::new(&bed, "waves = [1, \"100%\"]\nbake = \"3m\"\nverdict = { min_requests = 50 }\n") else {
+        return;
+    };
+    // Far beyond what counts as slow also where the machine is busy.
+    site.commit(&Release::new("slow").with("wait", 1.5));
+    let before = site.generations();
+    let ((code, out, err), reports) = site.under_load(|| {
+        // What is slow is settled by the requests before: a hundred of each host.
+        let counted = |host: &Host| host.svd.json(&["releases", "web"])["services"][0]["traffic"]["requests"].as_u64();
+        wait_until("each host has been asked enough", PATIENCE * 2, || {
+            bed.hosts.iter().all(|host| counted(host).is_some_and(|requests| requests >= 150))
+        });
+        site.deploy()
+    });
+    assert_eq!(code, 7, "{out}{err}");
+    assert!(err.contains("wave 1: no good: too slow"), "{out}{err}");
+    assert!(out.contains("many more slow requests than with the release before"), "{out}{err}");
+    assert_eq!(site.serves(), ["first", "first", "first"]);
+    assert_eq!(site.generations()[1..], before[1..], "no host of the second wave was switched");
+    for (host, report) in reports.iter().enumerate() {
+        println!("slow, web-{host}: {}; {:?}", report.summary(), report.releases());
+        report.assert_no_failure();
+        let slow = report.releases().get("slow").copied().unwrap_or_default();
+        assert_eq!(slow > 0, host == 0, "the canary alone has answered slowly");
+    }
+    let judged = site.verb("judge").1;
+    assert!(judged.contains("too slow"), "{judged}");
 }
 
 #[test]

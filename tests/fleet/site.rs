@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub const GUNICORN: &str = "gunicorn-27.0.1";
 
 /// Longest time that a rollout may take.
-const ROLLOUT: Duration = Duration::from_secs(200);
+const ROLLOUT: Duration = Duration::from_secs(300);
 
 pub struct Site<'a> {
     pub bed: &'a Bed,
