@@ -382,6 +382,16 @@ impl Bed {
         text
     }
 
+    /// Connections from svctl's place to this port of hosts. (proc_net_tcp in the kernel's documentation.)
+    pub fn connections(&self, port: u16) -> usize {
+        let text = fs::read_to_string(format!("/proc/{}/net/tcp", self.hub.pid())).expect("a table");
+        let (to, established) = (format!(":{port:04X}"), "01");
+        let rows = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // The kernel may tell one twice, as others come and go.
+        let own = rows.filter(|row| row[2].ends_with(&to) && row[3] == established).map(|row| row[1]);
+        own.collect::<std::collections::BTreeSet<_>>().len()
+    }
+
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
