@@ -6,7 +6,8 @@
 use crate::sys::tree;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
 /// In hexadecimal digits.
@@ -29,11 +30,60 @@ pub const QUESTION: &str = "import platform, sys, sysconfig; print(sys.version, 
 /// By path inside the release.
 pub type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// Reads the files of requirements and those that they include. Empty: the release has none. Touches the file system.
+/// What an environment is made from.
+pub struct Ingredients {
+    /// The files of requirements; of a wheel its digest.
+    pub files: Files,
+    /// They, in the words of `pip install`, from the release's directory.
+    pub words: Vec<String>,
+}
+
+/// The requirements of a release; or the wheel that it is, with all that the wheel requires. `None`: it has neither. Touches the file system.
 ///
 /// # Errors
-/// A sentence: one is missing, or leads out of the release.
-pub fn requirements(release: &Path, names: &[Box<str>]) -> Result<Files, String> {
+/// A sentence: a file is missing, or leads out of the release.
+pub fn ingredients(release: &Path, names: &[Box<str>]) -> Result<Option<Ingredients>, String> {
+    let files = requirements(release, names)?;
+    if !files.is_empty() {
+        let words = names.iter().flat_map(|name| ["-r".to_owned(), name.to_string()]).collect();
+        return Ok(Some(Ingredients { files, words }));
+    }
+    let cannot = |e| format!("cannot read {}: {}", release.display(), crate::sys::io_text(&e));
+    let Some(name) = wheel(release).map_err(cannot)? else { return Ok(None) };
+    let digest = File::open(release.join(&name)).and_then(digest).map_err(cannot)?;
+    let files = Files::from([(PathBuf::from(&name), digest)]);
+    Ok(Some(Ingredients { files, words: vec![format!("./{name}")] }))
+}
+
+/// As SHA-256, of a file of any size.
+fn digest(mut file: File) -> std::io::Result<Vec<u8>> {
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(digest.finalize().to_vec()),
+            Ok(read) => digest.update(&buffer[..read]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The only one at the top of the release.
+fn wheel(release: &Path) -> std::io::Result<Option<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(release)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.ends_with(".whl") && entry.file_type()?.is_file() {
+            found.push(name);
+        }
+    }
+    Ok(found.pop().filter(|_| found.is_empty()))
+}
+
+/// The files of requirements and those that they include. Empty: the release has none.
+fn requirements(release: &Path, names: &[Box<str>]) -> Result<Files, String> {
     let mut files = Files::new();
     let mut wanted: Vec<PathBuf> = names.iter().map(|name| PathBuf::from(&**name)).collect();
     if let [only] = &wanted[..]
@@ -147,24 +197,28 @@ pub fn is_name(text: &str) -> bool {
 /// What builds environments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tool {
-    /// <https://docs.astral.sh/uv/>; its path.
-    Uv(PathBuf),
+    /// <https://docs.astral.sh/uv/>; its path, and whether its cache in the user's home can be used: without a home it fails.
+    Uv { path: PathBuf, cache: bool },
     /// `python -m venv`, and the pip that it brings.
     Pip,
 }
 
 /// The commands that build an environment in an empty directory, from the release's directory.
 ///
-/// `wheels`: from what came with the release alone ([`WHEELS`]).
-pub fn commands(tool: &Tool, python: &str, venv: &Path, names: &[Box<str>], wheels: bool) -> Vec<Vec<String>> {
+/// `what`: [`Ingredients::words`]. `wheels`: from what came with the release alone ([`WHEELS`]).
+pub fn commands(tool: &Tool, python: &str, venv: &Path, what: &[String], wheels: bool) -> Vec<Vec<String>> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let own = text(&venv.join("bin/python"));
     let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
     let (mut install, make) = match tool {
-        Tool::Uv(uv) => {
-            let uv = text(uv);
-            let make = words(&[&uv, "venv", "--python", python, "--allow-existing", &text(venv)]);
-            (words(&[&uv, "pip", "install", "--python", &own, "--compile-bytecode"]), make)
+        Tool::Uv { path, cache } => {
+            let uv = text(path);
+            let mut make = words(&[&uv, "venv", "--python", python, "--allow-existing", &text(venv)]);
+            let mut install = words(&[&uv, "pip", "install", "--python", &own, "--compile-bytecode"]);
+            for command in [&mut make, &mut install] {
+                command.extend((!cache).then(|| "--no-cache".to_owned()));
+            }
+            (install, make)
         }
         Tool::Pip => {
             let make = words(&[python, "-m", "venv", &text(venv)]);
@@ -174,9 +228,7 @@ pub fn commands(tool: &Tool, python: &str, venv: &Path, names: &[Box<str>], whee
     if wheels {
         install.extend(words(&["--no-index", "--find-links", WHEELS]));
     }
-    for name in names {
-        install.extend(["-r".to_owned(), name.to_string()]);
-    }
+    install.extend_from_slice(what);
     vec![make, install]
 }
 
@@ -275,9 +327,27 @@ mod tests {
     }
 
     #[test]
+    fn a_wheel_is_installed_where_nothing_is_required() {
+        let dir = release(&[("shared/x.whl", "")]);
+        let found =
+            || ingredients(dir.path(), &names(&["requirements.txt"])).expect("read").map(|i| (i.words, i.files));
+        assert_eq!(found(), None);
+        fs::write(dir.path().join("app-1-py3-none-any.whl"), "one").expect("write");
+        let (words, first) = found().expect("the wheel");
+        assert_eq!(words, ["./app-1-py3-none-any.whl"]);
+        fs::write(dir.path().join("app-1-py3-none-any.whl"), "two").expect("write");
+        assert_ne!(found().expect("the wheel").1, first, "its content counts");
+        fs::write(dir.path().join("b-1-py3-none-any.whl"), "").expect("write");
+        assert_eq!(found(), None, "which of them?");
+        fs::write(dir.path().join("requirements.txt"), "flask").expect("write");
+        assert_eq!(found().expect("they").0, ["-r", "requirements.txt"]);
+    }
+
+    #[test]
     fn commands_of_both_tools() {
         let line = |tool: &Tool| {
-            let commands = commands(tool, "python3", Path::new("/srv/a/venv/x"), &names(&["a.txt", "b.txt"]), false);
+            let what = ["-r", "a.txt", "-r", "b.txt"].map(str::to_owned);
+            let commands = commands(tool, "python3", Path::new("/srv/a/venv/x"), &what, false);
             commands.iter().map(|words| words.join(" ")).collect::<Vec<_>>()
         };
         assert_eq!(
@@ -288,11 +358,12 @@ mod tests {
             ]
         );
         assert_eq!(
-            line(&Tool::Uv("/usr/bin/uv".into())),
+            line(&Tool::Uv { path: "/usr/bin/uv".into(), cache: true }),
             [
                 "/usr/bin/uv venv --python python3 --allow-existing /srv/a/venv/x",
                 "/usr/bin/uv pip install --python /srv/a/venv/x/bin/python --compile-bytecode -r a.txt -r b.txt"
             ]
         );
+        assert!(line(&Tool::Uv { path: "uv".into(), cache: false }).iter().all(|line| line.contains(" --no-cache")));
     }
 }

@@ -4,7 +4,8 @@
     tests/env/prepare.py [ENV...]       all of them by default; quick when nothing is to be done
 
 Each gunicorn-VERSION becomes a virtual environment DIR/ENV, where DIR is $AIRDOCK_TEST_ENV or target/test-env, with
-packages from the index that pip is configured for; `wheels` becomes a directory of packages for machines that reach no index.
+packages from the index that pip is configured for; `wheels` becomes a directory of packages for machines that reach no index, `uv` one with
+that program.
 `jdk` becomes DIR/jdk/app.jar; `tomcat` becomes DIR/tomcat/app.jar,
 whose manifest names Debian's Tomcat; `promtool` becomes DIR/promtool/promtool, out of Debian's package. Exit codes: 0 prepared; 2 no such environment; 3 not prepared, with the reason
 (tests then say that they are skipped, and why).
@@ -59,6 +60,15 @@ def prepare(where, requirements):
     run([str(where / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1",
          *requirements], "install %s (offline? they are needed once)" % " ".join(requirements))
     stamp.write_text(wanted)
+
+
+def prepare_uv(where):
+    prepare(where, ["uv==0.13.9"])
+    # Alone in a directory, so that nothing else of the environment gets into a PATH.
+    only = where / "only"
+    only.mkdir(exist_ok=True)
+    if not (only / "uv").exists():
+        shutil.copy2(where / "bin" / "uv", only / "uv")
 
 
 def prepare_wheels(where):
@@ -131,7 +141,7 @@ def run(command, purpose, where=None):
 
 
 def main():
-    known = [*ENVIRONMENTS, *JARS, "promtool", "wheels"]
+    known = [*ENVIRONMENTS, *JARS, "promtool", "uv", "wheels"]
     names = sys.argv[1:] or known
     for name in names:
         if name not in known:
@@ -144,6 +154,8 @@ def main():
         for name in names:
             if name == "promtool":
                 prepare_promtool(base / name)
+            elif name == "uv":
+                prepare_uv(base / name)
             elif name == "wheels":
                 prepare_wheels(base / name)
             elif name in JARS:

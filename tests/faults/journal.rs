@@ -179,17 +179,6 @@ fn what_was_answered_is_in_the_journal() {
     world.check();
 }
 
-/// Another boot, as far as svd can see.
-fn start_after_a_reboot(svd: &mut Svd) {
-    let boot = svd.path("boot_id");
-    std::fs::write(&boot, "00000000-1111-4222-8333-444444444444\n").expect("a file");
-    let plain = svd.command();
-    let mut command = Command::new("unshare");
-    let hide = format!("mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"", boot.display());
-    command.args(["--mount", "sh", "-c", &hide, "sh"]).arg(plain.get_program()).args(plain.get_args());
-    svd.start_with(command);
-}
-
 #[test]
 fn what_a_reboot_has_interrupted_is_said_to_be() {
     if needs_root() {
@@ -206,7 +195,7 @@ fn what_a_reboot_has_interrupted_is_said_to_be() {
     let old = r#"{"id":40,"time":"2020-01-01T00:00:00.000Z","uid":0,"user":"alice","pid":7,"verb":"stop","services":["late"],"detail":"","outcome":"begun"}"#;
     let mut journal = std::fs::File::options().append(true).open(svd.path("state/audit.log")).expect("the journal");
     writeln!(journal, "{old}").expect("written");
-    start_after_a_reboot(&mut svd);
+    svd.start_after_a_reboot();
     let interrupted = "interrupted by a reboot";
     for (verb, user) in [("start", "root"), ("stop", "alice")] {
         let lines = ended(&svd, verb, 0);

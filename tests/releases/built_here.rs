@@ -23,7 +23,7 @@ fn wheels_come_with_the_release() {
     if Env::get(GUNICORN).is_none() {
         return;
     }
-    let (svd, address) = built_site();
+    let (svd, address) = built_site(Svd::start);
     let file = svd.path("etc/conf.d/web.toml");
     let text = fs::read_to_string(&file).expect("its file").replace("[deploy]\n", "[deploy]\nbuild_on = 'here'\n");
     svd.service("web", &text);

@@ -10,6 +10,7 @@ mod canary;
 mod configuration;
 mod down;
 mod standby;
+mod wheel;
 
 use airdock::api::client::{Client, ClientError};
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use support::app::Release;
 use support::deployer::Deployer;
 use support::env::Env;
 use support::load::Load;
-use support::plain::{NOBODY, SLEEP, script};
+use support::plain::{NOBODY, SLEEP, needs_root, script};
 use support::pty::Pty;
 use support::svd::both;
 use support::{PATIENCE, Svd, free_port, http_get, run_limited, wait_until};
@@ -79,7 +80,7 @@ fn a_release_comes_serves_on_trial_and_is_kept() {
     load.more(50);
     deployer.stage(&Release::new("r2"), "r2");
     let built = deployer.ok("build", json!({ "release": "r2" }));
-    assert_eq!(built["reason"], "the release has no requirements.txt");
+    assert_eq!(built["reason"], "the release has no requirements.txt, and is no wheel");
     deployer.activate("r2");
     assert_eq!(running(&svd), ["web running r2", "worker running r2"]);
     let status = deployer.status();
@@ -182,6 +183,26 @@ fn a_lease_that_runs_out_and_a_death_in_the_switch_go_back() {
     load.more(20);
     load.stop().assert_no_failure();
     assert!(http_get(address, "/").expect("it answers").1.contains("release=r3"));
+}
+
+#[test]
+fn a_machine_that_is_started_anew_has_the_release_that_was_confirmed() {
+    if needs_root() {
+        return;
+    }
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (mut svd, address) = site(&env);
+    let deployer = Deployer::new(&svd, "web", 1);
+    deployer.deploy(&Release::new("r1"), "r1");
+    deployer.stage(&Release::new("r2"), "r2");
+    deployer.ok("activate", json!({ "release": "r2", "lease_seconds": 600 }));
+    assert_eq!(running(&svd), ["web running r2", "worker running r2"]);
+    svd.lose_power();
+    svd.start_after_a_reboot();
+    wait_until("r1 serves", PATIENCE, || running(&svd) == ["web running r1", "worker running r1"]);
+    assert!(http_get(address, "/").expect("it answers").1.contains("release=r1"));
+    assert_eq!((current(&svd), deployer.state_of("r2")), (Some("releases/r1".into()), "staged".to_owned()));
+    assert!(deployer.status()["trial"].is_null(), "{:#}", deployer.status());
 }
 
 /// Begins a switch to a release that boots for three seconds, and does something in the midst of it. Gives what became of the call.
@@ -336,7 +357,7 @@ fn releases_are_sealed_and_nothing_bad_comes_in() {
 }
 
 /// A service that runs from an environment that svd builds, as another user where that is possible.
-fn built_site() -> (Svd, SocketAddr) {
+fn built_site(start: impl FnOnce(&mut Svd) -> &mut Svd) -> (Svd, SocketAddr) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let mut svd = Svd::new();
     let root = svd.path("srv/web");
@@ -348,7 +369,7 @@ fn built_site() -> (Svd, SocketAddr) {
         root.display()
     );
     svd.service("web", &web);
-    svd.start();
+    start(&mut svd);
     (svd, address)
 }
 
@@ -358,7 +379,7 @@ fn an_environment_is_built_once_and_sealed() {
     if Env::get(GUNICORN).is_none() {
         return;
     }
-    let (svd, address) = built_site();
+    let (svd, address) = built_site(Svd::start);
     let deployer = Deployer::new(&svd, "web", 1);
     let build = |id: &str, requirements: &str| {
         let dir = deployer.site.publish(&Release::new(id));

@@ -274,6 +274,25 @@ impl Svd {
         wait_until("svd's end", PATIENCE, || svd.is_none_or(ended));
     }
 
+    /// As if the machine had lost its power: svd, its guardian and all that they started end at once.
+    pub fn lose_power(&mut self) {
+        self.belongings.note(self.pid());
+        self.kill_both();
+        self.belongings.kill(self.dir.path());
+    }
+
+    /// Another boot, as far as svd can see.
+    #[track_caller]
+    pub fn start_after_a_reboot(&mut self) {
+        let boot = self.path("boot_id");
+        fs::write(&boot, "00000000-1111-4222-8333-444444444444\n").expect("a file");
+        let plain = self.command();
+        let mut command = Command::new("unshare");
+        let hide = format!("mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"", boot.display());
+        command.args(["--mount", "sh", "-c", &hide, "sh"]).arg(plain.get_program()).args(plain.get_args());
+        self.start_with(command);
+    }
+
     /// The guardian does nothing until it gets SIGCONT.
     pub fn freeze_guardian(&self) {
         let guardian = self.guardian();

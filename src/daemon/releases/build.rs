@@ -11,8 +11,8 @@ use crate::kinds::environment;
 use crate::release::ReleaseId;
 use crate::release::app::Refusal;
 use crate::release::layout::{Layout, remove_tree};
-use crate::release::venv::{self, COMPLETE, Files, Tool, WHEELS};
-use crate::sys::spawn::resolve_program;
+use crate::release::venv::{self, COMPLETE, Files, Ingredients, Tool, WHEELS};
+use crate::sys::spawn::{Ids, resolve_program};
 use crate::sys::tree::{self, Owner, Rules};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
@@ -75,10 +75,10 @@ impl Task {
             Build::Auto => {}
         }
         let (names, at) = (self.deploy.requirements.clone(), release);
-        let files = on_disk(move || venv::requirements(&at, &names)).await.map_err(|why| self.failed(why))?;
-        if files.is_empty() {
-            return Ok(Err("the release has no requirements.txt"));
-        }
+        let found = on_disk(move || venv::ingredients(&at, &names)).await.map_err(|why| self.failed(why))?;
+        let Some(Ingredients { files, words }) = found else {
+            return Ok(Err("the release has no requirements.txt, and is no wheel"));
+        };
         let python = self.deploy.python.clone().unwrap_or_else(|| Template("python3".into()));
         let python = self.words(place, &[python])?.into_iter().next().unwrap_or_default();
         let question = [python.as_str(), "-c", venv::QUESTION].map(str::to_owned).to_vec();
@@ -92,9 +92,10 @@ impl Task {
             interpreter.push_str(id.as_str());
         }
         let name = venv::name(&files, &interpreter);
-        let tool = on_disk(|| Ok(tool())).await.map_err(|why| self.failed(why))?;
+        let (home, ids) = (PathBuf::from(&place.run_as().login.home), place.run_as().ids.clone());
+        let tool = on_disk(move || Ok(tool(&home, ids.as_ref()))).await.map_err(|why| self.failed(why))?;
         let wheels = self.deploy.build_on == BuildOn::Here;
-        let commands = venv::commands(&tool, &python, &self.layout.venv(&name), &self.deploy.requirements, wheels);
+        let commands = venv::commands(&tool, &python, &self.layout.venv(&name), &words, wheels);
         Ok(Ok(Wanted { name, commands, wheels }))
     }
 
@@ -120,8 +121,7 @@ impl Task {
             let hint = format!("Add build = \"wheels\" to [app.{app}] of the fleet file.");
             return Err(ApiError::new(ErrorCode::Failed, why).hint(hint));
         }
-        let spec = std::sync::Arc::clone(&self.lead);
-        let ids = on_disk(move || crate::daemon::launch::ids_of(&spec)).await.map_err(|why| self.failed(why))?;
+        let ids = place.run_as().ids.as_ref();
         let (uid, gid) = ids.map_or((nix::unistd::geteuid().as_raw(), 0), |ids| (ids.uid, ids.gid));
         let (layout, begun, owner) = (self.layout.clone(), name.clone(), self.root.then_some(Owner { uid, gid }));
         on_disk(move || prepare(&layout, &begun, owner)).await.map_err(|why| self.failed(why))?;
@@ -173,10 +173,14 @@ impl Task {
     }
 }
 
-/// Where services look for programs.
-fn tool() -> Tool {
-    let found = resolve_program("uv".as_ref(), environment::PATH.as_ref(), Path::new("/"));
-    found.map_or(Tool::Pip, Tool::Uv)
+/// Where services look for programs. `home`: of the user who builds.
+fn tool(home: &Path, ids: Option<&Ids>) -> Tool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(path) = resolve_program("uv".as_ref(), environment::PATH.as_ref(), Path::new("/")) else {
+        return Tool::Pip;
+    };
+    let uid = ids.map_or(nix::unistd::geteuid().as_raw(), |ids| ids.uid);
+    Tool::Uv { path, cache: std::fs::metadata(home).is_ok_and(|meta| meta.uid() == uid) }
 }
 
 /// Is it an environment that was built to its end, by svd's own word? While it is built it is the service's, who may write

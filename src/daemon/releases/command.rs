@@ -9,7 +9,7 @@ use crate::config::spec::Template;
 use crate::daemon::checks::Ended;
 use crate::daemon::host::Message;
 use crate::daemon::launch;
-use crate::daemon::unit::Plan;
+use crate::daemon::unit::{Plan, RunAs};
 use crate::release::ReleaseId;
 use crate::sys::process::ExitStatus;
 use std::collections::VecDeque;
@@ -48,6 +48,12 @@ impl Outcome {
 /// A release, resolved for commands in it.
 pub struct Place {
     plan: Arc<Plan>,
+}
+
+impl Place {
+    pub fn run_as(&self) -> &RunAs {
+        &self.plan.run_as
+    }
 }
 
 impl Task {

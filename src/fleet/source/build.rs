@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::super::inventory::BuildHere;
 use super::super::run::RunError;
-use crate::release::venv::{self, WHEELS};
+use crate::release::venv::{self, Ingredients, WHEELS};
 
 /// For an interpreter to say what it is, in so many bytes.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -42,18 +42,15 @@ pub fn build(release: &Path, what: &BuildHere, requirements: &[Box<str>]) -> Res
     match what {
         BuildHere::Command(words) => run(release, words.iter().map(|word| word.to_string()).collect()),
         BuildHere::Wheels => {
-            let files = venv::requirements(release, requirements).map_err(BuildError::Requirements)?;
-            if files.is_empty() {
-                return Ok(());
-            }
-            wheels(release, requirements, &files)
+            let found = venv::ingredients(release, requirements).map_err(BuildError::Requirements)?;
+            found.map_or(Ok(()), |found| wheels(release, &found))
         }
     }
 }
 
-/// Of the requirements, and all that they require, by the interpreter that is `python3` here. What was built before for
+/// Of what is to be installed, and all that it requires, by the interpreter that is `python3` here. What was built before for
 /// the same ones is taken from the cache.
-fn wheels(release: &Path, requirements: &[Box<str>], files: &venv::Files) -> Result<(), BuildError> {
+fn wheels(release: &Path, Ingredients { files, words: what }: &Ingredients) -> Result<(), BuildError> {
     // The system's own Python often comes without pip.
     let own = tempfile::Builder::new().prefix("svctl-").tempdir().map_err(BuildError::Directory)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -72,7 +69,7 @@ fn wheels(release: &Path, requirements: &[Box<str>], files: &venv::Files) -> Res
     run(release, words(&["python3", "-m", "venv", &text(own.path())]))?;
     let pip = text(&own.path().join("bin/python"));
     let mut wheel = words(&[&pip, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-input", "-w", WHEELS]);
-    wheel.extend(requirements.iter().flat_map(|name| ["-r".to_owned(), name.to_string()]));
+    wheel.extend_from_slice(what);
     run(release, wheel)?;
     if let Some(known) = known.filter(|_| !venv::installs_itself(files)) {
         // Best effort: the next deploy builds them again.
