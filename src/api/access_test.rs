@@ -124,7 +124,7 @@ fn names_are_resolved_within_the_rules() {
     assert_eq!(ask(status(&["db"]), &ann), Err(ErrorCode::Forbidden));
     assert_eq!(ask(status(&["dc"]), &ann), Err(ErrorCode::Forbidden));
     assert_eq!(ask(status(&["web-3"]), &ann), Err(ErrorCode::UnknownService));
-    assert_eq!(ask(Request::Shutdown, &ann), Err(ErrorCode::Forbidden));
+    assert_eq!(ask(Request::Shutdown { force: false }, &ann), Err(ErrorCode::Forbidden));
     assert_eq!(ask(Request::Version, &bob), ok(&[]));
     let service = |name: &str| Request::Service { name: name.into() };
     assert_eq!(ask(service("web-1"), &ann), ok(&[]));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::types::{ServiceState, Traffic};
-pub use crate::release::app::Migrated;
+pub use crate::release::app::{Migrated, is_plausible, next_number};
 
 /// Who holds the lock: a number that rises with every lock, and the rollout that it was granted to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -103,6 +103,8 @@ pub enum Request {
     Upgrade {
         /// `None`: the file that svd was started from, as it is now.
         binary: Option<PathBuf>,
+        /// Also where a step of a deploy runs, which ends with it.
+        force: bool,
     },
     /// Of the releases of an app.
     App {
@@ -112,7 +114,10 @@ pub enum Request {
     /// [`super::types::Version`].
     Version,
     /// Stops everything in order, then svd.
-    Shutdown,
+    Shutdown {
+        /// Also where a step of a deploy runs, which ends with it.
+        force: bool,
+    },
     /// Of the public address, by [`super::Reply::health`]: of the host, or of one service (which may be unknown).
     PublicHealth {
         name: Option<Name>,
@@ -292,7 +297,7 @@ impl Request {
             Request::App { ask, .. } if ask.is_read() => Verb::Status,
             Request::App { .. } => Verb::Deploy,
             Request::Version => Verb::Version,
-            Request::Shutdown => Verb::Shutdown,
+            Request::Shutdown { .. } => Verb::Shutdown,
         }
     }
 
@@ -360,7 +365,12 @@ impl Request {
             }
             Request::Update { dry_run: true } => "dry-run".into(),
             Request::App { ask, .. } => ask.detail(),
-            Request::Upgrade { binary: Some(path) } => format!("binary={}", path.display()).into(),
+            Request::Upgrade { binary, force } => {
+                let binary = binary.as_ref().map(|path| format!("binary={}", path.display()));
+                let force = force.then(|| "force".to_owned());
+                binary.into_iter().chain(force).collect::<Vec<_>>().join(" ").into()
+            }
+            Request::Shutdown { force: true } => "force".into(),
             _ => "".into(),
         }
     }

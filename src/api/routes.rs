@@ -382,6 +382,15 @@ struct ExecOptions {
 #[serde(deny_unknown_fields)]
 struct UpgradeOptions {
     binary: Option<Box<str>>,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShutdownOptions {
+    #[serde(default)]
+    force: bool,
 }
 
 fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, ApiError> {
@@ -431,20 +440,24 @@ fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, 
             Request::Exec { services, command }
         }
         Endpoint::Upgrade => {
-            let UpgradeOptions { binary } = options(body)?;
-            Request::Upgrade { binary: binary.map(|path| path.into_string().into()) }
+            let UpgradeOptions { binary, force } = options(body)?;
+            Request::Upgrade { binary: binary.map(|path| path.into_string().into()), force }
+        }
+        Endpoint::Shutdown => {
+            let ShutdownOptions { force } = options(body)?;
+            Request::Shutdown { force }
         }
         _ => {
             let NoOptions {} = options(body)?;
             match endpoint {
                 Endpoint::Start => Request::Start { services },
-                Endpoint::Stop => Request::Stop { services },
                 Endpoint::Restart => Request::Restart { services },
                 Endpoint::Enable => Request::Enable { services },
                 Endpoint::Disable => Request::Disable { services },
                 Endpoint::Drain => Request::Drain { services },
                 Endpoint::Undrain => Request::Undrain { services },
-                _ => Request::Shutdown,
+                Endpoint::Stop => Request::Stop { services },
+                _ => return Err(bad("There is nothing to do by this path.")),
             }
         }
     })

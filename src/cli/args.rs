@@ -113,14 +113,14 @@ pub enum Command {
     /// Show what the verdicts of a rollout rested on, and judge again
     Judge(JudgeArgs),
     /// Show the releases of an app on a host; of several hosts, which is where
-    Releases(ReleasesArgs),
+    Releases(OfApp),
     /// Show what was deployed on this host, when, by whom
     History(HistoryArgs),
     /// Go back to the previous good release, or to one by name; over a fleet on all hosts at once
     Rollback(RollbackArgs),
     /// Bring hosts that have missed it to the release that the others have confirmed
     #[command(name = "catch-up")]
-    CatchUp(CatchUpArgs),
+    CatchUp(ToRelease),
     /// Keep everybody from deploying an app
     Lock(LockArgs),
     /// Let people deploy an app again
@@ -143,7 +143,7 @@ pub enum Command {
     #[command(name = "is-active")]
     IsActive(Names),
     /// Stop all services and svd
-    Shutdown,
+    Shutdown(ShutdownArgs),
     /// Bring an app's branch forward to where its trunk is, and push it
     Push(PushArgs),
     /// Connect standard input and output with svd's control socket, for svctl on another host
@@ -211,6 +211,17 @@ pub struct UpgradeArgs {
     /// Bring this svctl's own program there first, in the place of svd's; needs root there, or sudo
     #[arg(long, conflicts_with = "binary")]
     pub ship: bool,
+
+    /// Also where a step of a deploy runs, which ends with it
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ShutdownArgs {
+    /// Also where a step of a deploy runs, which ends with it
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -357,6 +368,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 #[derive(Clone, Debug, Args)]
 pub struct JudgeArgs {
+    /// The app; or the ID alone, where no other app has it
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 
@@ -378,12 +390,6 @@ pub struct JudgeArgs {
 }
 
 #[derive(Clone, Debug, Args)]
-pub struct ReleasesArgs {
-    #[arg(value_name = "APP", id = "name")]
-    pub app: String,
-}
-
-#[derive(Clone, Debug, Args)]
 pub struct HistoryArgs {
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
@@ -393,18 +399,25 @@ pub struct HistoryArgs {
     pub lines: u64,
 }
 
+/// To a release that hosts have.
 #[derive(Clone, Debug, Args)]
-pub struct RollbackArgs {
+pub struct ToRelease {
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 
-    /// A release that is on the host [default: the good one before]
+    /// Another release that a host has, than the good one before or what most of the hosts have confirmed
     #[arg(long, value_name = "ID")]
     pub to: Option<String>,
 
     /// Show what would be done, and do nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RollbackArgs {
+    #[command(flatten)]
+    pub which: ToRelease,
 
     /// Undo migrations that came with what is left, by `down` of [deploy.migrate]
     #[arg(long)]
@@ -413,20 +426,6 @@ pub struct RollbackArgs {
     /// Also where a migration stays that the older code is not said to work with
     #[arg(long, conflicts_with = "down")]
     pub force: bool,
-}
-
-#[derive(Clone, Debug, Args)]
-pub struct CatchUpArgs {
-    #[arg(value_name = "APP", id = "name")]
-    pub app: String,
-
-    /// A release that some host has [default: what most of them have confirmed]
-    #[arg(long, value_name = "ID")]
-    pub to: Option<String>,
-
-    /// Show what would be done, and do nothing
-    #[arg(short = 'n', long)]
-    pub dry_run: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -220,6 +220,7 @@ impl Look {
             control: since(facts::decided_of(&self.control), facts::decided_of(&before.control)),
             slow: slow.map(|(canary, control)| [canary, control]),
             unreliable: self.canary.unreliable || self.control.unreliable,
+            ..Tick::default()
         }
     }
 }

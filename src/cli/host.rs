@@ -74,7 +74,11 @@ pub fn upgrade(context: &Context, args: &UpgradeArgs) -> Result<Exit, CliError> 
     }
     let services = || -> Result<FullStatusList, CliError> { Ok(context.client()?.fetch("/v1/status?full=true")?) };
     let before = services()?;
-    let body = json!({ "binary": args.binary });
+    let mut body = json!({ "binary": args.binary });
+    if args.force {
+        // What an older svd does not know is asked for only where it is meant.
+        body["force"] = true.into();
+    }
     let begun: UpgradeResult = understand(&context.act("/v1/upgrade", Some(&body))?)?;
     let until = Instant::now() + UPGRADE;
     let now = loop {

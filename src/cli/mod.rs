@@ -106,7 +106,7 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         Command::Signal(args) => act::signal(context, args),
         Command::Update(args) => host::update(context, args),
         Command::Upgrade(args) => host::upgrade(context, args),
-        Command::Shutdown => shutdown::shutdown(context),
+        Command::Shutdown(args) => shutdown::shutdown(context, args.force),
         Command::Version => host::version(context),
         Command::Exec(args) => exec::exec(context, args),
         Command::Pid(args) => pid::pid(context, &args.names),

@@ -3,14 +3,14 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::args::{HistoryArgs, LockArgs, ReleasesArgs, RollbackArgs, UnlockArgs};
+use super::args::{HistoryArgs, LockArgs, OfApp, RollbackArgs, UnlockArgs};
 use super::context::{Context, need_names};
 use super::exit::{CliError, Exit};
 use super::host::understand;
 use super::render_releases as render;
 use crate::api::apps::{
     ActivateOptions, AppStatus, Fence, FenceOptions, History, LockOptions, Migrated, ReleaseState, StepName,
-    StepOptions, StepResult, UnlockOptions,
+    StepOptions, StepResult, UnlockOptions, next_number,
 };
 use crate::api::client::encode;
 use crate::api::types::{ActionResult, ApiError, ErrorCode};
@@ -31,7 +31,7 @@ fn need_app(name: &str) -> Result<(), CliError> {
     need_names(std::slice::from_ref(&name.to_owned()), "this verb")
 }
 
-pub fn releases(context: &Context, args: &ReleasesArgs) -> Result<Exit, CliError> {
+pub fn releases(context: &Context, args: &OfApp) -> Result<Exit, CliError> {
     need_app(&args.app)?;
     let text = context.client()?.get(&path(&args.app, ""))?;
     if context.json {
@@ -63,7 +63,8 @@ fn holder() -> Box<str> {
 
 /// One that nobody has had, and higher than all before.
 fn next_fence(status: &AppStatus, what: &str) -> Fence {
-    Fence { number: status.fence.number + 1, rollout: format!("{what}-{:08x}", fastrand::u32(..)).into() }
+    let number = next_number(status.fence.number, fastrand::u32(..));
+    Fence { number, rollout: format!("{what}-{:08x}", fastrand::u32(..)).into() }
 }
 
 fn status_of(context: &Context, app: &str) -> Result<AppStatus, CliError> {
@@ -100,25 +101,25 @@ pub fn unlock(context: &Context, args: &UnlockArgs) -> Result<Exit, CliError> {
 }
 
 pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<Exit, CliError> {
-    need_app(&args.app)?;
-    let status = status_of(context, &args.app)?;
+    need_app(&args.which.app)?;
+    let status = status_of(context, &args.which.app)?;
     if let Some(trial) = &status.trial {
         let why = format!("{}: {} of the rollout {} is on trial.", status.app, trial.release, trial.rollout);
         let error = ApiError::new(ErrorCode::Conflict, why)
             .hint("Its own rollout takes it back (`svctl abort`), or the host does when its lease runs out.");
         return Err(CliError::Said { exit: Exit::Failed, error });
     }
-    let to = match &args.to {
+    let to = match &args.which.to {
         Some(to) => to.as_str().into(),
         None => status.previous.clone().ok_or_else(|| nowhere(&status))?,
     };
     let crossed = crossed(&status, &to, args)?;
-    if args.dry_run {
+    if args.which.dry_run {
         match context.json {
             true => context.print_value(&serde_json::json!({ "release": to, "services": [] }))?,
             false => {
                 let from = status.confirmed.as_deref().unwrap_or("nothing");
-                context.print(format!("{} would go from {from} to {to}. Nothing was done.\n", args.app))?;
+                context.print(format!("{} would go from {from} to {to}. Nothing was done.\n", args.which.app))?;
             }
         }
         return Ok(Exit::Ok);
@@ -130,17 +131,17 @@ pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<Exit, CliError
         holder: holder(),
         message: format!("rollback to {to}").into(),
     };
-    post(context, &args.app, "lock", &wanted)?;
+    post(context, &args.which.app, "lock", &wanted)?;
     let done = go_back(context, args, &fence, &to, &crossed);
     // Whatever has become of it; the first error is the one to tell.
-    let unlocked = post(context, &args.app, "unlock", &UnlockOptions { fence: Some(fence), force: false });
+    let unlocked = post(context, &args.which.app, "unlock", &UnlockOptions { fence: Some(fence), force: false });
     let done = done?;
     unlocked?;
     match context.json {
         true => context.print_value(&serde_json::json!({ "release": to, "services": done.services }))?,
         false => {
             super::act::show(context, &done.services)?;
-            context.print(format!("{} is at {to}\n", args.app))?;
+            context.print(format!("{} is at {to}\n", args.which.app))?;
         }
     }
     Ok(super::act::exit_of(&done.services))
@@ -180,16 +181,16 @@ fn go_back(
     let down = |which: Migrated| -> Result<(), CliError> {
         for (release, _) in crossed.iter().filter(|(_, migrated)| args.down && *migrated == which) {
             let wanted = StepOptions { fence: fence.clone(), release: release.clone(), step: StepName::MigrateDown };
-            let done: StepResult = understand(&post(context, &args.app, "step", &wanted)?)?;
+            let done: StepResult = understand(&post(context, &args.which.app, "step", &wanted)?)?;
             if !done.ran {
-                let why = format!("{}: the migration of {release} stays: {}.", args.app, done.reason);
+                let why = format!("{}: the migration of {release} stays: {}.", args.which.app, done.reason);
                 return Err(CliError::Said { exit: Exit::Failed, error: ApiError::new(ErrorCode::Conflict, why) });
             }
         }
         Ok(())
     };
     down(Migrated::Incompatible)?;
-    let done = switch(context, &args.app, fence, to)?;
+    let done = switch(context, &args.which.app, fence, to)?;
     for (release, _) in crossed.iter().filter(|_| !args.down && !context.json) {
         context.print(format!("The migration that came with {release} stays.\n"))?;
     }

@@ -35,8 +35,8 @@ enum Seen {
     There,
 }
 
-pub fn shutdown(context: &Context) -> Result<Exit, CliError> {
-    let told = match end(context)? {
+pub fn shutdown(context: &Context, force: bool) -> Result<Exit, CliError> {
+    let told = match end(context, force)? {
         Some(pid) => format!("svd has stopped; another one runs by now (pid {pid}).\n"),
         None => "svd has stopped.\n".to_owned(),
     };
@@ -49,11 +49,12 @@ pub fn shutdown(context: &Context) -> Result<Exit, CliError> {
 }
 
 /// Until svd has taken its socket away, which is the last that it does. The pid of another svd that runs by then.
-fn end(context: &Context) -> Result<Option<u32>, CliError> {
+fn end(context: &Context, force: bool) -> Result<Option<u32>, CliError> {
     let client = context.client()?;
     let before = known(&client)?;
+    let body = force.then(|| json!({ "force": true }));
     for n in 0..TRIES {
-        let seen = match context.act("/v1/shutdown", None) {
+        let seen = match context.act("/v1/shutdown", body.as_ref()) {
             Ok(_) => {
                 let wait = Wait {
                     limit: LAST,

@@ -5,6 +5,7 @@ use super::launch::{self, Own};
 use super::pool::Lane;
 use super::token;
 use crate::core::GenerationId;
+use crate::kinds::Argv;
 use crate::sys::process::ExitStatus;
 use crate::sys::spawn::{Prepared, Source, Wire, c_path, c_string, resolve_program};
 use crate::sys::worker::{Worker, WorkerEvent};
@@ -24,7 +25,7 @@ pub type Ended = Result<ExitStatus, String>;
 pub struct Check {
     pub generation: GenerationId,
     pub slot: u32,
-    pub argv: Vec<String>,
+    pub argv: Argv,
     pub limit: Duration,
     /// Of a client's command: where its output goes, and what is closed when nobody wants it any more.
     pub output: Option<(Arc<OwnedFd>, oneshot::Receiver<()>)>,
@@ -80,10 +81,11 @@ impl Host {
         // Its program may lie on a disk that hangs.
         let (pool, messages) = (self.pool.clone(), self.messages.clone());
         tokio::task::spawn_local(async move {
-            let (name, Wanted { prepared, path, directory }) = (check.argv[0].clone(), wanted);
+            let name = check.argv.words().first().cloned().unwrap_or_default();
+            let Wanted { prepared, path, directory } = wanted;
             let find = move || resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string());
             let found = pool.run(Lane::Files(check.generation.service), find);
-            let late = |_| Err(format!("{} could not be found in time", check.argv[0]));
+            let late = |_| Err(format!("`{}` could not be found in time", check.argv.shown()));
             let program = tokio::time::timeout(check.limit, found).await.unwrap_or_else(late);
             let _ = messages.send(Message::CheckFound { check, prepared: Box::new(prepared), program }).await;
         });
@@ -96,7 +98,7 @@ impl Host {
         match program.and_then(|program| self.spawn_check(&check, prepared, &program)) {
             Ok(worker) => {
                 let unwanted = check.output.map(|(_, unwanted)| unwanted);
-                self.watch_check(check.argv.join(" "), check.limit, unwanted, check.done, worker);
+                self.watch_check(check.argv.shown(), check.limit, unwanted, check.done, worker);
             }
             Err(why) => {
                 let _ = check.done.send(Err(why));
@@ -121,7 +123,7 @@ impl Host {
 
     fn spawn_check(&self, check: &Check, mut prepared: Prepared, program: &Path) -> Result<Worker, String> {
         prepared.program = c_path(program).ok_or("the program's path has a NUL byte")?;
-        let argv = check.argv.iter().map(|a| c_string(a).ok_or("an argument has a NUL byte"));
+        let argv = check.argv.words().iter().map(|a| c_string(a).ok_or("an argument has a NUL byte"));
         prepared.argv = argv.collect::<Result<_, _>>()?;
         if let Some((output, _)) = &check.output {
             let wire = |target| Wire { source: Source::Fd(Arc::clone(output)), target };

@@ -75,17 +75,20 @@ impl Host {
             Request::Logs(request) => self.answer_logs(request, reply),
             Request::Events(request) => self.follow_events(request, reply),
             Request::Update { dry_run } => self.update(dry_run, reply),
-            Request::Upgrade { binary } => self.upgrade(binary, reply),
+            Request::Upgrade { binary, force } => self.upgrade(binary, force, reply),
             Request::Exec { services, command } => match &*services {
                 [name] => self.exec(name, command, reply),
                 _ => reply.error(ApiError::new(ErrorCode::BadRequest, "exec takes one service.")),
             },
             Request::App { name, ask } => self.app(&name, ask, peer, reply),
             Request::Version => reply.ok(&self.version()),
-            Request::Shutdown => {
-                self.shut_down();
-                self.ending.push(reply);
-            }
+            Request::Shutdown { force } => match self.spare_steps(force) {
+                Ok(()) => {
+                    self.shut_down();
+                    self.ending.push(reply);
+                }
+                Err(error) => reply.error(error),
+            },
             Request::PublicHealth { name } => self.answer_health(name, reply),
             Request::Metrics => self.answer_metrics(reply),
         }

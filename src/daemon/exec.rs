@@ -53,7 +53,7 @@ impl Host {
         let (done, ended) = oneshot::channel();
         let (wanted, unwanted) = oneshot::channel();
         let output_of = Some((Arc::new(theirs), unwanted));
-        self.start_check(Check { generation, slot: 0, argv, limit: LONGEST, output: output_of, done });
+        self.start_check(Check { generation, slot: 0, argv: argv.into(), limit: LONGEST, output: output_of, done });
         let command =
             Command { service: name.clone(), output, ended, _wanted: wanted, _counted: Arc::clone(&self.executing) };
         tokio::task::spawn_local(command.answer(reply));

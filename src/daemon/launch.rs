@@ -6,7 +6,7 @@ use super::statsd;
 use super::unit::{Generation, Plan, RunAs};
 use crate::config::spec::{Kind, Listen, Service, Stderr, Template};
 use crate::kinds::environment::{self, HandedOver, Login};
-use crate::kinds::{self, Context, FIRST_SOCKET, gunicorn};
+use crate::kinds::{self, Argv, Context, FIRST_SOCKET, gunicorn};
 use crate::sys::files;
 use crate::sys::spawn::{Ids, Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
 use crate::sys::user::{self, Account};
@@ -250,8 +250,8 @@ fn without_worker<'a>(plan: &'a Plan, around: &'a Surroundings) -> Context<'a> {
 ///
 /// # Errors
 /// A sentence: a placeholder without a value.
-pub fn expand(plan: &Plan, around: &Surroundings, templates: &[Template]) -> Result<Vec<String>, String> {
-    without_worker(plan, around).expand_all(templates)
+pub fn expand(plan: &Plan, around: &Surroundings, templates: &[Template]) -> Result<Argv, String> {
+    without_worker(plan, around).argv(templates)
 }
 
 /// A command that is no worker's, as the service's user, in its directory and environment. Looks for the program on the disk.

@@ -4,7 +4,7 @@ use super::checks::{self, Check};
 use super::host::Message;
 use crate::config::spec::{Expect, HttpProbe, Listen, ReadyBy};
 use crate::core::GenerationId;
-use crate::kinds::Context;
+use crate::kinds::{Argv, Context};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{Request, Uri};
@@ -30,7 +30,7 @@ pub struct Target {
 enum Asked {
     Http { address: Address, path: String, headers: Vec<(String, String)>, expect: Expect },
     Tcp(Address),
-    Command { argv: Vec<String>, generation: GenerationId, slot: u32 },
+    Command { argv: Argv, generation: GenerationId, slot: u32 },
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub fn target(
             (Asked::Tcp(address), LIMIT)
         }
         ReadyBy::Command(command) => {
-            let argv = context.expand_all(command)?;
+            let argv = context.argv(command)?;
             (Asked::Command { argv, generation, slot }, LIMIT)
         }
         _ => return Err("it is no probe".to_owned()),
@@ -125,7 +125,7 @@ pub async fn run(target: &Target, messages: &mpsc::Sender<Message>) -> Result<()
                 return Err("svd is about to end".to_owned());
             }
             let ended = result.await.unwrap_or_else(|_| Err("svd is about to end".to_owned()));
-            checks::verdict(&argv.join(" "), ended)
+            checks::verdict(&argv.shown(), ended.map_err(|why| argv.hide(&why)))
         }
     }
 }
@@ -135,7 +135,7 @@ impl Target {
         match &self.kind {
             Asked::Http { path, .. } => format!("GET {path}"),
             Asked::Tcp(address) => format!("connecting to {}", address.text()),
-            Asked::Command { argv, .. } => argv.join(" "),
+            Asked::Command { argv, .. } => argv.shown(),
         }
     }
 }

@@ -31,11 +31,13 @@ const TRIAL_ARGUMENT: &str = "--trial";
 pub struct Successor {
     pub file: OwnedFd,
     pub path: PathBuf,
+    /// Steps of deploys end with this svd.
+    pub force: bool,
 }
 
 impl Host {
     /// Tries the program, and executes it when it understands what this svd leaves.
-    pub fn upgrade(&mut self, binary: Option<PathBuf>, reply: Reply) {
+    pub fn upgrade(&mut self, binary: Option<PathBuf>, force: bool, reply: Reply) {
         if self.upgrading {
             let error = ApiError::new(ErrorCode::Conflict, "An upgrade is under way.".to_owned());
             return reply.error(error.hint("Wait for it: `svctl version` says what runs."));
@@ -47,10 +49,13 @@ impl Host {
                     .hint("Stop svd and start the new version; the services go on."),
             );
         }
+        if let Err(error) = self.spare_steps(force) {
+            return reply.error(error);
+        }
         self.upgrading = true;
         let (pool, messages) = (self.pool.clone(), self.messages.clone());
         tokio::task::spawn_local(async move {
-            let found = pool.run(Lane::State, move || open(binary)).await;
+            let found = pool.run(Lane::State, move || open(binary, force)).await;
             let _ = messages.send(Message::UpgradeFound { found, reply: Box::new(reply) }).await;
         });
     }
@@ -87,6 +92,11 @@ impl Host {
                 return self.upgrade_refused(&why, reply);
             }
         };
+        // One may have begun in the meantime.
+        if let Err(error) = self.spare_steps(successor.force) {
+            self.upgrading = false;
+            return reply.error(error);
+        }
         let text = format!("executes {} in its own place", successor.path.display());
         self.info(None, &text);
         reply.ok(&UpgradeResult {
@@ -132,7 +142,7 @@ impl Host {
 }
 
 /// The program to go on with: the named one, or the file that this one was started from, which may have been replaced.
-fn open(binary: Option<PathBuf>) -> Result<Successor, String> {
+fn open(binary: Option<PathBuf>, force: bool) -> Result<Successor, String> {
     let path = match binary {
         Some(path) => path,
         None => own_path()?,
@@ -149,7 +159,7 @@ fn open(binary: Option<PathBuf>) -> Result<Successor, String> {
     if !meta.is_file() || meta.mode() & 0o111 == 0 {
         return Err(format!("{} is not a program", real.display()));
     }
-    Ok(Successor { file: file.into(), path: real })
+    Ok(Successor { file: file.into(), path: real, force })
 }
 
 /// Of the file that runs, whether or not another one has its name by now.

@@ -384,7 +384,7 @@ impl Host {
             match received {
                 Received::Terminate | Received::Interrupt | Received::Quit => {
                     if !self.machine.is_shutting_down() {
-                        self.obey_signal(Request::Shutdown, received.signal().as_str());
+                        self.obey_signal(Request::Shutdown { force: true }, received.signal().as_str());
                     }
                 }
                 Received::Hangup => self.obey_signal(Request::Update { dry_run: false }, "SIGHUP"),

@@ -170,6 +170,9 @@ pub struct Tick {
     /// A host says that its counts cannot be relied on (a flood of foreign datagrams): the tick does not count.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unreliable: bool,
+    /// Nobody could be asked what the canary has counted in this time, or the control has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
 }
 
 impl Tick {
@@ -178,6 +181,7 @@ impl Tick {
         self.control.add(other.control);
         self.slow = self.slow.zip(other.slow).map(|([a, b], [c, d])| [a.saturating_add(c), b.saturating_add(d)]);
         self.unreliable |= other.unreliable;
+        self.unknown |= other.unknown;
     }
 }
 
@@ -331,6 +335,9 @@ pub struct Judge {
     last_tick: Duration,
     ends: Duration,
     extensions: u32,
+    /// Since the bake time began, or began again: ticks, and those of which nothing is known.
+    ticks: u32,
+    unseen: u32,
     /// What one tick may add at most is the evidence for a verdict divided by this.
     least_ticks: f64,
 }
@@ -359,6 +366,8 @@ impl Judge {
             last_tick: Duration::ZERO,
             ends: Duration::from_millis(bake_ms),
             extensions: 0,
+            ticks: 0,
+            unseen: 0,
             least_ticks: LEAST_TICKS,
         }
     }
@@ -370,6 +379,11 @@ impl Judge {
     /// When the bake time ends, extensions included.
     pub fn ends(&self) -> Duration {
         self.ends
+    }
+
+    /// Of more than half of the bake time nothing is known: however few requests are enough, this is no reason to pass.
+    fn is_blind(&self) -> bool {
+        self.record.baseline != Baseline::Health && self.unseen * 2 > self.ticks
     }
 
     /// The counts since the last tick. `at`: since the bake time began; never goes back. After an outcome that ends the
@@ -386,6 +400,8 @@ impl Judge {
             return self.conclude(at, Outcome::GoOn);
         }
         self.last_tick = at;
+        self.ticks += 1;
+        self.unseen += u32::from(sum.unreliable || sum.unknown);
         if !sum.unreliable {
             self.count(at, sum);
         }
@@ -505,11 +521,12 @@ impl Judge {
             Baseline::Alone { .. } => self.canary.requests >= settings.min_requests,
             Baseline::Health => true,
         };
-        if enough {
+        if enough && !self.is_blind() {
             return Outcome::Pass;
         }
         if self.extensions < EXTENSIONS {
             self.extensions += 1;
+            (self.ticks, self.unseen) = (0, 0);
             self.ends = at.saturating_add(Duration::from_millis(self.record.bake_ms));
             return Outcome::Extend(self.extensions);
         }

@@ -143,6 +143,37 @@ fn counts_that_cannot_be_relied_on_do_not_count() {
 }
 
 #[test]
+fn what_nobody_could_see_does_not_pass_however_few_requests_are_enough() {
+    let settings = |too_few| Settings { min_requests: 0, too_few, ..Settings::default() };
+    let blind = Tick { unknown: true, ..Tick::default() };
+    let ends = |baseline, too_few, ticks: &dyn Fn(u32) -> Tick| {
+        let mut judge = Judge::new(settings(too_few), baseline, TICK * 10);
+        let mut all = (1..=60).map(|n| judge.handle_tick(TICK * n, ticks(n)).outcome.clone());
+        let end = all.find(|outcome| !matches!(outcome, Outcome::GoOn | Outcome::Extend(_))).expect("an end");
+        assert!(judge.record.agrees(), "it is judged again alike");
+        (end, judge.record.verdict.at_ms / 1000)
+    };
+    let alone = Baseline::Alone { yesterday: Counts::default() };
+    for baseline in [Baseline::Control, alone] {
+        assert_eq!(ends(baseline, TooFew::Pause, &|_| Tick::default()), (Outcome::Pass, 50), "known to be none");
+        assert_eq!(ends(baseline, TooFew::Pause, &|_| blind), (Outcome::Pause, 200));
+        assert_eq!(ends(baseline, TooFew::Fail, &|_| blind).0, Outcome::TakeBack(Cause::TooFew));
+        assert_eq!(ends(baseline, TooFew::Pass, &|_| blind).0, Outcome::Pass, "whoever says so");
+        // It answers at first, or comes back.
+        assert_eq!(ends(baseline, TooFew::Pause, &|n| if n > 4 { blind } else { Tick::default() }).0, Outcome::Pause);
+        assert_eq!(
+            ends(baseline, TooFew::Pause, &|n| if n < 9 { blind } else { Tick::default() }),
+            (Outcome::Pass, 100)
+        );
+        assert_eq!(
+            ends(baseline, TooFew::Pause, &|n| if n == 3 { blind } else { Tick::default() }),
+            (Outcome::Pass, 50)
+        );
+    }
+    assert_eq!(ends(Baseline::Health, TooFew::Pause, &|_| blind), (Outcome::Pass, 50), "it has no requests");
+}
+
+#[test]
 fn an_incident_takes_back_at_once() {
     let mut judge = judge(Baseline::Health);
     assert_eq!(judge.handle_tick(TICK, Tick::default()).outcome, Outcome::GoOn);

@@ -3,6 +3,7 @@
 //!
 //! Pure: the daemon resolves directories and opens sockets, the kinds say what to do with them.
 
+mod argv;
 pub mod command;
 pub mod counters;
 pub mod environment;
@@ -17,6 +18,7 @@ use crate::config::template::Placeholder;
 use std::borrow::Cow;
 use std::path::Path;
 
+pub use argv::Argv;
 pub use places::{Places, is_before_the_first, resolve};
 
 /// Where the sockets begin in a worker (`sd_listen_fds(3)`).
@@ -50,6 +52,28 @@ impl Context<'_> {
 
     pub fn expand_all(&self, templates: &[Template]) -> Result<Vec<String>, String> {
         templates.iter().map(|t| self.expand(t)).collect()
+    }
+
+    /// The text as people may read it: what svd's own environment has stays a placeholder, as it may be a secret.
+    ///
+    /// # Errors
+    /// As [`Context::expand`].
+    pub fn show(&self, template: &Template) -> Result<String, String> {
+        let shown = template.expand(&|p| match p {
+            Placeholder::Env(_) => Ok(p.to_string().into()),
+            p => self.value(p),
+        });
+        shown.map(Cow::into_owned)
+    }
+
+    /// A command that svd speaks of.
+    ///
+    /// # Errors
+    /// As [`Context::expand`].
+    pub fn argv(&self, templates: &[Template]) -> Result<Argv, String> {
+        let words = templates.iter().map(|t| Ok((self.expand(t)?, self.show(t)?)));
+        let (words, shown) = words.collect::<Result<Vec<_>, String>>()?.into_iter().unzip();
+        Ok(Argv::new(words, shown))
     }
 
     fn value(&self, placeholder: Placeholder<'_>) -> Result<Cow<'static, str>, String> {

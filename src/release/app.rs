@@ -24,12 +24,17 @@
 use super::ReleaseId;
 pub use super::record::{
     About, Configurations, Fence, Lock, Migrated, Moment, Release, State, StepState, Switch, Trial, Wanted,
+    is_plausible, next_number,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps of earlier rollouts that are remembered.
 const STEPS: usize = 64;
+/// What the key of a release begins with that is taken in; those of steps are a rollout and the name of the step.
+pub const TAKE_IN: &str = "take in ";
+/// By which the clock of whoever locks may be ahead, in seconds.
+const AHEAD: u64 = 24 * 3600;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct App {
@@ -76,8 +81,16 @@ impl App {
     /// higher number. `seconds`: since 1970.
     ///
     /// # Errors
-    /// Somebody else holds it or has left a release on trial, or the number is not higher than those before.
+    /// Somebody else holds it or has left a release on trial, or the number is not higher than those before, or so high that nobody
+    /// can have come to it.
     pub fn lock(&mut self, now: Moment, seconds: u64, wanted: Lock) -> Result<(), Refusal> {
+        let is_plausible = |fence: &Fence| is_plausible(fence.number, seconds.saturating_add(AHEAD));
+        if !is_plausible(&wanted.fence) {
+            return Err(Refusal::Not(format!(
+                "{} is no number for a lock: nobody can have come to it by this host's clock",
+                wanted.fence.number
+            )));
+        }
         let held = self.lock.as_ref().filter(|lock| lock.until.is_none_or(|until| now < until));
         let ours = |fence: &Fence| fence.rollout == wanted.fence.rollout;
         if let Some(held) = held {
@@ -97,7 +110,10 @@ impl App {
             )));
         }
         // The same rollout may come back for what it held.
-        if wanted.fence < self.fence || (wanted.fence.number == self.fence.number && wanted.fence != self.fence) {
+        let lower =
+            wanted.fence < self.fence || (wanted.fence.number == self.fence.number && wanted.fence != self.fence);
+        // Only an svd that knew no such limit has granted what nobody gets above.
+        if lower && is_plausible(&self.fence) {
             return Err(Refusal::Fenced { highest: self.fence.clone() });
         }
         self.fence = wanted.fence.clone();
@@ -216,6 +232,13 @@ impl App {
         }
         self.steps.push((key.into(), StepState::Begun));
         None
+    }
+
+    /// Steps of rollouts that were begun and have not ended, as rollout and name of the step.
+    pub fn interrupted(&self) -> impl Iterator<Item = (&str, &str)> {
+        let begun = self.steps.iter().filter(|(_, state)| *state == StepState::Begun);
+        // What is taken in is begun again, whoever comes.
+        begun.filter(|(key, _)| !key.starts_with(TAKE_IN)).filter_map(|(key, _)| key.rsplit_once(' '))
     }
 
     /// A migration was run with a release, or undone.

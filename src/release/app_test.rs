@@ -326,3 +326,31 @@ fn names_are_taken_once() {
     app.staged(&id("a"), 1, about("x")).expect("the same, again");
     assert!(app.staged(&id("a"), 1, about("y")).is_err());
 }
+
+#[test]
+fn a_number_that_nobody_can_have_come_to_is_not_granted() {
+    const NOW_SECONDS: u64 = 1_790_000_000;
+    let mut app = App::default();
+    for number in [u64::MAX, (NOW_SECONDS + 2 * AHEAD) << 32, (NOW_SECONDS + AHEAD + 1) << 32] {
+        let refused = app.lock(NOW, NOW_SECONDS, lock_of(fence(number, "r"), Some(LATER)));
+        assert!(matches!(&refused, Err(Refusal::Not(why)) if why.contains("is no number for a lock")), "{refused:?}");
+    }
+    assert_eq!((app.fence.number, app.lock.clone()), (0, None), "nothing has changed");
+    // The highest that is granted: whoever comes a second later gets above it.
+    let highest = (NOW_SECONDS + AHEAD) << 32;
+    app.lock(NOW, NOW_SECONDS, lock_of(fence(highest, "r"), Some(LATER))).expect("a clock may be ahead");
+    app.lock(LATER, NOW_SECONDS + 1, lock_of(fence(next_number(highest, 7), "s"), None)).expect("higher");
+    // What an older svd has granted keeps nobody out, and is admitted no more.
+    let poisoned = fence(u64::MAX, "x");
+    app = App { fence: poisoned.clone(), ..App::default() };
+    app.lock(NOW, NOW_SECONDS, lock_of(fence(next_number(0, 7), "y"), None)).expect("as if there had been none");
+    assert_eq!(app.admit(NOW, &poisoned), Err(Refusal::Fenced { highest: fence(next_number(0, 7), "y") }));
+}
+
+#[test]
+fn numbers_come_to_no_end() {
+    assert_eq!(next_number(0, 7), (1 << 32) + 7);
+    assert_eq!(next_number((5 << 32) + 9, 0), 6 << 32);
+    assert!(next_number(u64::MAX, 3) > u64::MAX - (1 << 32), "no overflow");
+    assert!(is_plausible(next_number(0, u32::MAX), 0), "by a clock that was never set, too");
+}

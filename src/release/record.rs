@@ -14,6 +14,23 @@ impl Moment {
     }
 }
 
+/// Numbers of locks count in their upper 32 bits; the lower ones are those of whoever locks, so that two who begin at the same moment
+/// differ.
+const COUNTED: u32 = 32;
+/// Clocks that were never set say that it is 1970.
+const EARLIEST: u64 = 1_600_000_000;
+
+/// Can anybody have come to this number? Nobody locks more than once a second, all time since 1970 (`seconds`) long. Whoever names a higher one
+/// wants the numbers to come to their end, so that nobody can lock any more.
+pub fn is_plausible(number: u64, seconds: u64) -> bool {
+    number >> COUNTED <= seconds.max(EARLIEST)
+}
+
+/// Above any that was granted before, with `own` in the lower bits.
+pub fn next_number(highest: u64, own: u32) -> u64 {
+    (highest >> COUNTED).saturating_add(1).min(u64::from(u32::MAX)) << COUNTED | u64::from(own)
+}
+
 /// Ordered by number; the rollout tells two apart that chose the same one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fence {

@@ -119,3 +119,22 @@ fn a_release_is_judged_by_what_prometheus_has_counted() {
     assert!(queries.contains(&old), "{old} in {queries:?}");
     assert_eq!(site.serves(), ["first", "first"]);
 }
+
+#[test]
+fn a_prometheus_that_does_not_answer_lets_nothing_pass() {
+    let Some(bed) = Bed::start(2) else { return };
+    let Some(site) = Site::new(&bed, "") else { return };
+    // Nobody listens there; and no request at all is enough.
+    site.fleet(
+        "waves = [1, \"100%\"]\nbake = \"5s\"\nverdict.min_requests = 0\n\
+         verdict.prometheus = { url = \"http://127.0.0.1:1/\", every = \"5s\", requests = 'requests', errors = 'errors' }\n",
+    );
+    site.commit(&Release::new("second"));
+    let (code, out, err) = site.deploy();
+    assert_eq!(code, 8, "it waits for somebody: {out}{err}");
+    assert!(err.contains("these seconds do not count") && err.contains("too little is known"), "{err}");
+    assert_eq!(site.serves(), ["second", "first"], "no other wave was switched");
+    let (code, out, err) = site.verb("abort");
+    assert_eq!(code, 7, "{out}{err}");
+    assert_eq!(site.serves(), ["first", "first"]);
+}

@@ -8,8 +8,12 @@ mod support;
 mod built_here;
 mod canary;
 mod configuration;
+mod cut_off;
 mod down;
+mod judged;
+mod secrets;
 mod standby;
+mod tags;
 mod wheel;
 
 use airdock::api::client::{Client, ClientError};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio::task::LocalSet;
 
-use super::super::args::{CatchUpArgs, Cli, ReleasesArgs, RollbackArgs};
+use super::super::args::{Cli, OfApp, RollbackArgs, ToRelease};
 use super::super::context::Context;
 use super::super::exit::{CliError, Exit};
 use super::super::{hosts, render_releases};
@@ -14,7 +14,7 @@ use super::news::News;
 use super::show::Show;
 use super::target::Target;
 use super::{Cargo, Machine, Plan, Start, by, driver, finish, highest, limits, may_deploy, run};
-use crate::api::apps::{Migrated, ReleaseStatus};
+use crate::api::apps::{Migrated, ReleaseStatus, next_number};
 use crate::api::client::runtime;
 use crate::api::types::{ApiError, ErrorCode, Progress};
 use crate::fleet::drift::{self, Answers, Stands, Unclear};
@@ -160,7 +160,7 @@ fn is_there(plan: &Plan, host: &crate::fleet::rollout::plan::PlannedHost) -> boo
 
 /// `None`: it concerns one host alone.
 pub fn rollback(context: &Context, cli: &Cli, args: &RollbackArgs) -> Option<Result<Exit, CliError>> {
-    let fleet = match Fleet::ask(cli, &args.app) {
+    let fleet = match Fleet::ask(cli, &args.which.app) {
         Ok(fleet) => fleet?,
         Err(error) => return Some(Err(error)),
     };
@@ -168,18 +168,18 @@ pub fn rollback(context: &Context, cli: &Cli, args: &RollbackArgs) -> Option<Res
 }
 
 fn roll_back(context: &Context, fleet: Fleet, args: &RollbackArgs) -> Result<Exit, CliError> {
-    if !args.dry_run {
-        may_deploy(&args.app, &fleet.answers)?;
+    if !args.which.dry_run {
+        may_deploy(&args.which.app, &fleet.answers)?;
     }
-    drift::nothing_on_trial(&args.app, &fleet.answers)?;
-    let to: Box<str> = match &args.to {
+    drift::nothing_on_trial(&args.which.app, &fleet.answers)?;
+    let to: Box<str> = match &args.which.to {
         Some(to) if fleet.known(to).is_some() => to.as_str().into(),
         Some(to) => {
             let error = ApiError::new(ErrorCode::UnknownRelease, format!("No host has a release {to}."))
-                .hint(format!("`svctl -H all releases {}` shows what there is.", args.app));
+                .hint(format!("`svctl -H all releases {}` shows what there is.", args.which.app));
             return Err(CliError::Said { exit: Exit::Failed, error });
         }
-        None => drift::way_back(&args.app, &fleet.answers, fleet.latest.as_deref())?,
+        None => drift::way_back(&args.which.app, &fleet.answers, fleet.latest.as_deref())?,
     };
     let mut crossed = Vec::new();
     for (host, answer) in &fleet.answers {
@@ -190,11 +190,11 @@ fn roll_back(context: &Context, fleet: Fleet, args: &RollbackArgs) -> Result<Exi
     // What came last is undone first, whoever ran it: names of releases begin with when they were made.
     crossed.sort_by(|a, b| b.release.cmp(&a.release));
     let plan = fleet.plan(Purpose::Rollback, &to, BTreeMap::new())?;
-    let down = args.down && !args.dry_run;
+    let down = args.down && !args.which.dry_run;
     if down {
         undo(context, &fleet, &plan, &crossed, Migrated::Incompatible)?;
     }
-    let exit = fleet.go(context, plan.clone(), None, args.dry_run)?;
+    let exit = fleet.go(context, plan.clone(), None, args.which.dry_run)?;
     for Crossed { host, release, .. } in crossed.iter().filter(|_| !down && !context.json) {
         context.print(format!("The migration that came with {release}, on {host}, stays.\n"))?;
     }
@@ -220,7 +220,7 @@ fn undo(context: &Context, fleet: &Fleet, plan: &Plan, crossed: &[Crossed], whic
         let asked = facts::ask(&fleet.target.links, fleet.app(), fleet.target.app.parallel as usize);
         let answers = fleet.runtime.block_on(fleet.local.run_until(asked));
         let tell = |line: &Progress| context.say(&super::super::render::progress(line));
-        let done = link.migrate_down(&cargo, highest(&answers) + 1, release, tell);
+        let done = link.migrate_down(&cargo, next_number(highest(&answers), driver().salt), release, tell);
         let why = match fleet.runtime.block_on(fleet.local.run_until(done)) {
             Ok(done) if done.ran => continue,
             Ok(done) => done.reason,
@@ -233,7 +233,7 @@ fn undo(context: &Context, fleet: &Fleet, plan: &Plan, crossed: &[Crossed], whic
 }
 
 /// Brings hosts that have missed the fleet's release to it.
-pub fn catch_up(context: &Context, cli: &Cli, args: &CatchUpArgs) -> Result<Exit, CliError> {
+pub fn catch_up(context: &Context, cli: &Cli, args: &ToRelease) -> Result<Exit, CliError> {
     let Some(fleet) = Fleet::ask(cli, &args.app)? else {
         return Err(CliError::usage(
             format!("No fleet.toml says which hosts have {}.", args.app),
@@ -270,7 +270,7 @@ pub fn catch_up(context: &Context, cli: &Cli, args: &CatchUpArgs) -> Result<Exit
 }
 
 /// `svctl releases` of several hosts: who is where. `None`: it concerns one host alone.
-pub fn releases(context: &Context, cli: &Cli, args: &ReleasesArgs) -> Option<Result<Exit, CliError>> {
+pub fn releases(context: &Context, cli: &Cli, args: &OfApp) -> Option<Result<Exit, CliError>> {
     // Here, it is about this host, whatever a fleet file says.
     if !hosts::are_meant(cli) {
         return None;

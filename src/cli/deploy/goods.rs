@@ -232,7 +232,9 @@ impl Goods {
 
     /// Leaves the tag behind: done when somebody needs it, so that a deploy that is refused leaves none.
     pub fn tagging(&self, target: &Target) -> First {
-        let Goods::Git { git, commit, name, .. } = self else { return First::default() };
+        let (Goods::Git { git, commit, name, .. }, Source::Git { tag: true, .. }) = (self, &target.app.source) else {
+            return First::default();
+        };
         let (git, commit, name) = (git.clone(), commit.clone(), name.get().cloned().unwrap_or_default());
         let message = tag::message(&target.app.name, &target.app.services, &super::by());
         First::new(move || {

@@ -8,6 +8,7 @@ use tokio::task::LocalSet;
 use super::super::args::{Cli, JudgeArgs};
 use super::super::context::Context;
 use super::super::exit::{CliError, Exit};
+use super::super::hosts;
 use super::super::render::age;
 use super::super::text::line;
 use super::failed;
@@ -15,6 +16,8 @@ use super::show::verdict_text;
 use super::target::Target;
 use crate::api::apps::Journal;
 use crate::api::client::runtime;
+use crate::api::types::{ApiError, ErrorCode, StatusList};
+use crate::config::suggest;
 use crate::fleet::rollout::journal::What;
 use crate::fleet::rollout::{Entry, Plan};
 use crate::fleet::verdict::{Baseline, Counts, Input, Record, Said, Settings, Verdict};
@@ -22,12 +25,11 @@ use crate::fleet::verdict::{Baseline, Counts, Input, Record, Said, Settings, Ver
 /// # Errors
 /// No host has the rollout's journal; the settings are out of their range.
 pub fn judge(context: &Context, cli: &Cli, args: &JudgeArgs) -> Result<Exit, CliError> {
-    let target = Target::find(cli, &args.app, None)?;
-    let runtime = runtime()?;
-    let local = LocalSet::new();
-    let journal = runtime.block_on(local.run_until(furthest(&target, args)));
-    target.ways.close();
-    let entries: Result<Vec<Entry>, _> = journal?.entries.into_iter().map(serde_json::from_value).collect();
+    let journal = match alone(context, cli, args)? {
+        Some(apps) => of_any(cli, &apps, &args.app)?,
+        None => of_app(cli, &args.app, args.id.as_deref())?,
+    };
+    let entries: Result<Vec<Entry>, _> = journal.entries.into_iter().map(serde_json::from_value).collect();
     let entries = entries.map_err(|e| failed(format!("The journal of the rollout is not understood: {e}.")))?;
     let Some(What::Planned(plan)) = entries.first().map(|entry| &entry.what) else {
         return Err(failed(format!("{}: no host knows of a rollout.", args.app)));
@@ -45,11 +47,62 @@ pub fn judge(context: &Context, cli: &Cli, args: &JudgeArgs) -> Result<Exit, Cli
     Ok(Exit::Ok)
 }
 
+/// The one name that was given is no app's, so that it may be an ID: the apps that are known.
+fn alone(context: &Context, cli: &Cli, args: &JudgeArgs) -> Result<Option<Vec<Box<str>>>, CliError> {
+    let apps: Vec<Box<str>> = match hosts::fleet(cli)? {
+        _ if args.id.is_some() => return Ok(None),
+        Some(fleet) => fleet.apps.keys().cloned().collect(),
+        None if !cli.hosts.is_empty() => return Ok(None),
+        None => {
+            let list: StatusList = context.client()?.fetch("/v1/status")?;
+            list.services.into_iter().map(|service| service.name).collect()
+        }
+    };
+    Ok((!apps.iter().any(|app| **app == *args.app)).then_some(apps))
+}
+
+/// # Errors
+/// No app has it, or several have.
+fn of_any(cli: &Cli, apps: &[Box<str>], id: &str) -> Result<Journal, CliError> {
+    let (mut found, mut why) = (Vec::new(), Vec::new());
+    for app in apps {
+        match of_app(cli, app, Some(id)) {
+            Ok(journal) => found.push((&**app, journal)),
+            Err(CliError::Said { error, .. }) => why.push(error.message),
+            // Of a reader that has left nobody is told.
+            Err(error) => return Err(error),
+        }
+    }
+    let several: Vec<&str> = found.iter().map(|(app, _)| *app).collect();
+    let error = match (found.pop(), &*several) {
+        (Some((_, journal)), [_]) => return Ok(journal),
+        (None, _) => {
+            let text = format!("{id} is no app, and no rollout or release of one that a journal is kept of.");
+            ApiError::new(ErrorCode::UnknownRelease, text)
+                .details(why)
+                .hint("`svctl judge APP` is about its latest rollout.")
+        }
+        (Some((app, _)), several) => {
+            let text = format!("{} have a rollout {id}; say whose is meant.", suggest::listed(several, "and"));
+            ApiError::new(ErrorCode::BadRequest, text).hint(format!("For example: svctl judge {app} {id}"))
+        }
+    };
+    Err(CliError::Said { exit: Exit::Failed, error })
+}
+
+fn of_app(cli: &Cli, app: &str, id: Option<&str>) -> Result<Journal, CliError> {
+    let target = Target::find(cli, app, None)?;
+    let (runtime, local) = (runtime()?, LocalSet::new());
+    let journal = runtime.block_on(local.run_until(furthest(&target, id)));
+    target.ways.close();
+    journal
+}
+
 /// The journal that goes furthest among those that are meant; each host is asked, for some may have been left out of it.
-async fn furthest(target: &Target, args: &JudgeArgs) -> Result<Journal, CliError> {
+async fn furthest(target: &Target, id: Option<&str>) -> Result<Journal, CliError> {
     let (mut best, mut why) = (Journal::default(), None);
     for link in target.links.values() {
-        match link.journal(&args.app, args.id.as_deref()).await {
+        match link.journal(&target.app.name, id).await {
             Ok(journal) if (journal.number, journal.entries.len()) > (best.number, best.entries.len()) => {
                 best = journal
             }
@@ -153,7 +206,11 @@ fn one(out: &mut String, plan: &Plan, judged: &Judged<'_>) {
         match &input.said {
             Said::Tick(tick) => {
                 let slow = tick.slow.map_or_else(|| "-".to_owned(), |[new, old]| format!("{new}/{old}"));
-                let note = if tick.unreliable { "  unreliable: not counted" } else { "" };
+                let note = match (tick.unreliable, tick.unknown) {
+                    (true, _) => "  unreliable: not counted",
+                    (false, true) => "  nothing is known",
+                    (false, false) => "",
+                };
                 let (new, old) = (share(tick.canary), share(tick.control));
                 let (errors, of_slow) = (number(verdict.evidence), number(verdict.slow_evidence));
                 let _ = writeln!(out, "  {at:>6}  {new:>22}  {old:>22}  {slow:>13}  {errors:>8}  {of_slow:>8}{note}");
@@ -198,7 +255,7 @@ mod tests {
         let mut judge = Judge::new(Settings::default(), Baseline::Control, TICK * 20);
         let counts = |requests, errors| Counts { requests, errors };
         for n in 1..=6 {
-            let tick = Tick { canary: counts(100, 20), control: counts(900, 1), slow: Some([4, 9]), unreliable: false };
+            let tick = Tick { canary: counts(100, 20), control: counts(900, 1), slow: Some([4, 9]), ..Tick::default() };
             judge.handle_tick(TICK * n, tick);
         }
         let record = judge.record().clone();

@@ -288,12 +288,12 @@ pub fn rates(verdict: &Verdict) -> String {
 pub fn verdict_text(verdict: &Verdict) -> String {
     let said = match &verdict.outcome {
         verdict::Outcome::GoOn => "nothing to say yet".to_owned(),
-        verdict::Outcome::Extend(n) => format!("too few requests; watched longer ({n})"),
+        verdict::Outcome::Extend(n) => format!("too little is known of its requests; watched longer ({n})"),
         verdict::Outcome::Pass => "passed".to_owned(),
-        verdict::Outcome::Pause => "too few requests to judge it".to_owned(),
+        verdict::Outcome::Pause => "too little is known of its requests to judge it".to_owned(),
         verdict::Outcome::TakeBack(Cause::Errors) => "no good: too many errors".to_owned(),
         verdict::Outcome::TakeBack(Cause::Slow) => "no good: too slow".to_owned(),
-        verdict::Outcome::TakeBack(Cause::TooFew) => "too few requests to call it good".to_owned(),
+        verdict::Outcome::TakeBack(Cause::TooFew) => "too little is known of its requests to call it good".to_owned(),
         verdict::Outcome::TakeBack(Cause::Incident(incident)) => {
             format!("no good: {}: {}", incident.host, incident.what)
         }

@@ -100,6 +100,7 @@ impl Target {
                     branch: args.and_then(|args| args.branch.clone()).unwrap_or_default().into(),
                     trunk: None,
                     only_branch: false,
+                    tag: true,
                 }
             }
         };

@@ -7,6 +7,7 @@ use crate::api::apps::HistoryEntry;
 use crate::config::spec::Config;
 use crate::daemon::paths::{JOURNAL_BYTES, Paths, older};
 use crate::daemon::pool::no_thread;
+use crate::release::ReleaseId;
 use crate::release::app::{App, Moment};
 use crate::sys::{blocking, durable, io_text};
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,17 @@ pub struct Book {
     held: RefCell<Option<Held>>,
     /// What takes its time, and excludes other such things.
     pub busy: Cell<Option<&'static str>>,
+    /// The command of a deploy that runs: of what, and since when.
+    pub running: RefCell<Option<(String, Moment)>>,
+}
+
+/// A command runs until it is dropped.
+pub struct Running(Rc<Book>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.replace(None);
+    }
 }
 
 pub fn now() -> Moment {
@@ -144,6 +156,7 @@ impl Book {
             changes: Cell::new(0),
             held: RefCell::default(),
             busy: Cell::new(None),
+            running: RefCell::default(),
         }
     }
 
@@ -190,6 +203,20 @@ impl Book {
             None => (app.deadline()?, Matter::Lease),
         };
         Some((end.max(self.again.get()), matter))
+    }
+
+    /// `what`: of which step and release it is.
+    pub fn runs(self: &Rc<Self>, what: String) -> Running {
+        self.running.replace(Some((what, now())));
+        Running(Rc::clone(self))
+    }
+
+    /// What runs, for people.
+    pub fn under_way(&self) -> Option<String> {
+        let running = self.running.borrow();
+        let (what, since) = running.as_ref()?;
+        let since = Duration::from_secs(now().0.saturating_sub(since.0) / 1000);
+        Some(format!("{}: {what}, for {}", self.name, humantime::format_duration(since)))
     }
 
     pub fn not_before(&self, moment: Moment) {
@@ -305,20 +332,33 @@ impl Book {
     /// A sentence.
     pub async fn history(&self, most: usize) -> Result<Vec<HistoryEntry>, String> {
         let file = self.paths.app_history(&self.name);
-        on_disk(move || {
-            let mut entries = Vec::new();
-            for file in [older(&file), file] {
-                match std::fs::read_to_string(&file) {
-                    Ok(text) => entries.extend(text.lines().filter_map(|line| serde_json::from_str(line).ok())),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(format!("cannot read {}: {}", file.display(), io_text(&e))),
-                }
+        on_disk(move || read(&file, most)).await
+    }
+
+    /// Tells of the steps that an earlier svd has begun and nobody knows the end of, each once; before there is a loop.
+    ///
+    /// # Errors
+    /// A sentence: the history cannot be read or written.
+    pub fn tell_interrupted(&self) -> Result<(), String> {
+        const UNKNOWN: &str = "svd ended in it: how far it came is not known";
+        let (dir, file) = (self.paths.apps(), self.paths.app_history(&self.name));
+        let app = self.app();
+        let interrupted: Vec<_> = app.interrupted().collect();
+        if interrupted.is_empty() {
+            return Ok(());
+        }
+        let known = read(&file, usize::MAX)?;
+        for (rollout, step) in interrupted {
+            let told = |e: &HistoryEntry| *e.rollout == *rollout && *e.what == *step && *e.detail == *UNKNOWN;
+            if !known.iter().any(told) {
+                // Rollouts are called by their releases.
+                let is_its =
+                    |id: &&ReleaseId| rollout.strip_prefix(id.as_str()).is_some_and(|rest| rest.starts_with('-'));
+                let release = app.releases.keys().filter(is_its).max_by_key(|id| id.as_str().len());
+                append(&dir, &file, &entry("svd", rollout, step, release.map(ReleaseId::as_str), UNKNOWN))?;
             }
-            let surplus = entries.len().saturating_sub(most);
-            entries.drain(..surplus);
-            Ok(entries)
-        })
-        .await
+        }
+        Ok(())
     }
 
     /// Differs where anything has changed meanwhile.
@@ -366,6 +406,21 @@ fn write(file: &Path, text: &[u8]) -> Result<(), String> {
     durable::write(file, text, 0o600).map_err(cannot)
 }
 
+/// Of the history.
+fn read(file: &Path, most: usize) -> Result<Vec<HistoryEntry>, String> {
+    let mut entries = Vec::new();
+    for file in [&older(file), file] {
+        match std::fs::read_to_string(file) {
+            Ok(text) => entries.extend(text.lines().filter_map(|line| serde_json::from_str(line).ok())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(format!("cannot read {}: {}", file.display(), io_text(&e))),
+        }
+    }
+    let surplus = entries.len().saturating_sub(most);
+    entries.drain(..surplus);
+    Ok(entries)
+}
+
 fn append(dir: &Path, file: &Path, entry: &HistoryEntry) -> Result<(), String> {
     let cannot = |e: std::io::Error| format!("cannot write {}: {}", file.display(), io_text(&e));
     std::fs::create_dir_all(dir).map_err(cannot)?;
@@ -389,7 +444,6 @@ fn set_aside(file: &Path, why: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::release::ReleaseId;
 
     fn paths(dir: &Path) -> Paths {
         Paths { config: dir.into(), run: dir.into(), state: dir.into(), log: dir.into() }

@@ -7,7 +7,7 @@ use crate::api::Reply;
 use crate::api::apps::{BuildResult, ReleaseOptions};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::config::spec::{Build, BuildOn, Template};
-use crate::kinds::environment;
+use crate::kinds::{Argv, environment};
 use crate::release::ReleaseId;
 use crate::release::app::Refusal;
 use crate::release::layout::{Layout, remove_tree};
@@ -29,7 +29,7 @@ const BUILD: Duration = Duration::from_secs(3600);
 struct Wanted {
     name: Box<str>,
     /// Run one after the other, from the release's directory.
-    commands: Vec<Vec<String>>,
+    commands: Vec<Argv>,
     /// They install what came with the release.
     wheels: bool,
 }
@@ -80,11 +80,13 @@ impl Task {
             return Ok(Err("the release has no requirements.txt, and is no wheel"));
         };
         let python = self.deploy.python.clone().unwrap_or_else(|| Template("python3".into()));
-        let python = self.words(place, &[python])?.into_iter().next().unwrap_or_default();
-        let question = [python.as_str(), "-c", venv::QUESTION].map(str::to_owned).to_vec();
+        let python = self.words(place, &[python])?;
+        let (run, shown) = (python.words().concat(), python.shown());
+        let question = |python: &str| [python, "-c", venv::QUESTION].map(str::to_owned).to_vec();
+        let question = Argv::new(question(&run), question(&shown));
         let answer = self.command(place, "python", question, Some(QUESTION), None).await;
         if !answer.succeeded() {
-            let why = format!("{}: {python}: {}.", self.book.name, ending(&answer.status));
+            let why = format!("{}: {shown}: {}.", self.book.name, ending(&answer.status));
             return Err(ApiError::new(ErrorCode::Failed, why).last_output(answer.last));
         }
         let mut interpreter = String::from_utf8_lossy(&answer.output).into_owned();
@@ -95,7 +97,9 @@ impl Task {
         let (home, ids) = (PathBuf::from(&place.run_as().login.home), place.run_as().ids.clone());
         let tool = on_disk(move || Ok(tool(&home, ids.as_ref()))).await.map_err(|why| self.failed(why))?;
         let wheels = self.deploy.build_on == BuildOn::Here;
-        let commands = venv::commands(&tool, &python, &self.layout.venv(&name), &words, wheels);
+        let venv = self.layout.venv(&name);
+        let commands = |python: &str| venv::commands(&tool, python, &venv, &words, wheels).into_iter();
+        let commands = commands(&run).zip(commands(&shown)).map(|(words, shown)| Argv::new(words, shown)).collect();
         Ok(Ok(Wanted { name, commands, wheels }))
     }
 
@@ -128,8 +132,8 @@ impl Task {
         // A command of the file's own finds it as {venv}.
         self.link(id, &name).await?;
         for argv in commands {
-            self.say(reply, "build", argv.join(" "));
-            let shown = argv.join(" ");
+            let shown = argv.shown();
+            self.say(reply, "build", shown.as_str());
             let outcome = self.command(place, "build", argv, Some(BUILD), Some(reply)).await;
             if !outcome.succeeded() {
                 let (layout, failed) = (self.layout.clone(), name.clone());

@@ -10,6 +10,7 @@ use crate::daemon::checks::Ended;
 use crate::daemon::host::Message;
 use crate::daemon::launch;
 use crate::daemon::unit::{Plan, RunAs};
+use crate::kinds::Argv;
 use crate::release::ReleaseId;
 use crate::sys::process::ExitStatus;
 use std::collections::VecDeque;
@@ -64,7 +65,7 @@ impl Task {
         Ok(Place { plan: plan.await.map_err(|why| self.failed(why))? })
     }
 
-    pub fn words(&self, place: &Place, templates: &[Template]) -> Result<Vec<String>, ApiError> {
+    pub fn words(&self, place: &Place, templates: &[Template]) -> Result<Argv, ApiError> {
         launch::expand(&place.plan, &self.around, templates).map_err(|why| self.failed(why))
     }
 
@@ -73,10 +74,12 @@ impl Task {
         &self,
         place: &Place,
         name: &'static str,
-        argv: Vec<String>,
+        argv: Argv,
         limit: Option<Duration>,
         mut reply: Option<&mut Reply>,
     ) -> Outcome {
+        let release = place.plan.places.id.as_deref().unwrap_or("a release");
+        let _running = self.book.runs(format!("{name} of {release}"));
         let mut seen = Seen::new(KEPT);
         let status = match self.start(place, &argv, limit).await {
             Ok((mut output, ended)) => {
@@ -92,6 +95,7 @@ impl Task {
             }
             Err(why) => Err(why),
         };
+        let status = status.map_err(|why| argv.hide(&why));
         self.keep(place, name, &argv, &seen, &status).await;
         Outcome { status, last: seen.last.into(), output: seen.kept }
     }
@@ -99,17 +103,17 @@ impl Task {
     async fn start(
         &self,
         place: &Place,
-        argv: &[String],
+        argv: &Argv,
         limit: Option<Duration>,
     ) -> Result<(tokio::net::unix::pipe::Receiver, oneshot::Receiver<Ended>), String> {
         let no_pipe = |e: std::io::Error| format!("no pipe for its output can be had: {}", crate::sys::io_text(&e));
         let (output, theirs) = crate::daemon::exec::pipe().map_err(no_pipe)?;
-        let (plan, around, words) = (Arc::clone(&place.plan), self.around.clone(), argv.to_vec());
+        let (plan, around, words) = (Arc::clone(&place.plan), self.around.clone(), argv.words().to_vec());
         let prepared = on_disk(move || launch::prepare_command(&plan, &around, &words, Arc::new(theirs))).await?;
         let (done, ended) = oneshot::channel();
         let message = Message::Command {
             prepared: Box::new(prepared),
-            what: argv.join(" "),
+            what: argv.shown(),
             limit: limit.unwrap_or(LONGEST).min(LONGEST),
             done,
         };
@@ -118,10 +122,10 @@ impl Task {
     }
 
     /// Best effort: a disk that is full must not fail a migration that is done.
-    async fn keep(&self, place: &Place, name: &str, argv: &[String], seen: &Seen, status: &Ended) {
+    async fn keep(&self, place: &Place, name: &str, argv: &Argv, seen: &Seen, status: &Ended) {
         let release = place.plan.places.id.as_deref().unwrap_or("none");
         let file = self.book.output_file(release, name);
-        let mut text = format!("$ {}\n", argv.join(" ")).into_bytes();
+        let mut text = format!("$ {}\n", argv.shown()).into_bytes();
         text.extend_from_slice(&seen.kept);
         if seen.lost > 0 {
             text.extend(format!("\n({} bytes more)", seen.lost).into_bytes());

@@ -102,6 +102,7 @@ impl Releases {
                         troubles.extend(after_boot(&book).err());
                     }
                     book.open_held();
+                    troubles.extend(book.tell_interrupted().err().map(|why| format!("{}: {why}", book.name)));
                     books.insert(book.name.clone(), Rc::new(book));
                 }
                 Err(why) => troubles.push(why),
@@ -125,6 +126,20 @@ fn after_boot(book: &Book) -> Result<(), String> {
 }
 
 impl Host {
+    /// What svd runs for deploys ends with it, wherever it stands.
+    ///
+    /// # Errors
+    /// A step runs, and `force` is not given.
+    pub fn spare_steps(&self, force: bool) -> Result<(), ApiError> {
+        let steps: Vec<String> = self.releases.books.borrow().values().filter_map(|book| book.under_way()).collect();
+        if force || steps.is_empty() {
+            return Ok(());
+        }
+        let why = format!("A deploy is at work here, and would be cut off in the middle: {}.", steps.join("; "));
+        let hint = "Wait for its end. --force ends it all the same; how far a migration came is not known then.";
+        Err(ApiError::new(ErrorCode::Busy, why).hint(hint))
+    }
+
     /// Begins what is asked of an app, in a task of its own.
     pub fn app(&mut self, name: &Name, ask: AppRequest, peer: Peer, reply: Reply) {
         match self.app_task(name, &ask, peer) {
@@ -145,6 +160,10 @@ impl Host {
         if lead.name != asked.name {
             let why = format!("{name} is deployed together with {}, whose file has [deploy].", lead.name);
             return Err(ApiError::new(ErrorCode::BadRequest, why).hint(format!("Name {} instead.", lead.name)));
+        }
+        if self.machine.is_shutting_down() && !ask.is_read() {
+            let why = format!("{name}: svd is about to end, and begins nothing of a deploy any more.");
+            return Err(ApiError::new(ErrorCode::Unavailable, why));
         }
         let verb = if ask.is_read() { Verb::Status } else { Verb::Deploy };
         let access = self.directory.get().access;

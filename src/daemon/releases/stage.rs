@@ -8,7 +8,7 @@ use crate::api::apps::{
 };
 use crate::api::types::{ApiError, ErrorCode};
 use crate::release::ReleaseId;
-use crate::release::app::{About, Lock, Refusal};
+use crate::release::app::{About, Lock, Refusal, TAKE_IN};
 use crate::release::import::{self, Hands};
 use crate::release::layout::remove_tree;
 use crate::sys::blocking;
@@ -117,7 +117,7 @@ impl Task {
         let theirs = fence(&wanted.fence);
         let about = About { source: wanted.source, label: wanted.label, by: self.on_behalf(&wanted.fence).into() };
         let _busy = self.begin("a release is being taken in")?;
-        let key = format!("take in {id}");
+        let key = format!("{TAKE_IN}{id}");
         // Known, by whatever name it came; or begun by an svd that was killed.
         let known = self
             .change(|app| {

@@ -114,7 +114,7 @@ impl Task {
     ) -> Result<Option<String>, ApiError> {
         if let Some(pending) = migrate.map(|m| &m.pending).filter(|pending| !pending.is_empty()) {
             let argv = self.words(place, pending)?;
-            let shown = argv.join(" ");
+            let shown = argv.shown();
             let outcome = self.command(place, "pending", argv, Some(LOOK), None).await;
             if outcome.status.is_err() {
                 let why = format!("{}: `{shown}` {}.", self.book.name, ending(&outcome.status));

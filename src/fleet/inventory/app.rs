@@ -21,6 +21,7 @@ pub(super) static SCHEMA: Schema = Schema {
         "branch",
         "trunk",
         "only_branch",
+        "tag",
         "artifact",
         "services",
         "hosts",
@@ -114,7 +115,7 @@ fn source(section: &Section<'_>) -> Source {
             section.missing("repository", why, "add repository = \"…\", or artifact = \"FILE\"");
         }
         (None, Some(_)) => {
-            for key in ["branch", "trunk", "only_branch", "paths"] {
+            for key in ["branch", "trunk", "only_branch", "tag", "paths"] {
                 if let Some(span) = section.key_span(key) {
                     let problem =
                         Problem::new(span, format!("{key:?} is of a repository, and this app is an artifact"));
@@ -127,6 +128,7 @@ fn source(section: &Section<'_>) -> Source {
     let branch = section.get("branch", names::branch);
     let trunk = section.get("trunk", names::branch);
     let only_branch = section.get("only_branch", Item::boolean).unwrap_or(false);
+    let tag = section.get("tag", Item::boolean).unwrap_or(true);
     match artifact {
         Some(file) => Source::Artifact(PathBuf::from(&*file)),
         None => Source::Git {
@@ -134,6 +136,7 @@ fn source(section: &Section<'_>) -> Source {
             branch: branch.unwrap_or_else(|| BRANCH.into()),
             trunk,
             only_branch,
+            tag,
         },
     }
 }

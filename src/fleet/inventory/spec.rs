@@ -193,6 +193,8 @@ pub enum Source {
         trunk: Option<Box<str>>,
         /// Refuse commits that are not on the branch.
         only_branch: bool,
+        /// Leave a tag behind for each deploy; whoever may only read cannot.
+        tag: bool,
     },
     /// A file that is built elsewhere, relative to the fleet file.
     Artifact(PathBuf),

@@ -68,7 +68,8 @@ fn the_example_works_as_it_stands() {
             repository: "git@git.example.org:airship.git".into(),
             branch: "production".into(),
             trunk: None,
-            only_branch: false
+            only_branch: false,
+            tag: true
         }
     );
     assert_eq!(app.services, ["airship".into(), "airship-celery".into()]);

@@ -15,6 +15,9 @@ use crate::fleet::verdict::{Baseline, Cause, Incident, Judge, Outcome, TICK, Tic
 /// anybody sees it in backoff.
 const RESTARTS: u64 = 3;
 
+/// Of `too_few`.
+const TOO_FEW: &str = "too few requests, or too little is known of them, for a verdict";
+
 /// A round ends then, whoever has answered.
 const LONGEST_ROUND: Duration = Duration::from_secs(30);
 
@@ -28,6 +31,8 @@ pub(super) struct Bake {
     /// Answers of this round that are still to come; `None`: it is over.
     awaited: Option<usize>,
     tick: Tick,
+    /// Whom this round says something of: those with the release, those with the one before.
+    known: [bool; 2],
     /// The wave has hosts of its own that serve the release.
     own: bool,
     /// One of them has answered in this round.
@@ -45,6 +50,7 @@ impl Bake {
             round_began: now,
             awaited: None,
             tick: empty(),
+            known: [false; 2],
             own: false,
             seen: false,
         }
@@ -112,6 +118,7 @@ impl Machine {
         bake.round += 1;
         bake.round_began = self.now;
         bake.tick = empty();
+        bake.known = [false; 2];
         bake.seen = false;
         let round = bake.round;
         let mut awaited = 0;
@@ -175,6 +182,7 @@ impl Machine {
         let delta = before.and_then(|((_, before), now)| since(before, now));
         if let (Some(delta), At::OnTrial | At::Before) = (delta, host.at) {
             add(&mut bake.tick, canary, delta);
+            bake.known[usize::from(!canary)] = true;
             bake.tick.unreliable |= count.unreliable;
         }
         self.end_round_if_complete();
@@ -197,7 +205,9 @@ impl Machine {
         if bake.awaited.take().is_none() || self.next.is_some() {
             return;
         }
-        let tick = std::mem::replace(&mut bake.tick, empty());
+        let mut tick = std::mem::replace(&mut bake.tick, empty());
+        let [new, old] = bake.known;
+        tick.unknown = !(new && (old || bake.judge.record().baseline != Baseline::Control));
         let at = bake.round_began.saturating_sub(bake.began);
         let wave = bake.wave;
         if bake.own && !self.hosts.iter().any(|host| is_new(host, wave)) {
@@ -220,7 +230,7 @@ impl Machine {
             Outcome::GoOn => return,
             Outcome::Extend(n) => {
                 let text =
-                    format!("wave {}: too few requests for a verdict; its bake time begins again ({n})", wave + 1);
+                    format!("wave {}: too little is known for a verdict; its bake time begins again ({n})", wave + 1);
                 return self.out.push(Action::Report(Report::Alert(text.into())));
             }
             Outcome::Pass => {
@@ -229,7 +239,7 @@ impl Machine {
             }
             Outcome::Pause => {
                 self.record(judged);
-                let why = format!("wave {}: too few requests for a verdict", wave + 1);
+                let why = format!("wave {}: {TOO_FEW}", wave + 1);
                 self.record(What::Paused { why: why.as_str().into() });
                 self.out.push(Action::Report(Report::Alert(why.into())));
                 self.goto(Phase::Paused { told: false });
@@ -240,7 +250,7 @@ impl Machine {
                 let faulty = cause != Cause::TooFew;
                 let cause = match cause {
                     Cause::Incident(Incident { host, what }) => format!("{host}: {what}"),
-                    Cause::TooFew => "too few requests for a verdict".to_owned(),
+                    Cause::TooFew => TOO_FEW.to_owned(),
                     Cause::Slow => "many more slow requests than with the release before".to_owned(),
                     Cause::Errors => format!(
                         "{} of {} requests failed ({:.2} %), where {:.2} % were to be expected",

@@ -191,7 +191,7 @@ impl Machine {
         let Some(UnderWay { host: at, purpose, work, sent, lease }) = self.under_way.remove(&id) else { return };
         *(if work { &mut self.working } else { &mut self.small }) -= 1;
         self.hosts[at].chores.forget(purpose);
-        match result {
+        match self.believed(result) {
             Ok(reply) => {
                 self.hosts[at].lost = None;
                 if matches!(reply, Reply::Granted { .. } | Reply::Renewed(_)) {

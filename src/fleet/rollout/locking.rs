@@ -3,16 +3,45 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::event::{Call, End, Mark};
+use super::event::{Call, CallError, End, Mark, Reply};
 use super::host::At;
 use super::journal::{Entry, Progress, Stage, What};
-use super::machine::{Machine, Start, next_number};
+use super::machine::{Machine, Start};
 use super::phases::Phase;
+use crate::api::apps::{is_plausible, next_number};
 
 /// Times that a higher number is tried when somebody else was faster.
 const HIGHER: u32 = 3;
+/// By which the clocks of other drivers may be ahead, in seconds. Hosts grant what is further ahead still, so that whoever names the
+/// highest number that we follow keeps nobody from locking.
+const AHEAD: u64 = 3600;
+
+/// What a host says that names a lock's number which nobody can have come to.
+///
+/// # Errors
+/// It does: why nothing that it says counts. `seconds`: since 1970.
+pub fn believable(number: u64, seconds: u64) -> Result<(), Box<str>> {
+    match is_plausible(number, seconds.saturating_add(AHEAD)) {
+        true => Ok(()),
+        false => Err(format!(
+            "it names the lock's number {number}, which nobody can have come to; nothing that it says counts"
+        )
+        .into()),
+    }
+}
 
 impl Machine {
+    /// One host must not keep all others from being locked, or end a rollout, by a number that nobody gets above: it is as good as away.
+    pub(super) fn believed(&self, result: Result<Reply, CallError>) -> Result<Reply, CallError> {
+        let highest = match &result {
+            Ok(Reply::Granted { journal, other, .. }) => journal.number.max(other.unwrap_or(0)),
+            Err(CallError::Fenced { highest }) => *highest,
+            _ => return result,
+        };
+        believable(highest, self.unix()).map_err(CallError::Unreachable)?;
+        result
+    }
+
     pub(super) fn lock_first(&mut self, tries: u32) {
         let (rest, refused, higher, marks, other) = (false, None, 0, BTreeMap::new(), 0);
         self.phase = Phase::Locking { rest, refused, higher, tries, marks, other };
@@ -34,7 +63,7 @@ impl Machine {
                 return self.give_lock_up(End::Locked("somebody else takes the lock at the same time".into()));
             }
             let tries = *tries + 1;
-            self.number = next_number(*higher, self.number);
+            self.number = next_number(*higher, self.number as u32);
             self.hosts.iter_mut().for_each(|host| host.locked = false);
             self.lock_first(tries);
             return true;

@@ -9,6 +9,7 @@ use super::journal::{Entry, Place, Progress, Stage, What};
 use super::phases::Phase;
 use super::plan::Plan;
 use super::timers::{Timer, Timers};
+use crate::api::apps::next_number;
 
 /// Until what does not answer is asked again.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
@@ -32,11 +33,6 @@ pub struct Driver {
     pub salt: u32,
     /// Seconds since 1970.
     pub unix: u64,
-}
-
-/// Above any number that was granted before; the lower 32 bits are the driver's own.
-pub(super) fn next_number(highest: u64, salt: u64) -> u64 {
-    ((highest >> 32) + 1) << 32 | (salt & 0xffff_ffff)
 }
 
 /// What a call under way is for.
@@ -114,7 +110,7 @@ impl Machine {
             epoch: driver.unix.saturating_sub(now.as_secs()),
             by: driver.by.clone(),
             start,
-            number: next_number(highest, u64::from(driver.salt)),
+            number: next_number(highest, driver.salt),
             plan,
             progress: Progress::default(),
             entries: Vec::new(),
@@ -215,7 +211,7 @@ impl Machine {
 
     /// Writes an entry down; what follows from it waits until a quorum has it.
     pub(super) fn record(&mut self, what: What) {
-        let entry = Entry { at: self.epoch + self.now.as_secs(), number: self.number, what };
+        let entry = Entry { at: self.unix(), number: self.number, what };
         if let Err(why) = self.progress.apply(&entry) {
             // Never: what is impossible is not to be written down.
             debug_assert!(false, "{why}");
@@ -270,6 +266,11 @@ impl Machine {
         };
         let not: Vec<String> = self.hosts.iter().filter(|host| !does(host)).map(of).collect();
         format!("no majority of the hosts answers ({})", not.join("; "))
+    }
+
+    /// Seconds since 1970.
+    pub(super) fn unix(&self) -> u64 {
+        self.epoch + self.now.as_secs()
     }
 
     /// Where each host is, as far as is known.

@@ -53,6 +53,7 @@ mod timers;
 pub use bake::Watched;
 pub use event::{Action, Call, CallError, CallId, End, Event, Reply, Report, Wish};
 pub use journal::{Entry, Outcome, Place, Progress};
+pub use locking::believable;
 pub use machine::{Driver, Machine, Start};
 pub use plan::Plan;
 

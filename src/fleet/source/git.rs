@@ -115,7 +115,11 @@ impl GitError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             GitError::Failed { why: RunError::Start(_), .. } => Some("Is git installed?"),
-            GitError::Failed { what, .. } if what.starts_with("The tag ") || what.contains(" cannot be brought ") => {
+            GitError::Failed { what, .. } if what.starts_with("The tag ") => Some(
+                "It needs the right to push to the repository; tag = false in the app's section of the fleet file does \
+                 without the tag.",
+            ),
+            GitError::Failed { what, .. } if what.contains(" cannot be brought ") => {
                 Some("It needs the right to push to the repository.")
             }
             GitError::Failed { .. } => Some("svctl lets git ask nothing: does `git ls-remote` with that address work?"),

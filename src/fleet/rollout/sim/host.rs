@@ -68,6 +68,8 @@ pub struct Host {
     pub held: bool,
     /// Why it grants no lock.
     pub refuses: Option<&'static str>,
+    /// It says to everything that somebody has had a higher number.
+    pub lies: bool,
     /// It cannot be reached any more as soon as it is counted with a new release.
     pub vanishes: bool,
 }
@@ -115,6 +117,7 @@ impl Host {
             expired: 0,
             held: false,
             refuses: None,
+            lies: false,
             vanishes: false,
         }
     }
@@ -191,6 +194,9 @@ impl Host {
     /// Answers at once, or begins what lasts.
     pub fn take(&mut self, now: Duration, caller: &Caller, call: &Call, quality: &Quality) -> Done {
         self.expire(now);
+        if self.lies {
+            return Done::Now(Err(CallError::Fenced { highest: self.app.fence.number }));
+        }
         self.try_take(now, caller, call, quality).unwrap_or_else(|error| Done::Now(Err(error)))
     }
 

@@ -256,6 +256,23 @@ fn who_refuses_the_lock_is_left_out_and_named() {
     }
 }
 
+/// Of a host in others' hands, and of numbers that nobody gets above.
+#[test]
+fn who_names_an_impossible_number_keeps_nobody_from_the_lock() {
+    for (most, outcome) in [(1, "done"), (0, "failed")] {
+        let mut world = world(7, 5, 200, plan(5, 0, None, limits(4, most)), Quality::default());
+        world.hosts[1].app.fence.number = u64::MAX;
+        world.hosts[1].lies = true;
+        world.rollouts[0].watched = true;
+        world.run();
+        assert_eq!(how_it_ended(&world), outcome, "{:?}", world.rollouts[0].end);
+        let told = format!("{:?} {:?}", world.rollouts[0].end, world.rollouts[0].committed);
+        assert!(told.contains("it names the lock's number 18446744073709551615"), "{told}");
+        let others = world.hosts.iter().filter(|host| host.at != 1);
+        assert!(others.into_iter().all(|host| host.app.fence.number < 9 << 32), "nobody followed it");
+    }
+}
+
 /// One that is on trial for an unfinished rollout refuses whoever begins, and is no obstacle to who goes on.
 #[test]
 fn a_takeover_does_without_a_minority_that_is_another_rollouts() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::super::event::{Action, Call, CallError, CallId, End, Event, Reply, Report, Wish};
 use super::super::journal::Entry;
+use super::super::locking::believable;
 use super::super::machine::{Driver, Machine, Start};
 use super::super::plan::Plan;
 use super::host::{Caller, Done, Host, Op, Quality};
@@ -196,7 +197,8 @@ impl World {
     pub fn drive(&mut self, rollout: usize, start: Start) {
         let (plan, salt) = (self.rollouts[rollout].plan.clone(), self.rng.u32(..));
         let driver = Driver { by: format!("driver {}", self.drivers.len()).into(), salt, unix: 1_800_000_000 };
-        let highest = self.hosts.iter().map(|h| h.app.fence.number).max().unwrap_or(0);
+        let numbers = self.hosts.iter().map(|h| h.app.fence.number);
+        let highest = numbers.filter(|number| believable(*number, driver.unix).is_ok()).max().unwrap_or(0);
         let highest = if self.rng.bool() { highest } else { 0 };
         let machine = Machine::new(plan, start, &driver, highest, self.now);
         let dies_after = match self.next_dies_after.take() {
