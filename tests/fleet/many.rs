@@ -124,7 +124,11 @@ fn a_rollout_to_many_hosts() {
     }
     let all: Vec<&Host> = bed.hosts.iter().collect();
     assert!(site.serves_on(&all).iter().all(|release| release == "second"), "{out}{err}");
-    let own = took.saturating_sub(Duration::from_secs(10));
+    assert!(
+        out.contains("wave 1: web-0 (") && out.contains("wave 2: web-1, web-2, web-3"),
+        "the fleet file's order: {out}"
+    );
+    let own = took.saturating_sub(Duration::from_secs(15));
     println!("to {count} hosts in three waves of 5 s: {took:.1?}; without those {:.2?} a host", own / count as u32);
     println!("at most, at once: {most:?}");
     assert_eq!((most.connections, most.masters), (count, count), "one connection a host");

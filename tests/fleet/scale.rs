@@ -237,7 +237,8 @@ fn roll_out(hosts: usize) -> Run {
     let (begun, busy) = (Instant::now(), processor_time());
     let end = runtime.block_on(local.run_until(async {
         let answers = facts::ask(&links, "web", PARALLEL).await;
-        let plan = plan(facts::facts(&answers, "new"));
+        let hosts: Vec<Box<str>> = answers.keys().cloned().collect();
+        let plan = plan(facts::facts(&hosts, &answers, "new"));
         let cargo = Rc::new(Cargo {
             app: "web".into(),
             rollout: plan.rollout.clone(),

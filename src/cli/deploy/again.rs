@@ -94,7 +94,7 @@ impl Fleet {
             release,
             by: &driver.by,
             at: driver.unix,
-            hosts: facts::facts(&self.answers, release),
+            hosts: facts::facts(&self.target.app.hosts, &self.answers, release),
             changes,
             waves: &[],
             groups: &self.target.groups,

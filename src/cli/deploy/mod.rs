@@ -251,7 +251,7 @@ fn plan(target: &Target, goods: &Goods, answers: &BTreeMap<Box<str>, Answer>) ->
         release: &release,
         by: &driver.by,
         at: driver.unix,
-        hosts: facts::facts(answers, &release),
+        hosts: facts::facts(&target.app.hosts, answers, &release),
         changes: goods.changes(answers)?,
         waves: &app.waves,
         groups: &target.groups,

@@ -52,10 +52,11 @@ pub fn text(error: CallError) -> Box<str> {
     }
 }
 
-/// For the plan.
-pub fn facts(answers: &BTreeMap<Box<str>, Answer>, release: &str) -> Vec<HostFacts> {
+/// For the plan: of these hosts, in their order, by which waves are counted.
+pub fn facts(hosts: &[Box<str>], answers: &BTreeMap<Box<str>, Answer>, release: &str) -> Vec<HostFacts> {
     let of = |answer: &Answer| answer.as_ref().map(|status| of(status, release)).map_err(Clone::clone);
-    answers.iter().map(|(name, answer)| HostFacts { name: name.clone(), answer: of(answer) }).collect()
+    let told = hosts.iter().filter_map(|name| answers.get_key_value(name));
+    told.map(|(name, answer)| HostFacts { name: name.clone(), answer: of(answer) }).collect()
 }
 
 /// What runs there: where the services differ, the one that is not what was confirmed.
@@ -146,6 +147,14 @@ fn of(status: &AppStatus, release: &str) -> HostAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_come_in_the_order_of_the_fleet() {
+        let hosts = ["web-9", "web-10", "canary"].map(Box::<str>::from);
+        let answers = hosts.iter().map(|name| (name.clone(), Err("away".into()))).collect();
+        let names: Vec<Box<str>> = facts(&hosts, &answers, "r1").into_iter().map(|host| host.name).collect();
+        assert_eq!(names, hosts);
+    }
 
     #[test]
     fn a_limit_is_told_by_the_bound_that_is_nearest() {
