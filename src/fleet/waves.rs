@@ -59,7 +59,7 @@ impl fmt::Display for Wave {
 }
 
 /// How a host was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     Fit,
@@ -135,6 +135,13 @@ impl Waves {
     pub fn wave_of(&self, host: &str) -> Option<usize> {
         let in_wave = self.waves.iter().position(|wave| wave.iter().any(|name| **name == *host));
         in_wave.or_else(|| (self.control.as_deref() == Some(host)).then_some(self.waves.len()))
+    }
+
+    /// As [`Waves::wave_of`], of all that are in one.
+    pub fn by_host(&self) -> BTreeMap<&str, usize> {
+        let control = self.control.iter().map(|name| (&**name, self.waves.len()));
+        let waves = self.waves.iter().enumerate().flat_map(|(n, wave)| wave.iter().map(move |name| (&**name, n)));
+        control.chain(waves).collect()
     }
 
     /// All that get the release, in the order in which they do.

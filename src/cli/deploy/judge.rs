@@ -19,7 +19,7 @@ use crate::api::client::runtime;
 use crate::api::types::{ApiError, ErrorCode, StatusList};
 use crate::config::suggest;
 use crate::fleet::rollout::journal::What;
-use crate::fleet::rollout::{Entry, Plan};
+use crate::fleet::rollout::{Entry, Plan, kept};
 use crate::fleet::verdict::{Baseline, Counts, Input, Record, Said, Settings, Verdict};
 
 /// # Errors
@@ -29,7 +29,7 @@ pub fn judge(context: &Context, cli: &Cli, args: &JudgeArgs) -> Result<Exit, Cli
         Some(apps) => of_any(cli, &apps, &args.app)?,
         None => of_app(cli, &args.app, args.id.as_deref())?,
     };
-    let entries: Result<Vec<Entry>, _> = journal.entries.into_iter().map(serde_json::from_value).collect();
+    let entries: Result<Vec<Entry>, _> = journal.entries.into_iter().map(kept::read).collect();
     let entries = entries.map_err(|e| failed(format!("The journal of the rollout is not understood: {e}.")))?;
     let Some(What::Planned(plan)) = entries.first().map(|entry| &entry.what) else {
         return Err(failed(format!("{}: no host knows of a rollout.", args.app)));

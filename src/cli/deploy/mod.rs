@@ -42,7 +42,7 @@ use crate::fleet::inventory::BuildHere;
 use crate::fleet::inventory::Source;
 use crate::fleet::rollout::journal::What;
 use crate::fleet::rollout::plan::{Facts, Limits, Purpose, Step};
-use crate::fleet::rollout::{Driver, End, Entry, Machine, Outcome, Plan, Start, Wish};
+use crate::fleet::rollout::{Driver, End, Entry, Machine, Outcome, Plan, Start, Wish, kept};
 use crate::fleet::source::build;
 use crate::fleet::source::git::Git;
 use crate::fleet::verdict::{Baseline, TICK};
@@ -294,7 +294,7 @@ async fn furthest(target: &Target, answers: &BTreeMap<Box<str>, Answer>) -> Resu
     let Some(link) = best.and_then(|(name, _)| target.links.get(name)) else { return Ok(Vec::new()) };
     let journal = link.journal(&target.app.name, None).await;
     let journal = journal.map_err(|e| failed(format!("{}: {}.", link.host.name, facts::text(e))))?;
-    let entries: Result<Vec<Entry>, _> = journal.entries.into_iter().map(serde_json::from_value).collect();
+    let entries: Result<Vec<Entry>, _> = journal.entries.into_iter().map(kept::read).collect();
     entries.map_err(|e| failed(format!("The journal of the rollout is not understood: {e}.")))
 }
 

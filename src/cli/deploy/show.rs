@@ -23,6 +23,8 @@ const COMMITS: usize = 20;
 
 /// Without a line for so long, one is written that says how it stands.
 const SILENCE: Duration = Duration::from_secs(8);
+/// What goes on is not looked at more often than that: many hosts have many events, and many lines.
+const GLANCE: Duration = Duration::from_millis(100);
 /// Of fewer hosts, each step is a line where lines stay.
 const FEW: usize = 20;
 
@@ -33,8 +35,10 @@ pub struct Show<'a> {
     began: Instant,
     /// stderr is a terminal: what goes on is seen in place, below what was said.
     in_place: bool,
-    /// Lines that are drawn there now.
+    /// Lines that are drawn there now, how many of them, and since when.
+    lines: Vec<String>,
     drawn: usize,
+    drawn_at: Option<Instant>,
     last_line: Instant,
 }
 
@@ -43,7 +47,17 @@ impl<'a> Show<'a> {
         let in_place =
             !context.json && io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
         let began = Instant::now();
-        Show { context, purpose: Purpose::Deploy, live: Live::default(), began, in_place, drawn: 0, last_line: began }
+        Show {
+            context,
+            purpose: Purpose::Deploy,
+            live: Live::default(),
+            began,
+            in_place,
+            lines: Vec::new(),
+            drawn: 0,
+            drawn_at: None,
+            last_line: began,
+        }
     }
 
     /// A line that stays.
@@ -55,17 +69,28 @@ impl<'a> Show<'a> {
         self.draw(Some(text));
     }
 
-    /// What goes on, anew, below a line that stays.
+    /// What goes on, anew, below a line that stays. The next beat has what comes too soon.
     fn draw(&mut self, above: Option<&str>) {
-        let (width, height) = screen::size();
-        let mut lines = self.live.lines(self.began.elapsed(), width.saturating_sub(1));
-        // What has left the screen cannot be taken back.
-        lines.truncate(height.saturating_sub(2));
+        let soon = self.drawn_at.is_some_and(|at| at.elapsed() < GLANCE);
+        if soon && above.is_none() {
+            return;
+        }
+        if !soon {
+            self.look();
+        }
         let mut text = self.erased();
         above.iter().for_each(|line| _ = writeln!(text, "{line}"));
-        lines.iter().for_each(|line| _ = writeln!(text, "{line}"));
-        self.drawn = lines.len();
+        self.lines.iter().for_each(|line| _ = writeln!(text, "{line}"));
+        self.drawn = self.lines.len();
         let _ = io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    fn look(&mut self) {
+        let (width, height) = screen::size();
+        self.lines = self.live.lines(self.began.elapsed(), width.saturating_sub(1));
+        // What has left the screen cannot be taken back.
+        self.lines.truncate(height.saturating_sub(2));
+        self.drawn_at = Some(Instant::now());
     }
 
     /// What takes away what is drawn.
@@ -122,7 +147,7 @@ impl<'a> Show<'a> {
         match said {
             Said::Report(Report::Recorded(entry)) => {
                 if self.context.json {
-                    return self.tell("journal", &serde_json::to_value(entry).unwrap_or_default());
+                    return self.tell("journal", &serde_json::to_value(&***entry).unwrap_or_default());
                 }
                 if let Some(text) = entry_text(entry) {
                     self.say(&first(&text));

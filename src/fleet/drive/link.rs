@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::super::inventory::{Host, Prometheus};
 use super::super::rollout::event::{Count, Mark, Totals, View};
 use super::super::rollout::plan::{Purpose, Step};
-use super::super::rollout::{Call, CallError, Entry, Reply};
+use super::super::rollout::{Call, CallError, Entry, Reply, kept};
 use super::super::transport::{HostDial, Transport, Upload};
 use super::super::verdict::Counts;
 use super::{First, facts, prometheus};
@@ -153,11 +153,11 @@ impl Link {
             Call::Read => {
                 let journal = self.journal(&cargo.app, None).await?;
                 let entries = if journal.rollout == cargo.rollout { journal.entries } else { Vec::new() };
-                let entries: Result<Vec<Entry>, _> = entries.into_iter().map(serde_json::from_value).collect();
+                let entries: Result<Vec<Entry>, _> = entries.into_iter().map(kept::read).collect();
                 entries.map(Reply::Journal).map_err(|e| odd(&e))
             }
             Call::Append { from, entries } => {
-                let entries: Result<_, _> = entries.iter().map(serde_json::to_value).collect();
+                let entries: Result<_, _> = entries.iter().map(|entry| entry.kept().cloned()).collect();
                 let wanted = AppendOptions { fence, from, entries: entries.map_err(|e| odd(&e))? };
                 let done: AppendResult = self.post(cargo, "append", &wanted, SHORT, |_| {}).await?;
                 Ok(Reply::Appended(done.entries))

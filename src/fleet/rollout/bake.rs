@@ -194,8 +194,11 @@ impl Machine {
 
     fn too_many_restarts(&self, at: usize) -> Option<Box<str>> {
         let of = |host: &Host| host.restarts.map_or(0, |(_, since)| since);
-        let old = self.hosts.iter().filter(|host| host.at == At::Before).map(of).max().unwrap_or(0);
         let new = of(&self.hosts[at]);
+        if new < RESTARTS {
+            return None;
+        }
+        let old = self.hosts.iter().filter(|host| host.at == At::Before).map(of).max().unwrap_or(0);
         let why = || format!("its workers were started again {new} times, where {old} were to be expected").into();
         (new >= old + RESTARTS).then(why)
     }

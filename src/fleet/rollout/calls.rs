@@ -214,7 +214,7 @@ impl Machine {
             (Purpose::Renew, Reply::Renewed(view)) => self.seen(at, view),
             (Purpose::Append { until }, Reply::Appended(has)) => {
                 self.hosts[at].journal = has.min(until);
-                self.commit();
+                self.appended();
             }
             (Purpose::Counts { round }, Reply::Counted(count)) => self.counted(at, round, count),
             // A host that answers something else than it was asked is not spoken to any more.

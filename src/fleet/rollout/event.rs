@@ -1,10 +1,12 @@
 //! What comes into the machine, and what it wants done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::journal::{Entry, Outcome, Place};
+use super::kept::Line;
 use super::plan::Step;
 
 /// Of one call, never used twice by one machine.
@@ -26,7 +28,7 @@ pub enum Call {
     /// it has and goes further: this call is late.
     Append {
         from: usize,
-        entries: Vec<Entry>,
+        entries: Vec<Arc<Line>>,
     },
     /// Of the release: bring its files, build its environment, publish its static files, verify it.
     Prepare(Step),
@@ -213,7 +215,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
     /// A line of the journal that a majority of the hosts has.
-    Recorded(Entry),
+    Recorded(Arc<Line>),
     Host {
         host: Box<str>,
         what: Box<str>,

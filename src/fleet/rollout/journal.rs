@@ -98,7 +98,7 @@ pub enum Outcome {
 }
 
 /// Where a host was at the end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
     Confirmed,
@@ -155,9 +155,9 @@ impl Progress {
     ///
     /// # Errors
     /// Which entry may not follow the ones before.
-    pub fn replay(entries: &[Entry]) -> Result<Progress, String> {
+    pub fn replay<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Result<Progress, String> {
         let mut progress = Progress::default();
-        for (n, entry) in entries.iter().enumerate() {
+        for (n, entry) in entries.into_iter().enumerate() {
             progress.apply(entry).map_err(|why| format!("entry {n} of the rollout's journal is impossible: {why}"))?;
         }
         Ok(progress)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::event::{Call, CallError, End, Mark, Reply};
 use super::host::At;
 use super::journal::{Entry, Progress, Stage, What};
+use super::kept::Line;
 use super::machine::{Machine, Start};
 use super::phases::Phase;
 use crate::api::apps::{is_plausible, next_number};
@@ -141,7 +142,7 @@ impl Machine {
             }
         }
         self.progress = progress;
-        self.entries = entries;
+        self.entries = entries.into_iter().map(Line::new).collect();
         if let Start::TakeOver(wish) = self.start {
             self.wish = Some(wish);
         }

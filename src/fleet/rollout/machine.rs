@@ -1,13 +1,15 @@
 //! The machine: its tables, the way in, and the way out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Action, CallError, CallId, End, Event, Report, Wish};
 use super::host::{At, Host};
 use super::journal::{Entry, Place, Progress, Stage, What};
+use super::kept::Line;
 use super::phases::Phase;
-use super::plan::Plan;
+use super::plan::{Plan, PlannedHost};
 use super::timers::{Timer, Timers};
 use crate::api::apps::next_number;
 
@@ -66,9 +68,11 @@ pub struct Machine {
     pub(super) number: u64,
     pub(super) plan: Plan,
     pub(super) progress: Progress,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<Arc<Line>>,
     /// How many of the entries a quorum has.
     pub(super) committed: usize,
+    /// So many more hosts have to get an entry at least, until it can be on a quorum.
+    lacking: usize,
     /// By name, as in the plan.
     pub(super) hosts: Vec<Host>,
     pub(super) places: BTreeMap<Box<str>, usize>,
@@ -96,8 +100,9 @@ pub struct Machine {
 impl Machine {
     /// `highest`: that any host of the rollout is known to have granted a lock with. `now` is of the same moment as the driver's `unix`.
     pub fn new(plan: Plan, start: Start, driver: &Driver, highest: u64, now: Duration) -> Machine {
-        let mut hosts: Vec<Host> =
-            plan.hosts.iter().map(|h| Host::new(h.name.clone(), plan.waves.wave_of(&h.name))).collect();
+        let waves = plan.waves.by_host();
+        let host = |h: &PlannedHost| Host::new(h.name.clone(), waves.get(&*h.name).copied());
+        let mut hosts: Vec<Host> = plan.hosts.iter().map(host).collect();
         let places: BTreeMap<Box<str>, usize> =
             hosts.iter().enumerate().map(|(at, host)| (host.name.clone(), at)).collect();
         for (host, planned) in hosts.iter_mut().zip(&plan.hosts) {
@@ -115,6 +120,7 @@ impl Machine {
             progress: Progress::default(),
             entries: Vec::new(),
             committed: 0,
+            lacking: 0,
             hosts,
             places,
             phase: Phase::Begin,
@@ -157,7 +163,7 @@ impl Machine {
     }
 
     /// The journal, as far as a quorum has it.
-    pub fn journal(&self) -> &[Entry] {
+    pub fn journal(&self) -> &[Arc<Line>] {
         &self.entries[..self.committed]
     }
 
@@ -217,7 +223,7 @@ impl Machine {
             debug_assert!(false, "{why}");
             return self.end(End::Refused(format!("svctl is wrong about its own rollout: {why}").into()));
         }
-        self.entries.push(entry);
+        self.entries.push(Line::new(entry));
         self.replicate();
     }
 
@@ -228,12 +234,21 @@ impl Machine {
         self.commit();
     }
 
-    /// Some host has more of the journal now.
-    pub(super) fn commit(&mut self) {
+    /// A host has more of the journal now. All of them are looked at only when there may be enough.
+    pub(super) fn appended(&mut self) {
+        self.lacking = self.lacking.saturating_sub(1);
+        if self.lacking == 0 {
+            self.commit();
+        }
+    }
+
+    fn commit(&mut self) {
         while self.committed < self.entries.len() && self.is_quorum(|host| host.journal > self.committed) {
             self.out.push(Action::Report(Report::Recorded(self.entries[self.committed].clone())));
             self.committed += 1;
         }
+        let have = self.hosts.iter().filter(|host| host.journal > self.committed).count();
+        self.lacking = (self.hosts.len() / 2).saturating_sub(have);
         if self.committed == self.entries.len() {
             self.timers.clear(Timer::Quorum);
         }

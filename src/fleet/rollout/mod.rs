@@ -32,6 +32,7 @@
 //! - **Confirm.** With that entry there is no way back: hosts that missed it are named, those whose lease had run out are switched once more.
 //! - **Resume** of a rollout that has ended confirms or takes back what hosts that were lost still have on trial. Resume of a rollout whose hosts went back meanwhile takes back the rest and begins at the first wave.
 //! - **Limits.** At most `parallel` calls that work are under way, and as many small ones; no host has two of a kind.
+//! - **Linear.** What is asked of a host, and what it keeps ([`kept`]), does not grow with the number of the others.
 //!
 //! What the machine may not do: decide by what a minority of the hosts has written down, or end without saying where each host is.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -41,6 +42,7 @@ mod calls;
 pub mod event;
 mod host;
 pub mod journal;
+pub mod kept;
 mod locking;
 mod machine;
 mod people;

@@ -46,7 +46,7 @@ impl fmt::Display for Step {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Run {
     Yes,
@@ -55,7 +55,7 @@ pub enum Run {
     Asks,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PlannedStep {
     pub step: Step,
     pub run: Run,
@@ -316,7 +316,7 @@ impl Plan {
     }
 
     pub fn host(&self, name: &str) -> Option<&PlannedHost> {
-        self.hosts.iter().find(|host| *host.name == *name)
+        self.hosts.binary_search_by(|host| (*host.name).cmp(name)).ok().map(|at| &self.hosts[at])
     }
 
     /// SHA-256 of its JSON, as hexadecimal digits: what was shown is what is done.

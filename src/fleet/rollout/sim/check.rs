@@ -138,7 +138,7 @@ fn all_prepared(world: &World, rollout: usize) {
 /// The rollout is over, and says where each host is.
 pub fn at_the_end(world: &World, rollout: usize, outcome: &Outcome, places: &[(Box<str>, Place)], machine: &Machine) {
     let this = &world.rollouts[rollout];
-    let progress = Progress::replay(machine.journal()).expect("its journal can be read");
+    let progress = Progress::replay(machine.journal().iter().map(|line| &***line)).expect("its journal can be read");
     assert_eq!(progress.stage, Stage::Ended);
     assert_eq!(places.len(), this.plan.hosts.len(), "every host is named");
     let unknown = places.iter().filter(|(_, place)| matches!(place, Place::Unknown(_))).count();

@@ -1,10 +1,12 @@
 //! A host as its rollouts see it: the state that svd keeps of an app ([`App`]), with a journal, and time instead of work.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::event::{Call, CallError, Count, Mark, Reply, Totals, View};
 use super::super::journal::Entry;
+use super::super::kept::Line;
 use super::super::plan::Step;
 use crate::release::ReleaseId;
 use crate::release::app::{About, App, Expired, Fence, Lock, Moment, Refusal, StepState, Trial, Wanted};
@@ -243,7 +245,7 @@ impl Host {
         Ok(Done::Now(Ok(reply)))
     }
 
-    fn append(&mut self, rollout: &str, from: usize, entries: &[Entry]) -> usize {
+    fn append(&mut self, rollout: &str, from: usize, entries: &[Arc<Line>]) -> usize {
         let there = self.entries(rollout).len();
         if from > there {
             return there;
@@ -258,7 +260,7 @@ impl Host {
             self.journal = (rollout.into(), Vec::new());
         }
         self.journal.1.truncate(from);
-        self.journal.1.extend(entries.iter().cloned());
+        self.journal.1.extend(entries.iter().map(|line| Entry::clone(line)));
         self.journal.1.len()
     }
 

@@ -232,9 +232,13 @@ impl World {
         assert!(journal.len() >= before, "a journal never gets shorter");
         let known = &mut self.rollouts[self.drivers[driver].rollout].committed;
         for (n, entry) in journal.iter().enumerate().skip(before) {
-            assert!(known.get(n).is_none_or(|k| k == entry), "entry {n} was something else before: {:?}", known.get(n));
+            assert!(
+                known.get(n).is_none_or(|k| *k == ***entry),
+                "entry {n} was something else before: {:?}",
+                known.get(n)
+            );
             if n == known.len() {
-                known.push(entry.clone());
+                known.push(Entry::clone(entry));
             }
         }
         for action in actions {
