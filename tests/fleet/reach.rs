@@ -173,7 +173,7 @@ fn more_sessions_than_a_connection_may_have() {
     bed.assert_clean();
 }
 
-/// It takes ssh a minute to find out, so that this is among the long ones.
+/// It takes ssh a while to find out, so that this is among the long ones.
 #[test]
 fn a_host_that_vanishes_in_the_midst_is_given_up() {
     if std::env::var_os("AIRDOCK_LONG").is_none() {
@@ -181,19 +181,21 @@ fn a_host_that_vanishes_in_the_midst_is_given_up() {
         return;
     }
     let Some(bed) = Bed::start(2) else { return };
-    let begun = Instant::now();
     let mut child = bed.svctl_command(&["-H", "all", "exec", "web", "--", "sleep", "54321"]);
     let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("both run it", PATIENCE, || bed.hosts.iter().all(|host| !host.processes("sleep 54321").is_empty()));
     for host in &bed.hosts {
         host.vanish();
     }
+    let vanished = Instant::now();
     let output = finish(child, "svctl", Duration::from_secs(120));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         output.status.code() == Some(6) && said.contains("web-1 | svctl: The connection to svd was lost"),
         "{said}"
     );
-    println!("given up after {:?}", begun.elapsed());
+    println!("given up after {:?}", vanished.elapsed());
+    // ssh's 15 s, and a busy machine.
+    assert!(vanished.elapsed() < Duration::from_secs(40), "{:?}", vanished.elapsed());
     bed.assert_clean();
 }

@@ -76,6 +76,40 @@ fn it_comes_with_a_release_and_is_taken_back_with_it() {
     wait_until("nothing is held back any more", PATIENCE, || color(&svd, "web").as_deref() == Some("blue"));
 }
 
+/// What runs before a release is switched to is what the files say by then, as with the release itself; whoever drives.
+#[test]
+fn steps_are_those_of_the_files() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let (svd, _) = site(&env);
+    let deployer = Deployer::new(&svd, "web", 1);
+    deployer.deploy(&Release::new("r1"), "r1");
+    let base = base(&svd);
+    deployer.stage(&Release::new("r2"), "r2");
+    let step = |deployer: &Deployer, name| deployer.ok("step", json!({ "release": "r2", "step": name }))["ran"].clone();
+    assert_eq!(step(&deployer, "before"), false, "there is none");
+    let before = "[deploy.before]\ncommand = ['sh', '-c', 'test \"$COLOR\" = blue']\n";
+    file(&svd, &base, &format!("{before}[environment]\nCOLOR = 'blue'\n"));
+    let steps = |query| {
+        let status: Value = deployer.client.fetch(&format!("/v1/apps/web{query}")).expect("its status");
+        status["steps"].clone()
+    };
+    let has = |steps: Value| steps.as_array().expect("a list").contains(&json!("before"));
+    assert_eq!((has(steps("")), has(steps("?configuration=true"))), (false, true));
+    // Somebody else goes on.
+    deployer.ok("unlock", json!({}));
+    let next = Deployer::new(&svd, "web", 2);
+    next.ok("lock", json!({ "seconds": 60 }));
+    assert_eq!(step(&next, "before"), true);
+    // A file with errors is not taken for one without steps.
+    svd.service("web", "kind = 'nothing'");
+    let refused = next.fails("step", json!({ "release": "r2", "step": "before" }));
+    assert!(refused.message.contains("has errors"), "{refused}");
+    file(&svd, &base, &format!("{before}[environment]\nCOLOR = 'red'\n"));
+    let failed = next.fails("step", json!({ "release": "r2", "step": "before" }));
+    assert!(failed.message.contains("the step before of r2 failed"), "{failed}");
+    assert_eq!(color(&svd, "web"), None, "nothing of it is in force");
+}
+
 #[test]
 fn a_rollback_restores_it_and_it_is_rolled_out_alone() {
     let Some(env) = Env::get(GUNICORN) else { return };

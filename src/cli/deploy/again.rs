@@ -49,7 +49,7 @@ impl Drop for Fleet {
 
 impl Fleet {
     /// `None`: there is no fleet file, and what is asked concerns one host.
-    fn ask(cli: &Cli, app: &str) -> Result<Option<Fleet>, CliError> {
+    fn ask(context: &Context, cli: &Cli, app: &str) -> Result<Option<Fleet>, CliError> {
         let Some(fleet) = hosts::fleet(cli)? else { return Ok(None) };
         if !cli.hosts.is_empty() && hosts::app(&fleet, app).is_err() {
             // Of hosts that were chosen, each knows its own apps.
@@ -57,8 +57,7 @@ impl Fleet {
         }
         let target = Target::find(cli, app, None)?;
         let (runtime, local) = (runtime()?, LocalSet::new());
-        let parallel = target.app.parallel as usize;
-        let answers = runtime.block_on(local.run_until(facts::ask(&target.links, app, parallel)));
+        let answers = runtime.block_on(local.run_until(super::ask(context, &target)));
         // It settles nothing but what the hosts leave open.
         let entries = runtime.block_on(local.run_until(super::furthest(&target, &answers))).unwrap_or_default();
         let latest = match (entries.first().map(|e| &e.what), entries.last().map(|e| &e.what)) {
@@ -160,7 +159,7 @@ fn is_there(plan: &Plan, host: &crate::fleet::rollout::plan::PlannedHost) -> boo
 
 /// `None`: it concerns one host alone.
 pub fn rollback(context: &Context, cli: &Cli, args: &RollbackArgs) -> Option<Result<Exit, CliError>> {
-    let fleet = match Fleet::ask(cli, &args.which.app) {
+    let fleet = match Fleet::ask(context, cli, &args.which.app) {
         Ok(fleet) => fleet?,
         Err(error) => return Some(Err(error)),
     };
@@ -217,8 +216,7 @@ fn undo(context: &Context, fleet: &Fleet, plan: &Plan, crossed: &[Crossed], whic
     for Crossed { host, release, .. } in crossed.iter().filter(|c| c.migrated == which) {
         let Some(link) = fleet.target.links.get(host) else { continue };
         let cargo = Cargo { rollout: format!("down-{:08x}", fastrand::u32(..)).into(), ..fleet.cargo(plan, None) };
-        let asked = facts::ask(&fleet.target.links, fleet.app(), fleet.target.app.parallel as usize);
-        let answers = fleet.runtime.block_on(fleet.local.run_until(asked));
+        let answers = fleet.runtime.block_on(fleet.local.run_until(super::ask(context, &fleet.target)));
         let tell = |line: &Progress| context.say(&super::super::render::progress(line));
         let done = link.migrate_down(&cargo, next_number(highest(&answers), driver().salt), release, tell);
         let why = match fleet.runtime.block_on(fleet.local.run_until(done)) {
@@ -234,7 +232,7 @@ fn undo(context: &Context, fleet: &Fleet, plan: &Plan, crossed: &[Crossed], whic
 
 /// Brings hosts that have missed the fleet's release to it.
 pub fn catch_up(context: &Context, cli: &Cli, args: &ToRelease) -> Result<Exit, CliError> {
-    let Some(fleet) = Fleet::ask(cli, &args.app)? else {
+    let Some(fleet) = Fleet::ask(context, cli, &args.app)? else {
         return Err(CliError::usage(
             format!("No fleet.toml says which hosts have {}.", args.app),
             "Write one here, or name it: --fleet FILE.",
@@ -275,7 +273,7 @@ pub fn releases(context: &Context, cli: &Cli, args: &OfApp) -> Option<Result<Exi
     if !hosts::are_meant(cli) {
         return None;
     }
-    let fleet = match Fleet::ask(cli, &args.app) {
+    let fleet = match Fleet::ask(context, cli, &args.app) {
         Ok(fleet) => fleet?,
         Err(error) => return Some(Err(error)),
     };

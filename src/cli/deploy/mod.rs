@@ -86,8 +86,7 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
     let goods = Goods::find(&target, args)?;
     let runtime = runtime()?;
     let local = LocalSet::new();
-    let parallel = target.app.parallel as usize;
-    let answers = runtime.block_on(local.run_until(facts::ask(&target.links, &args.app, parallel)));
+    let answers = runtime.block_on(local.run_until(ask(context, &target)));
     if !dry_run {
         may_deploy(&args.app, &answers)?;
     }
@@ -121,6 +120,28 @@ pub fn deploy(context: &Context, cli: &Cli, args: &DeployArgs, dry_run: bool) ->
     let end = run(&runtime, &local, &target, machine, cargo, &mut show, &news);
     target.ways.close();
     finish(&mut show, news, &args.app, end)
+}
+
+/// What the hosts say. Whoever is slow to is named on stderr.
+async fn ask(context: &Context, target: &Target) -> BTreeMap<Box<str>, Answer> {
+    let tell = |awaited: &[&str]| {
+        if !context.json {
+            context.say(&awaited_text(awaited, target.links.len()));
+        }
+    };
+    facts::ask_telling(&target.links, &target.app.name, target.app.parallel as usize, tell).await
+}
+
+/// Names of hosts that are told.
+const NAMED: usize = 5;
+
+fn awaited_text(awaited: &[&str], of: usize) -> String {
+    let more = match awaited.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let names: Vec<String> = awaited.iter().take(NAMED).map(|name| line(name)).collect();
+    format!("Waiting for {} of {}: {}{more} …", awaited.len(), counted(of, "host"), names.join(", "))
 }
 
 /// What this machine builds, where any host is to get the files.
@@ -191,8 +212,7 @@ pub fn take_over(context: &Context, cli: &Cli, args: &OfApp, wish: Option<Wish>)
     let target = Target::find(cli, &args.app, None)?;
     let runtime = runtime()?;
     let local = LocalSet::new();
-    let parallel = target.app.parallel as usize;
-    let answers = runtime.block_on(local.run_until(facts::ask(&target.links, &args.app, parallel)));
+    let answers = runtime.block_on(local.run_until(ask(context, &target)));
     let entries = runtime.block_on(local.run_until(furthest(&target, &answers)))?;
     let mut show = Show::new(context);
     let Some(What::Planned(plan)) = entries.first().map(|entry| &entry.what) else {
@@ -235,14 +255,8 @@ fn plan(target: &Target, goods: &Goods, answers: &BTreeMap<Box<str>, Answer>) ->
     // Nobody counts the requests of a service that answers none, or that nobody has used yet.
     let counts = |s: &AppStatus| facts::serves(s).is_some() && s.services.iter().any(|s| s.traffic.is_some());
     let counted = target.app.prometheus.is_some() || answers.values().flatten().any(counts);
-    // There is nothing to go back to from the first release.
-    let first = answers.values().flatten().all(|status| facts::serves(status).is_none());
     let limits = limits(target, if counted { Baseline::Control } else { Baseline::Health });
-    let limits = Limits {
-        bake: if first { 0 } else { limits.bake },
-        slow: facts::slow(answers.values().flatten()).map(millis),
-        ..limits
-    };
+    let limits = Limits { slow: facts::slow(answers.values().flatten()).map(millis), ..limits };
     let driver = driver();
     let facts = Facts {
         rollout: &rollout,

@@ -5,8 +5,8 @@
 //! what was in force before stays in force, also over a boot ([`App::held_back`]).
 
 use super::book::{Book, on_disk};
-use super::{Releases, Task};
-use crate::api::apps::{ActivateOptions, ConfigurationChange, ConfigurationStatus};
+use super::{Releases, Task, deploy_of};
+use crate::api::apps::{ActivateOptions, AppRequest, ConfigurationChange, ConfigurationStatus, StepName};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::config::diff::{self, Change, Needs};
 use crate::config::spec::{Config, Service};
@@ -165,6 +165,36 @@ impl Task {
         })?;
         let specs = self.in_force().into_iter();
         Ok(specs.map(|(name, old)| config.services.remove(&*name).map_or((name.clone(), old), |s| (name, s))).collect())
+    }
+
+    /// What is done before a release is activated is done as the files say, since that is what comes in force with it: also where
+    /// a rollout is gone on with. A change of the root is refused by the activation.
+    ///
+    /// # Errors
+    /// The files have errors. Who only asks how things stand is told in the answer.
+    pub async fn look_ahead(&mut self, ask: &AppRequest) -> Result<(), ApiError> {
+        use StepName::{After, Before, Migrate, MigrateAfter, MigrateDown, Static, Verify};
+        let (ahead, only_asks) = match ask {
+            AppRequest::Status { configuration } => (*configuration, true),
+            AppRequest::Stage(_) | AppRequest::Build(_) => (true, false),
+            AppRequest::Step(wanted) => match wanted.step {
+                Before | Verify | Static | Migrate => (true, false),
+                After | MigrateAfter | MigrateDown => (false, false),
+            },
+            _ => (false, false),
+        };
+        if !ahead {
+            return Ok(());
+        }
+        let mut specs = match self.in_files().await {
+            Err(error) if !only_asks => return Err(error),
+            specs => specs.unwrap_or_default(),
+        };
+        if let Some(lead) = specs.remove(&*self.lead.name).filter(|lead| lead.root == self.lead.root) {
+            self.deploy = deploy_of(&lead);
+            self.lead = lead;
+        }
+        Ok(())
     }
 
     pub async fn configuration(&self) -> ConfigurationStatus {

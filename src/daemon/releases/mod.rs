@@ -207,7 +207,7 @@ impl Host {
         Task {
             book: Rc::clone(book),
             services,
-            deploy: lead.deploy.as_deref().cloned().unwrap_or_else(Deploy::standard),
+            deploy: deploy_of(lead),
             lead: Arc::clone(lead),
             layout: Layout::new(root),
             around: self.around.clone(),
@@ -223,7 +223,10 @@ impl Host {
 }
 
 impl Task {
-    async fn run(self, ask: AppRequest, mut reply: Reply) {
+    async fn run(mut self, ask: AppRequest, mut reply: Reply) {
+        if let Err(error) = self.look_ahead(&ask).await {
+            return reply.error(error);
+        }
         match ask {
             AppRequest::Status { configuration } => reply.finish(self.status(configuration).await),
             AppRequest::History { lines } => reply.finish(self.history(lines).await),
@@ -363,6 +366,10 @@ impl Task {
     async fn tell(&self, fence: &Fence, what: &str, release: Option<&str>, detail: &str) {
         self.book.tell(book::entry(&self.on_behalf(fence), &fence.rollout, what, release, detail)).await;
     }
+}
+
+fn deploy_of(lead: &Service) -> Deploy {
+    lead.deploy.as_deref().cloned().unwrap_or_else(Deploy::standard)
 }
 
 fn fence(fence: &Fence) -> app::Fence {

@@ -14,11 +14,25 @@ use crate::api::types::{SLOW_COUNT, Traffic, slow_bound};
 /// A generation with fewer requests says nothing of how fast they are.
 const MEASURED: u64 = 100;
 
+/// So long nothing is said of hosts that are waited for; and that long at most between two times.
+pub const SILENCE: Duration = Duration::from_secs(3);
+const LONGEST_SILENCE: Duration = Duration::from_secs(8);
+
 /// What one host has said.
 pub type Answer = Result<AppStatus, Box<str>>;
 
 /// Asks all hosts at once, `parallel` at a time.
 pub async fn ask(links: &Links, app: &str, parallel: usize) -> BTreeMap<Box<str>, Answer> {
+    ask_telling(links, app, parallel, |_| {}).await
+}
+
+/// As [`ask`]. `tell` hears which hosts have not answered yet: after [`SILENCE`], and then more and more seldom.
+pub async fn ask_telling(
+    links: &Links,
+    app: &str,
+    parallel: usize,
+    mut tell: impl FnMut(&[&str]),
+) -> BTreeMap<Box<str>, Answer> {
     let turns = Rc::new(tokio::sync::Semaphore::new(parallel.max(1)));
     let mut tasks = tokio::task::JoinSet::new();
     for (name, link) in links {
@@ -30,12 +44,22 @@ pub async fn ask(links: &Links, app: &str, parallel: usize) -> BTreeMap<Box<str>
         });
     }
     let mut answers = BTreeMap::new();
-    while let Some(done) = tasks.join_next().await {
-        if let Ok((name, answer)) = done {
-            answers.insert(name, answer);
+    let (mut silence, mut last) = (SILENCE, tokio::time::Instant::now());
+    loop {
+        tokio::select! {
+            done = tasks.join_next() => match done {
+                Some(Ok((name, answer))) => _ = answers.insert(name, answer),
+                Some(Err(_)) => {}
+                None => return answers,
+            },
+            () = tokio::time::sleep_until(last + silence) => {
+                let awaited: Vec<&str> =
+                    links.keys().filter(|name| !answers.contains_key(*name)).map(|name| &**name).collect();
+                tell(&awaited);
+                (silence, last) = ((silence * 2).min(LONGEST_SILENCE), tokio::time::Instant::now());
+            }
         }
     }
-    answers
 }
 
 /// One whose numbers of locks nobody gets above would keep everybody from locking the others.

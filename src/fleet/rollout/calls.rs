@@ -170,9 +170,12 @@ impl Machine {
         } else {
             if host.skipped && host.job.is_none() {
                 // Its lease is to end.
-            } else if let Some(due_at) = host.renewed.map(|time| time + renew_after).filter(|time| *time > now) {
+            } else if let Some(due_at) = host.renewed.map(|time| time + renew_after).filter(|time| *time > now)
+                && host.lost.is_none()
+            {
                 due.push(due_at);
             } else if !host.chores.renew {
+                // Whoever has not answered is asked until patience ends, whatever else is wanted of it.
                 host.chores.renew = true;
                 self.chores.push_front((at, Purpose::Renew));
             }

@@ -97,6 +97,17 @@ impl Machine {
         self.unlock_and(end)
     }
 
+    /// One host's journal is gone on from: the one that goes furthest among those of a quorum that has granted us the lock.
+    ///
+    /// That is enough, as it is for the leader of a replicated log (Ongaro and Ousterhout, "In Search of an Understandable
+    /// Consensus Algorithm", 5.4). What anybody has acted upon is on a quorum, and each quorum shares a host with ours: one of those
+    /// that we have asked has it. Whoever wrote with a later number had read it from such a quorum as well, and writes whole
+    /// journals; so the journal that was written with the highest number, and of these the longest, has everything that was
+    /// acted upon. The marks cannot grow while we look: they were told after the lock was granted, and from then on a host
+    /// refuses lower numbers.
+    ///
+    /// It may have more at its end, which a minority has and nothing has followed from. That comes true if we go on from it,
+    /// and it does not if we never hear of it: then our number is higher, and that host gets our journal in the stead of its own.
     fn read_best(&mut self, marks: BTreeMap<usize, Mark>, other: u64) -> bool {
         let Some((&at, &best)) = marks.iter().rev().max_by_key(|(_, mark)| **mark) else { return false };
         self.phase = Phase::Reading { best, marks, error: None };
@@ -130,7 +141,9 @@ impl Machine {
             Ok(_) => return *error = Some("the rollout's journal is of another plan".into()),
             Err(why) => return *error = Some(why.into()),
         };
-        for (at, mark) in marks.iter().filter(|(_, mark)| *mark == best) {
+        // An end gets no entry of ours after it: everybody gets it from us, and so with our number.
+        let same = |mark: &Mark| mark == best && progress.stage != Stage::Ended;
+        for (at, mark) in marks.iter().filter(|(_, mark)| same(mark)) {
             self.hosts[*at].journal = mark.entries;
         }
         for host in &mut self.hosts {

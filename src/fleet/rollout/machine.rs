@@ -15,8 +15,9 @@ use crate::api::apps::next_number;
 
 /// Until what does not answer is asked again.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
-/// A host is given up after that, or after a third of the lease.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A host is given up after that, or after a third of the lease. One that has vanished is silent for 15 s before ssh says so, is tried
+/// once more 5 s later, and ssh's own limit for that is 10 s: half a minute in all. One that is back until then is not left out.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Why there is a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,17 +238,27 @@ impl Machine {
     /// A host has more of the journal now. All of them are looked at only when there may be enough.
     pub(super) fn appended(&mut self) {
         self.lacking = self.lacking.saturating_sub(1);
-        if self.lacking == 0 {
+        if self.lacking == 0 && self.committed < self.entries.len() {
             self.commit();
         }
     }
 
+    /// What others have written counts with the first entry of our own that is on a quorum: until then, a host that has not
+    /// heard of us may still have the furthest journal for somebody else.
     fn commit(&mut self) {
-        while self.committed < self.entries.len() && self.is_quorum(|host| host.journal > self.committed) {
-            self.out.push(Action::Report(Report::Recorded(self.entries[self.committed].clone())));
-            self.committed += 1;
+        let own = |n: &usize| self.entries[*n].number == self.number;
+        let next = |from: usize| (from..self.entries.len()).find(own).unwrap_or(self.entries.len().saturating_sub(1));
+        let mut until = next(self.committed);
+        let mut committed = self.committed;
+        while committed < self.entries.len() && self.is_quorum(|host| host.journal > until) {
+            committed = until + 1;
+            until = next(committed);
         }
-        let have = self.hosts.iter().filter(|host| host.journal > self.committed).count();
+        for entry in &self.entries[self.committed..committed] {
+            self.out.push(Action::Report(Report::Recorded(Arc::clone(entry))));
+        }
+        self.committed = committed;
+        let have = self.hosts.iter().filter(|host| host.journal > until).count();
         self.lacking = (self.hosts.len() / 2).saturating_sub(have);
         if self.committed == self.entries.len() {
             self.timers.clear(Timer::Quorum);

@@ -13,6 +13,10 @@ use sha2::{Digest, Sha256};
 use crate::fleet::verdict::{Baseline, Counts, Settings, TICK};
 use crate::fleet::waves::{Condition, Wave, Waves};
 
+/// How long a wave of the first release of all is watched at most: there are no answers to compare, and nobody is served worse
+/// than before. It is long enough for a health check to fail, and for workers to crash again and again.
+const FIRST: Duration = Duration::from_secs(30);
+
 /// In the order in which they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -293,6 +297,10 @@ impl Plan {
             waves,
         };
         plan.hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        if plan.is_first() {
+            plan.limits.bake = plan.limits.bake.min(FIRST.as_secs() * 1000);
+            plan.limits.baseline = Baseline::Health;
+        }
         let alone = plan.waves.control.is_none() && plan.limits.baseline == Baseline::Control;
         if alone {
             let mut yesterday = Counts::default();
@@ -302,6 +310,11 @@ impl Plan {
             plan.limits.baseline = Baseline::Alone { yesterday };
         }
         Ok(plan)
+    }
+
+    /// Nothing serves on any host that answers.
+    fn is_first(&self) -> bool {
+        self.purpose.is_judged() && self.hosts.iter().all(|host| host.serves.is_none())
     }
 
     /// No host gets anything.

@@ -221,8 +221,9 @@ impl Ssh {
             "ControlPersist=no".to_owned(),
             "BatchMode=yes".to_owned(),
             format!("ConnectTimeout={seconds}"),
+            // Without a sign of life for 15 s a connection is given up: ssh asks after 5 s and 10 s, and ends at the next turn.
             "ServerAliveInterval=5".to_owned(),
-            "ServerAliveCountMax=3".to_owned(),
+            "ServerAliveCountMax=2".to_owned(),
             "ForwardAgent=no".to_owned(),
             "ForwardX11=no".to_owned(),
             "ClearAllForwardings=yes".to_owned(),

@@ -59,6 +59,8 @@ pub struct Host {
     pub app: App,
     /// Of the latest rollout: whose, and what.
     pub journal: (Box<str>, Vec<Entry>),
+    /// The number that it was written with last: svd does not look into entries.
+    pub written: u64,
     /// Migrations under way.
     migrating: BTreeSet<Box<str>>,
     pub prepared: BTreeMap<Box<str>, BTreeSet<Step>>,
@@ -112,6 +114,7 @@ impl Host {
             boot: 0,
             app,
             journal: ("".into(), Vec::new()),
+            written: 0,
             migrating: BTreeSet::new(),
             prepared: BTreeMap::new(),
             since: Duration::ZERO,
@@ -186,7 +189,7 @@ impl Host {
         }
         self.app.lock(moment(now), now.as_secs(), wanted).map_err(refused)?;
         let (rollout, entries) = &self.journal;
-        let number = entries.last().map_or(0, |entry| entry.number);
+        let number = self.written;
         let ours = *rollout == caller.rollout;
         let journal = if ours { Mark { number, entries: entries.len() } } else { Mark::default() };
         let other = (!ours && !entries.is_empty()).then_some(number);
@@ -218,7 +221,7 @@ impl Host {
             }
             Call::Append { from, entries } => {
                 self.app.admit(at, &fence).map_err(refused)?;
-                Reply::Appended(self.append(&caller.rollout, *from, entries))
+                Reply::Appended(self.append(caller, *from, entries))
             }
             Call::Renew { lease } => {
                 self.app.renew(at, &fence, moment(now + *lease)).map_err(refused)?;
@@ -245,20 +248,20 @@ impl Host {
         Ok(Done::Now(Ok(reply)))
     }
 
-    fn append(&mut self, rollout: &str, from: usize, entries: &[Arc<Line>]) -> usize {
+    fn append(&mut self, caller: &Caller, from: usize, entries: &[Arc<Line>]) -> usize {
+        let rollout = &*caller.rollout;
         let there = self.entries(rollout).len();
         if from > there {
             return there;
         }
-        let number = entries.last().map_or(0, |entry| entry.number);
-        let newest = self.entries(rollout).last().map_or(0, |entry| entry.number);
-        if number == newest && from + entries.len() <= there {
+        if *self.journal.0 == *rollout && self.written == caller.number && from + entries.len() <= there {
             // It came late: there is more of the same driver already.
             return there;
         }
         if *self.journal.0 != *rollout {
             self.journal = (rollout.into(), Vec::new());
         }
+        self.written = caller.number;
         self.journal.1.truncate(from);
         self.journal.1.extend(entries.iter().map(|line| Entry::clone(line)));
         self.journal.1.len()

@@ -5,6 +5,7 @@
 
 mod check;
 mod host;
+mod lost;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,10 +48,21 @@ pub(super) fn plan(hosts: usize, n: usize, migration: Option<Migration>, limits:
 }
 
 fn plan_of(purpose: Purpose, hosts: usize, n: usize, migration: Option<Migration>, limits: Limits) -> Plan {
+    plan_after(Some(OLD), purpose, hosts, n, migration, limits)
+}
+
+fn plan_after(
+    serves: Option<&str>,
+    purpose: Purpose,
+    hosts: usize,
+    n: usize,
+    migration: Option<Migration>,
+    limits: Limits,
+) -> Plan {
     let deploy = DeployFacts { builds: true, publishes: true, verifies: true, migration };
     let answer = HostAnswer {
-        serves: Some(OLD.into()),
-        confirmed: Some(OLD.into()),
+        serves: serves.map(Into::into),
+        confirmed: serves.map(Into::into),
         deploy,
         yesterday: Counts { requests: 100_000, errors: 100 },
         ..HostAnswer::default()
@@ -305,6 +317,34 @@ fn who_vanishes_with_the_release_is_not_found_good() {
     assert!(world.hosts[1..].iter().all(|h| h.since.is_zero()), "nobody else was switched");
 }
 
+/// There is nothing to compare it with: no wave waits for requests, and health and restarts count for a short while.
+#[test]
+fn the_first_release_is_watched_shortly_and_by_its_health() {
+    let ends = |bake, quality| {
+        let limits = Limits { bake, ..limits(4, 0) };
+        let mut world = world(7, 10, 0, plan_after(None, Purpose::Deploy, 10, 0, None, limits), quality);
+        world.run();
+        let entries = &world.rollouts[0].committed;
+        let at = |is: &dyn Fn(&What) -> bool| entries.iter().find(|e| is(&e.what)).map(|e| e.at).expect("it is there");
+        let watched = at(&|w| matches!(w, What::Judged { wave: 1, .. } | What::Failing { .. }))
+            - at(&|w| matches!(w, What::Begun { wave: 0 }));
+        (over(&world).0.clone(), watched)
+    };
+    let good = Outcome::Done { remarks: vec![] };
+    let (outcome, seconds) = ends(5 * MINUTE, Quality::default());
+    assert!(outcome == good && (60..150).contains(&seconds), "{outcome:?} after {seconds} s");
+    let (outcome, seconds) = ends(5_000, Quality::default());
+    assert!(outcome == good && seconds < 60, "{outcome:?} after {seconds} s");
+    for quality in [
+        Quality { unfit_after: Some(Duration::from_secs(20)), ..Quality::default() },
+        Quality { restarts: 12, ..Quality::default() },
+    ] {
+        let (outcome, _) = ends(5 * MINUTE, quality);
+        let Outcome::TakenBack { cause } = outcome else { panic!("{outcome:?}") };
+        assert!(cause.starts_with("wave 1: web-0000: "), "{cause}");
+    }
+}
+
 /// What a history of a seed is made of.
 fn random(seed: u64) -> World {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
@@ -426,8 +466,8 @@ fn calm_weather(world: &World) {
     let Rollout { quality, plan, .. } = &world.rollouts[0];
     let quality = match plan.purpose {
         Purpose::Deploy => quality.clone(),
-        // Nobody looks at it.
-        _ => Quality { errors: 0, unfit_after: None, migration_fails: false, ..quality.clone() },
+        // Nobody looks at it. A migration that each host has for itself runs there, and may fail.
+        _ => Quality { errors: 0, unfit_after: None, ..quality.clone() },
     };
     let good = quality.broken_on.is_empty()
         && quality.errors <= 1
@@ -555,6 +595,7 @@ fn journals_cut_short_at_any_entry_are_gone_on_from() {
         let mut world = fresh(length as u64);
         for host in &mut world.hosts {
             host.journal = ("rollout-0".into(), journal[..length].to_vec());
+            host.written = journal[length - 1].number;
             // All was prepared before, and is written down as such.
             host.prepared = whole.hosts[host.at].prepared.clone();
             host.app.releases = whole.hosts[host.at].app.releases.clone();

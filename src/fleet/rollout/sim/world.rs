@@ -67,6 +67,11 @@ pub enum Ev {
     },
     /// The network or a host fails, or is mended.
     Chaos,
+    /// No driver reaches the host from here on, or all do again.
+    Reach {
+        host: usize,
+        reached: bool,
+    },
     /// Somebody looks after a rollout.
     Person {
         rollout: usize,
@@ -168,6 +173,15 @@ impl World {
             Ev::Deploy { rollout } => self.drive(rollout, Start::Deploy),
             Ev::Person { rollout } => self.look_after(rollout),
             Ev::Chaos => self.chaos(),
+            Ev::Reach { host, reached } => {
+                for driver in &mut self.drivers {
+                    if reached {
+                        driver.cut.remove(&host);
+                    } else {
+                        driver.cut.insert(host);
+                    }
+                }
+            }
             Ev::Deliver { driver, id, host, caller, call, heard } => {
                 self.deliver(driver, id, host, caller, call, heard);
             }
