@@ -108,6 +108,7 @@ fn a_host_that_vanishes_in_the_midst_of_a_wave() {
             ended
         })
     });
+    println!("{}", site.verb("attach").1);
     let said = format!("{out}{err}");
     assert!(code == 0 && out.contains("the new release: web-0, web-2") && out.contains("web-1: not known"), "{said}");
     assert_eq!(site.serves_on(&others), ["second", "second"]);
