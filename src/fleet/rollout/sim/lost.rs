@@ -175,3 +175,53 @@ fn an_end_that_was_acted_upon_stays_the_end() {
     assert_eq!(over(&world).0, &outcome);
     assert_eq!(world.hosts[3].journal, world.hosts[0].journal);
 }
+
+/// A host that grants no lock, for whatever reason, is left out like one that does not answer, and told with its reason.
+#[test]
+fn who_refuses_the_lock_is_left_out_and_named() {
+    for (refusing, most, outcome) in [(1, 1, "done"), (1, 0, "failed"), (3, 5, "other")] {
+        let mut world = world(7, 5, 200, plan(5, 0, None, limits(4, most)), Quality::default());
+        for host in world.hosts.iter_mut().skip(1).take(refusing) {
+            host.refuses = Some("its disk is full");
+        }
+        world.rollouts[0].watched = true;
+        world.run();
+        assert_eq!(how_it_ended(&world), outcome, "{:?}", world.rollouts[0].end);
+        if outcome != "done" {
+            let end = format!("{:?}", world.rollouts[0].end);
+            assert!(end.contains("web-0001: its disk is full"), "{end}");
+        }
+    }
+}
+
+/// One that is on trial for an unfinished rollout refuses whoever begins, and is no obstacle to who goes on.
+#[test]
+fn a_takeover_does_without_a_minority_that_is_another_rollouts() {
+    let mut world = world(7, 5, 200, plan(5, 0, None, limits(4, 2)), Quality::default());
+    world.rollouts[0].watched = true;
+    world.next_dies_after = Some(60);
+    world.run();
+    assert!(world.rollouts[0].end.is_none() && world.hosts.iter().any(|h| !h.journal.1.is_empty()));
+    let other = Caller { rollout: "other".into(), release: "deploy-9".into(), number: 1 };
+    world.hosts[1].app.lock = None;
+    let now = world.now;
+    world.hosts[1].hold_for(now, &other);
+    world.drive(0, Start::TakeOver(Wish::Resume));
+    world.run();
+    assert_eq!(how_it_ended(&world), "done", "{:?}", world.rollouts[0].end);
+    let (_, places) = over(&world);
+    assert!(matches!(&places[1].1, Place::Unknown(why) if why.contains("is on trial here")), "{places:?}");
+}
+
+/// Where health alone decides, a canary that has vanished is not taken for a good one.
+#[test]
+fn who_vanishes_with_the_release_is_not_found_good() {
+    let limits = Limits { baseline: Baseline::Health, ..limits(4, 3) };
+    let mut world = world(7, 10, 200, plan(10, 0, None, limits), Quality::default());
+    world.hosts[0].vanishes = true;
+    world.rollouts[0].watched = true;
+    world.run();
+    let Outcome::TakenBack { cause } = over(&world).0 else { panic!("{:?}", over(&world)) };
+    assert_eq!(&**cause, "no host of wave 1 serves the release any more");
+    assert!(world.hosts[1..].iter().all(|h| h.since.is_zero()), "nobody else was switched");
+}
