@@ -219,6 +219,26 @@ pub fn sleeper() -> String {
     script("echo begun on $(hostname); exec sleep 100000", "")
 }
 
+/// Each in a thread of its own, to the end of all; a panic of one of them is one here.
+fn at_once<F: FnOnce() + Send>(all: impl Iterator<Item = F>) {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = all.map(|one| scope.spawn(one)).collect();
+        let panics: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().err()).collect();
+        if let Some(panic) = panics.into_iter().next() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+impl Drop for Bed {
+    /// The hosts end together; where a test has failed, one by one, as each tells what it knows.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            at_once(self.hosts.drain(..).map(|host| move || drop(host)));
+        }
+    }
+}
+
 impl Bed {
     /// `None`, with the reason printed, where the machine has not what it takes. Every host has sshd, svd, and the service `web`.
     pub fn start(count: usize) -> Option<Bed> {
@@ -229,14 +249,16 @@ impl Bed {
     pub fn start_with(count: usize, sshd: &str) -> Option<Bed> {
         let mut bed = Bed::network(count)?;
         let dir = bed.dir.path().to_path_buf();
-        for host in &mut bed.hosts {
-            host.svd.service("web", &sleeper());
-            host.start_sshd(&dir, Some(programs()), sshd);
-            host.start_svd();
-        }
-        for host in &bed.hosts {
-            host.svd.ok(&["start", "web"]);
-        }
+        let dir = &dir;
+        // They mostly wait.
+        at_once(bed.hosts.iter_mut().map(|host| {
+            move || {
+                host.svd.service("web", &sleeper());
+                host.start_sshd(dir, Some(programs()), sshd);
+                host.start_svd();
+                host.svd.ok(&["start", "web"]);
+            }
+        }));
         Some(bed)
     }
 

@@ -89,7 +89,7 @@ fn what_is_slow_is_taken_back_by_the_canary() {
 #[test]
 fn a_rollout_whose_driver_is_killed_is_taken_back_or_gone_on_with_elsewhere() {
     let Some(bed) = Bed::start(3) else { return };
-    let Some(site) = Site::new(&bed, "waves = [1, \"100%\"]\nbake = \"20s\"\nverdict = { min_requests = 10 }\n") else {
+    let Some(site) = Site::new(&bed, "waves = [1, \"100%\"]\nbake = \"12s\"\nverdict = { min_requests = 10 }\n") else {
         return;
     };
     let killed = |release: &str| {

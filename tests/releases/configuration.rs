@@ -167,7 +167,7 @@ fn svctl_rolls_it_out_alone() {
     fs::create_dir(svd.path("home")).expect("mkdir");
     super::commit(&svd, &repository, &Release::new("one"));
     let ship = |words: &[&str]| deploy(&svd, &repository, None, words);
-    let (code, said) = ship(&["deploy", "web"]);
+    let (code, said) = ship(&["deploy", "web", "--bake", "0s"]);
     assert_eq!(code, Some(0), "{said}");
     let was = svd.main_pid("web");
     svd.service(
@@ -182,12 +182,12 @@ fn svctl_rolls_it_out_alone() {
     );
     let (code, said) = ship(&["plan", "web"]);
     assert!(code == Some(0) && said.contains("configuration changed: worker (environment.COLOR)"), "{said}");
-    let (code, said) = ship(&["deploy", "web"]);
+    let (code, said) = ship(&["deploy", "web", "--bake", "0s"]);
     assert_eq!((code, color(&svd, "worker").as_deref()), (Some(0), Some("blue")), "{said}");
     assert_eq!(svd.main_pid("web"), was, "nothing has changed for it");
-    let (_, said) = ship(&["deploy", "web"]);
+    let (_, said) = ship(&["deploy", "web", "--bake", "0s"]);
     assert!(said.contains("There is nothing to do."), "{said}");
     svd.service("worker", "kind = 'command'\ncommand = []\n");
-    let (code, said) = ship(&["deploy", "web"]);
+    let (code, said) = ship(&["deploy", "web", "--bake", "0s"]);
     assert!(code == Some(1) && said.contains("worker.toml"), "{said}");
 }

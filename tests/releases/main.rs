@@ -392,7 +392,7 @@ fn an_environment_is_built_once_and_sealed() {
         deployer.ok("stage", json!({ "release": id, "source": id }));
         deployer.ask("build", json!({ "release": id }))
     };
-    let first = build("r1", "gunicorn==27.0.1\nFlask\n").expect("built");
+    let first = build("r1", "gunicorn==27.0.1\nitsdangerous\n").expect("built");
     deployer.activate("r1");
     deployer.ok("confirm", json!({}));
     assert!(http_get(address, "/").expect("it answers").1.contains("release=r1"));
@@ -407,7 +407,7 @@ fn an_environment_is_built_once_and_sealed() {
         assert_eq!((meta.uid(), meta.mode() & 0o022), (own, 0), "{file}: only root can change it");
     }
     let began = std::time::Instant::now();
-    let again = build("r2", "gunicorn==27.0.1\nFlask\n").expect("built");
+    let again = build("r2", "gunicorn==27.0.1\nitsdangerous\n").expect("built");
     assert_eq!((&again["changed"], &again["venv"]), (&json!(false), &first["venv"]));
     assert!(began.elapsed() < std::time::Duration::from_secs(5), "nothing was built");
     let other = build("r3", "gunicorn==27.0.1\n").expect("built");
@@ -419,7 +419,7 @@ fn an_environment_is_built_once_and_sealed() {
     assert_eq!(fs::read_dir(svd.path("srv/web/venv")).expect("a directory").count(), 2, "nothing of it is left");
     // One that was killed in the middle of it is built anew.
     fs::remove_file(venv.join(".airdock-complete")).expect("unlink");
-    assert_eq!(build("r5", "gunicorn==27.0.1\nFlask\n").expect("built")["changed"], true);
+    assert_eq!(build("r5", "gunicorn==27.0.1\nitsdangerous\n").expect("built")["changed"], true);
     deployer.activate("r5");
     deployer.ok("confirm", json!({}));
     assert_eq!(deployer.ok("prune", json!({}))["venvs"], 1, "r3's; r1 and r5 have the same");
