@@ -11,9 +11,39 @@ use crate::config::units;
 /// What `--help` ends with; `docs/svctl.md` says more.
 const EXIT_CODES: &str = "\
 Exit codes: 0 done (status: running) · 1 the operation failed · 2 wrong usage · 3 not running · 4 no such service, or \
-svd cannot be reached · 5 not permitted · 6 the connection was lost, so that the outcome is unknown";
+svd cannot be reached · 5 not permitted · 6 the connection was lost, so that the outcome is unknown · 7 a release was taken \
+back · 8 a rollout waits for a decision · 9 somebody else holds the lock";
 
-/// Watches and directs the services of this host.
+const DEPLOY: &str = "\
+Examples:
+  svctl plan airship                     what would be done, and why
+  svctl deploy airship                   the branch of the fleet file
+  svctl deploy airship --ref v2.1        a tag, another branch, or a commit
+  svctl -H web-0,web-1 deploy airship    these hosts of the app's alone
+
+Exit codes: 0 done · 1 failed before any host was switched · 7 taken back · 8 waits for a decision (promote, resume or \
+abort) · 9 somebody else holds the lock";
+
+const ROLLBACK: &str = "\
+Examples:
+  svctl rollback airship -n                                   where to
+  svctl rollback airship                                      all hosts, to what was good before
+  svctl rollback airship --to deploy-2026-11-22_18-40-00      to this one
+  svctl -H web-0 rollback airship                             that host alone
+
+Exit codes: 0 done · 1 one host at least is not there, and is named · 7 no host got there, and all are as they were · 9 \
+somebody else holds the lock";
+
+const SETUP: &str = "\
+Examples:
+  svctl -H web-3 setup -n                    what is missing there
+  svctl -H web-3 setup --deployer deploy     with a rule by which the user deploy may deploy
+  svctl -H all setup                         again, after service files have changed";
+
+/// Heads the options that all verbs have.
+const EVERYWHERE: &str = "Options of all verbs";
+
+/// Watches and directs services, on this host or over ssh on many (-H), and ships releases to them.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "svctl",
@@ -28,6 +58,7 @@ pub struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = EVERYWHERE,
         env = "AIRDOCK_SOCKET",
         default_value = DEFAULT_SOCKET,
         value_name = "PATH",
@@ -36,23 +67,23 @@ pub struct Cli {
     pub socket: PathBuf,
 
     /// Print one JSON document (one a line while following)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
 
     /// Do it on these hosts of the fleet, over ssh: names, groups, patterns, or all
-    #[arg(short = 'H', long = "host", global = true, value_name = "HOSTS", value_delimiter = ',')]
+    #[arg(short = 'H', long = "host", global = true, help_heading = EVERYWHERE, value_name = "HOSTS", value_delimiter = ',')]
     pub hosts: Vec<String>,
 
     /// The fleet file [default: the nearest fleet.toml, from the working directory upward]
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "environment")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", conflicts_with = "environment")]
     pub fleet: Option<PathBuf>,
 
     /// Use fleet.NAME.toml instead of fleet.toml
-    #[arg(short = 'e', long = "environment", global = true, value_name = "NAME")]
+    #[arg(short = 'e', long = "environment", global = true, help_heading = EVERYWHERE, value_name = "NAME")]
     pub environment: Option<String>,
 
     /// Hosts that are served at once [default: 20]
-    #[arg(long, global = true, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub parallel: Option<u32>,
 
     #[command(subcommand)]
@@ -99,6 +130,7 @@ pub enum Command {
     /// Run a command as a service's user, in its environment; its exit code is svctl's
     Exec(ExecArgs),
     /// Ship a release to the hosts of an app, in waves, and take it back if errors rise
+    #[command(after_help = DEPLOY)]
     Deploy(DeployArgs),
     /// Show what a deploy would do, and why
     Plan(DeployArgs),
@@ -117,6 +149,7 @@ pub enum Command {
     /// Show what was deployed on this host, when, by whom
     History(HistoryArgs),
     /// Go back to the previous good release, or to one by name; over a fleet on all hosts at once
+    #[command(after_help = ROLLBACK)]
     Rollback(RollbackArgs),
     /// Bring hosts that have missed it to the release that the others have confirmed
     #[command(name = "catch-up")]
@@ -126,6 +159,7 @@ pub enum Command {
     /// Let people deploy an app again
     Unlock(UnlockArgs),
     /// Prepare hosts for svd: the program, users, directories, service files, init; needs root there, or sudo
+    #[command(after_help = SETUP)]
     Setup(SetupArgs),
     /// Take a service off hosts: stop it and remove its file
     Remove(RemoveArgs),
@@ -297,6 +331,7 @@ pub struct ExecArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct DeployArgs {
+    /// A section [app.NAME] of the fleet file; without one, a service with a root
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 
@@ -332,12 +367,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[derive(Clone, Debug, Args)]
 pub struct OfApp {
+    /// A section [app.NAME] of the fleet file; without one, a service with a root
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct AbortArgs {
+    /// A section [app.NAME] of the fleet file; without one, a service with a root
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 
@@ -391,6 +428,7 @@ pub struct JudgeArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct HistoryArgs {
+    /// A section [app.NAME] of the fleet file; without one, a service with a root
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 
@@ -402,6 +440,7 @@ pub struct HistoryArgs {
 /// To a release that hosts have.
 #[derive(Clone, Debug, Args)]
 pub struct ToRelease {
+    /// A section [app.NAME] of the fleet file; without one, a service with a root
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 
@@ -430,6 +469,7 @@ pub struct RollbackArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct LockArgs {
+    /// A section [app.NAME] of the fleet file; without one, a service with a root
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 
@@ -440,6 +480,7 @@ pub struct LockArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct UnlockArgs {
+    /// A section [app.NAME] of the fleet file; without one, a service with a root
     #[arg(value_name = "APP", id = "name")]
     pub app: String,
 

@@ -37,6 +37,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::api::client::NO_SVD;
 use crate::fleet::rollout::Wish;
 use args::{Cli, Command};
 use context::Context;
@@ -62,8 +63,21 @@ pub fn main() -> ExitCode {
     });
     match done {
         Ok(exit) => exit.into(),
-        Err(error) => context.report(&error).into(),
+        Err(error) => context.report(&of_the_fleet(&cli, error)).into(),
     }
+}
+
+/// Where a fleet file is about, its hosts may be meant by somebody who asks this machine, on which no svd is.
+fn of_the_fleet(cli: &Cli, error: CliError) -> CliError {
+    let CliError::Said { exit, error } = error else { return error };
+    let here = cli.hosts.is_empty() && error.hint.as_deref() == Some(NO_SVD);
+    let error = match here.then(|| hosts::fleet(cli)) {
+        Some(Ok(Some(fleet))) => {
+            error.hint(format!("{NO_SVD} For the hosts of {}: svctl -H all …", fleet.path.display()))
+        }
+        _ => error,
+    };
+    CliError::Said { exit, error }
 }
 
 /// Verbs that concern all hosts of an app together, whatever `-H` chooses of them.

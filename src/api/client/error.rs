@@ -67,7 +67,9 @@ impl Away {
             Stage::Host => {
                 "svctl uses ssh with your configuration and lets it ask nothing (BatchMode): does `ssh HOST true` work?"
             }
-            Stage::Svctl => "Install it there, or say where it is: svctl = \"…\" below [host.NAME] in the fleet file.",
+            Stage::Svctl => {
+                "`svctl -H HOST setup` brings it, and svd. Or say where it is: svctl = \"…\" below [host.NAME] in the fleet file."
+            }
             Stage::Svd => {
                 "svd is not running there, or its socket is elsewhere: socket = \"…\" below [host.NAME] in the fleet file."
             }
@@ -78,13 +80,14 @@ impl Away {
     }
 }
 
+/// What to do where there is no svd.
+pub const NO_SVD: &str = "svd is not running, or its run directory is elsewhere: give --socket or AIRDOCK_SOCKET.";
+
 impl ClientError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            ClientError::Unreachable { .. } => {
-                Some("svd is not running, or its run directory is elsewhere: give --socket or AIRDOCK_SOCKET.")
-            }
+            ClientError::Unreachable { .. } => Some(NO_SVD),
             ClientError::Denied { .. } => {
                 Some("Use sudo, or let others in: [[access]] rules, mode or group of [control] in svd.toml.")
             }

@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use super::types::{LogPosition, Progress};
 pub use caller::Caller;
 pub use dial::{Dial, Dialing, Io, Unix, connect};
-pub use error::{Away, ClientError, Stage};
+pub use error::{Away, ClientError, NO_SVD, Stage};
 
 /// Where svd listens unless it is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/airdock/svd.sock";

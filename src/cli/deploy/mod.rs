@@ -272,7 +272,10 @@ fn plan(target: &Target, goods: &Goods, answers: &BTreeMap<Box<str>, Answer>) ->
         limits,
     };
     Plan::new(facts).map_err(|why| {
-        let error = ApiError::new(ErrorCode::Failed, format!("{} cannot be deployed; nothing was done.", app.name));
+        let mut error = ApiError::new(ErrorCode::Failed, format!("{} cannot be deployed; nothing was done.", app.name));
+        if why.iter().any(|why| why.contains(" has no svctl: ")) {
+            error = error.hint("`svctl -H all setup` brings svctl and svd to hosts that have none.");
+        }
         CliError::Said { exit: Exit::Failed, error: error.details(why.into_iter().map(Into::into).collect()) }
     })
 }

@@ -254,6 +254,7 @@ fn plan_text(plan: &Plan, news: &[String]) -> String {
     for (n, wave) in plan.waves.waves.iter().enumerate() {
         let _ = match plan.is_unwatched(n) {
             true => writeln!(out, "at once: {}", wave.join(", ")),
+            false if plan.limits.bake == 0 => writeln!(out, "wave {}: {} (not watched)", n + 1, wave.join(", ")),
             false => {
                 let bake = age(plan.limits.bake / 1000);
                 writeln!(out, "wave {}: {} (watched for {bake})", n + 1, wave.join(", "))
@@ -261,7 +262,8 @@ fn plan_text(plan: &Plan, news: &[String]) -> String {
         };
     }
     if let Some(control) = &plan.waves.control {
-        let _ = writeln!(out, "last: {control}, which the others are compared with until then");
+        let compared = if plan.limits.bake == 0 { "" } else { ", which the others are compared with until then" };
+        let _ = writeln!(out, "last: {control}{compared}");
     }
     for host in &plan.waves.down {
         let _ = writeln!(out, "left out: {host}, which cannot be reached; it is caught up by a later deploy");
@@ -278,7 +280,7 @@ fn plan_text(plan: &Plan, news: &[String]) -> String {
 fn entry_text(entry: &Entry) -> Option<String> {
     let text = match &entry.what {
         What::Planned(plan) => format!("the rollout {} begins", plan.rollout),
-        What::Taken { by } => format!("gone on with by {by}"),
+        What::Taken { by } => format!("driven by {by}"),
         What::Skipped { host, why } => format!("{host} is left out: {why}"),
         What::Prepared => "the release is on all hosts".to_owned(),
         What::Migrating { host: Some(host) } => format!("{host} migrates"),
@@ -340,7 +342,11 @@ fn end_text(app: &str, purpose: Purpose, end: Option<&End>) -> String {
             format!("{app} is paused: {why}. {}, {} or {}.", hint("promote"), hint("resume"), hint("abort"))
         }
         Some(End::Locked(who)) => {
-            format!("Nothing was done: {who} Wait; or break the lock there: `svctl unlock {app} --force`.")
+            let (attach, resume, abort) = (hint("attach"), hint("resume"), hint("abort"));
+            format!(
+                "Nothing was done: {who} Wait; or, where nobody drives it any more, {attach} shows it, and {resume} or {abort} \
+                 ends it; `svctl unlock {app} --force` only breaks the lock there."
+            )
         }
         Some(End::Superseded) => format!("Somebody else goes on with this rollout; {} shows it.", hint("attach")),
         Some(End::Lost(why)) => format!("{app}: {why}. {} when they answer again.", hint("resume")),

@@ -157,6 +157,7 @@ fn of(status: &AppStatus, release: &str) -> HostAnswer {
         deploy: DeployFacts {
             builds: status.builds,
             publishes: status.steps.contains(&StepName::Static),
+            names_statics: !status.static_when_changed.is_empty(),
             verifies: status.steps.contains(&StepName::Verify),
             migration: status.migration.map(|m| Migration {
                 on: if m.on_each_host { MigrateOn::Each } else { MigrateOn::One },

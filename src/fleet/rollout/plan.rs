@@ -214,6 +214,8 @@ pub struct HostAnswer {
 pub struct DeployFacts {
     pub builds: bool,
     pub publishes: bool,
+    /// The service says which files are static: else the step runs each time.
+    pub names_statics: bool,
     pub verifies: bool,
     pub migration: Option<Migration>,
 }
@@ -248,14 +250,18 @@ impl Plan {
         let hosts: Vec<PlannedHost> = facts.hosts.iter().map(|host| planned(host, &facts)).collect();
         let down = hosts.iter().filter(|h| h.condition == Condition::Down).count();
         if down > facts.limits.max_unreachable {
+            let told = |name: &str, why: &str| match begins_with(why, name) {
+                true => why.to_owned(),
+                false => format!("{name} ({why})"),
+            };
             let which: Vec<String> =
-                facts.hosts.iter().filter_map(|h| Some(format!("{} ({})", h.name, h.answer.as_ref().err()?))).collect();
+                facts.hosts.iter().filter_map(|h| Some(told(&h.name, h.answer.as_ref().err()?))).collect();
             errors.push(format!(
                 "{} of {} hosts cannot be reached, and max_unreachable is {}: {}",
                 down,
                 hosts.len(),
                 facts.limits.max_unreachable,
-                which.join(", ")
+                which.join("; ")
             ));
         }
         if facts.purpose.is_judged() {
@@ -358,6 +364,11 @@ impl Plan {
     }
 }
 
+/// Does a reason begin with the host that it is about?
+fn begins_with(why: &str, host: &str) -> bool {
+    why.strip_prefix(host).is_some_and(|rest| rest.starts_with(' '))
+}
+
 fn planned(host: &HostFacts, facts: &Facts<'_>) -> PlannedHost {
     let (answer, condition) = match &host.answer {
         Ok(answer) if answer.unfit.is_some() => (Some(answer), Condition::Unfit),
@@ -368,7 +379,9 @@ fn planned(host: &HostFacts, facts: &Facts<'_>) -> PlannedHost {
         Ok(answer) if facts.purpose.is_judged() => steps(answer, facts),
         Ok(answer) => steps_of_known(answer, facts),
         Err(why) => {
-            let why: Box<str> = format!("cannot be reached: {why}; it is caught up later").into();
+            // Some reasons name the host themselves.
+            let prefix = if begins_with(why, &host.name) { "" } else { "cannot be reached: " };
+            let why: Box<str> = format!("{prefix}{why}; it is caught up later").into();
             vec![PlannedStep { step: Step::Activate, run: Run::No, why }]
         }
     };
@@ -390,6 +403,10 @@ fn steps(host: &HostAnswer, facts: &Facts<'_>) -> Vec<PlannedStep> {
         return steps;
     }
     let serves = host.serves.as_deref().unwrap_or("nothing");
+    let differ = |what: &str| match &host.serves {
+        Some(id) => format!("{what} differ from those of {id}"),
+        None => "the host has had no release yet".to_owned(),
+    };
     let all = Change { any: true, requirements: true, statics: true };
     let change = match &host.serves {
         Some(_) if there => Change::default(),
@@ -403,14 +420,19 @@ fn steps(host: &HostAnswer, facts: &Facts<'_>) -> Vec<PlannedStep> {
     match (host.deploy.builds, host.built) {
         (false, _) => add(Step::Build, Run::No, "the service needs no environment"),
         (true, true) => add(Step::Build, Run::No, "the environment for its requirements is there"),
-        (true, false) if change.requirements => {
-            add(Step::Build, Run::Yes, &format!("the requirements differ from those of {serves}"))
+        (true, false) if change.requirements => add(Step::Build, Run::Yes, &differ("the requirements")),
+        (true, false) => {
+            let why =
+                format!("the requirements are those of {serves}: only another interpreter needs a new environment");
+            add(Step::Build, Run::Asks, &why);
         }
-        (true, false) => add(Step::Build, Run::Yes, "the environment is not there, or of another interpreter"),
     }
     match (host.deploy.publishes, change.statics, change.requirements) {
         (false, ..) => add(Step::Publish, Run::No, "the service has no static step"),
-        (_, true, _) => add(Step::Publish, Run::Yes, &format!("static files differ from those of {serves}")),
+        (_, true, _) if host.serves.is_some() && !host.deploy.names_statics => {
+            add(Step::Publish, Run::Yes, "the service does not say which files are static (when_changed)")
+        }
+        (_, true, _) => add(Step::Publish, Run::Yes, &differ("static files")),
         (_, _, true) => add(Step::Publish, Run::Yes, "requirements differ, and packages bring static files"),
         _ => add(Step::Publish, Run::No, "neither static files nor requirements differ"),
     }

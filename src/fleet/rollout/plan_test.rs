@@ -7,7 +7,7 @@ fn answer(serves: &str) -> HostAnswer {
     HostAnswer {
         serves: Some(serves.into()),
         confirmed: Some(serves.into()),
-        deploy: DeployFacts { builds: true, publishes: true, verifies: true, migration },
+        deploy: DeployFacts { builds: true, publishes: true, names_statics: true, verifies: true, migration },
         yesterday: Counts { requests: 1000, errors: 1 },
         ..HostAnswer::default()
     }
@@ -69,7 +69,7 @@ fn only_what_is_needed_runs() {
     let cases = [
         ("everything", answer("a"), all, "upload build static verify migrate? activate"),
         ("code alone", built.clone(), CODE, "upload verify migrate? activate"),
-        ("an environment that is gone", answer("a"), CODE, "upload build verify migrate? activate"),
+        ("an environment that may be another", answer("a"), CODE, "upload build? verify migrate? activate"),
         ("static files", built.clone(), Change { statics: true, ..CODE }, "upload static verify migrate? activate"),
         (
             "requirements of which another host has built the same",
@@ -109,6 +109,7 @@ fn each_host_is_compared_with_what_it_really_serves() {
     assert_eq!(why(&plan, "web-0", Step::Activate), "the host serves a");
     assert_eq!(why(&plan, "web-1", Step::Activate), "the host serves b, which is not what was confirmed there");
     assert_eq!(why(&plan, "web-1", Step::Build), "the requirements differ from those of b");
+    assert!(why(&plan, "web-0", Step::Build).starts_with("the requirements are those of a:"));
     assert_eq!(steps(&plan, "web-2"), "");
     assert_eq!(why(&plan, "web-2", Step::Activate), "the host serves it already");
     assert_eq!(why(&plan, "web-3", Step::Activate), "the host serves it unconfirmed");

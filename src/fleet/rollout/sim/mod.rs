@@ -59,7 +59,7 @@ fn plan_after(
     migration: Option<Migration>,
     limits: Limits,
 ) -> Plan {
-    let deploy = DeployFacts { builds: true, publishes: true, verifies: true, migration };
+    let deploy = DeployFacts { builds: true, publishes: true, names_statics: true, verifies: true, migration };
     let answer = HostAnswer {
         serves: serves.map(Into::into),
         confirmed: serves.map(Into::into),
