@@ -52,7 +52,7 @@ impl Machine {
     /// The hosts that were asked for the lock have answered.
     pub(super) fn locked(&mut self) -> bool {
         let Phase::Locking { rest, refused, higher, tries, marks, other } = &mut self.phase else { return false };
-        let refusal = refused.take();
+        let refusal = refused.clone();
         if let (Some(who), Start::Deploy) = (&refusal, self.start) {
             return self.give_lock_up(End::Locked(who.clone()));
         }

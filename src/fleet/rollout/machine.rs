@@ -18,6 +18,8 @@ pub(super) const RETRY: Duration = Duration::from_secs(5);
 /// A host is given up after that, or after a third of the lease. One that has vanished is silent for 15 s before ssh says so, is tried
 /// once more 5 s later, and ssh's own limit for that is 10 s: half a minute in all. One that is back until then is not left out.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The same while the release is being confirmed.
+const CONFIRMING: Duration = Duration::from_secs(180);
 
 /// Why there is a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,8 +205,8 @@ impl Machine {
     pub(super) fn patience(&self) -> Duration {
         let lease = self.plan.limits.lease();
         match self.progress.stage {
-            // There is no way back: what misses the confirmation has its lease to be found again.
-            Stage::Confirming | Stage::Completing { .. } => lease,
+            // There is no way back: what misses the confirmation goes back by its lease. A machine that boots is waited for.
+            Stage::Confirming | Stage::Completing { .. } => CONFIRMING.min(lease),
             _ => PATIENCE.min(lease / 3),
         }
     }
