@@ -31,7 +31,7 @@ pub mod template;
 pub(crate) mod units;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -1,20 +1,15 @@
 //! Of the configuration as a whole: the examples, what errors look like, the reference's text, any input, a directory.
 
-use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::spec::*;
+use super::testing::{golden, has_every_key, repository};
 use super::*;
 use crate::fuzz::{files, load_files};
-
-fn repository() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
 
 #[test]
 fn the_examples_are_a_configuration() {
@@ -45,53 +40,18 @@ fn the_example_shows_the_defaults() {
     assert_eq!((shown.ready.timeout, shown.stop.signal), (bare.ready.timeout, bare.stop.signal));
 }
 
-/// Every script of `golden/` and what it prints. `UPDATE_GOLDEN=1` writes the outputs anew.
 #[test]
 fn errors_read_as_agreed() {
-    let dir = repository().join("src/config/golden");
-    let mut scripts: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    scripts.retain(|path| path.extension().is_some_and(|e| e == "in"));
-    scripts.sort();
-    assert!(scripts.len() >= 7, "scripts are missing");
-    let mut wrong = String::new();
-    for script in scripts {
-        let errors = load_files(&files(&fs::read_to_string(&script).unwrap()).expect("a script begins with ==> NAME"))
-            .expect_err("a golden script has errors");
-        let got = format!("{errors}\n{}\n", serde_json::to_string(&errors.0[0]).unwrap());
-        let golden = script.with_extension("out");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            fs::write(&golden, &got).unwrap();
-        }
-        let wanted = fs::read_to_string(&golden).unwrap_or_default();
-        if got != wanted {
-            write!(wrong, "{}: got\n{got}\nwanted\n{wanted}\n", golden.display()).unwrap();
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong}");
-}
-
-/// The part of the reference below the heading that names this table.
-fn reference<'d>(document: &'d str, schema: &section::Schema) -> &'d str {
-    let parts = document.split("\n## ");
-    let named = |part: &&str| part.lines().next().is_some_and(|h| h.replace('`', "").eq_ignore_ascii_case(schema.name));
-    parts.into_iter().find(named).unwrap_or_else(|| panic!("docs/configuration.md has no section {}", schema.name))
-}
-
-/// Keys that the rows of its tables begin with.
-fn rows(part: &str) -> Vec<&str> {
-    let mut keys: Vec<_> = part.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys
+    golden("src/config/golden", 7, |script| {
+        let errors = load_files(&files(script).expect("a script begins with ==> NAME")).expect_err("it has errors");
+        format!("{errors}\n{}\n", serde_json::to_string(&errors.0[0]).unwrap())
+    });
 }
 
 #[test]
 fn the_reference_has_every_key_and_no_other() {
-    let document = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
     for schema in suggest::SERVICE_FILE.iter().chain(suggest::DAEMON_FILE) {
-        let mut keys = schema.keys.to_vec();
-        keys.sort_unstable();
-        assert_eq!(rows(reference(&document, schema)), keys, "docs/configuration.md, {}", schema.name);
+        has_every_key("docs/configuration.md", schema);
     }
 }
 
@@ -112,17 +72,6 @@ fn the_examples_of_all_documents_parse() {
             _ => load_texts(None, &[("example", &fragment)]),
         };
         result.unwrap_or_else(|errors| panic!("{errors}\nin\n{block}"));
-    }
-}
-
-/// `timeout = 60` in some section is about another key than in the next; within one table none is written twice.
-#[test]
-fn tables_name_each_key_once() {
-    for schema in suggest::SERVICE_FILE.iter().chain(suggest::DAEMON_FILE) {
-        let mut keys = schema.keys.to_vec();
-        keys.sort_unstable();
-        keys.dedup();
-        assert_eq!(keys.len(), schema.keys.len(), "{}", schema.name);
     }
 }
 

@@ -58,6 +58,9 @@ pub struct App {
     /// `from` was taken back, and while the files say just that, `to` is in force: else the next boot would bring it again.
     #[serde(default)]
     pub held_back: Option<Configurations>,
+    /// Releases that are known no more, and whose files may still be there.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub leaving: BTreeSet<ReleaseId>,
 }
 
 /// Why something is not done.
@@ -192,6 +195,7 @@ impl App {
             };
         }
         self.last_number += 1;
+        self.leaving.remove(id);
         let release = Release {
             state: State::Staged,
             number: self.last_number,
@@ -523,8 +527,15 @@ impl App {
         old.take(surplus).map(|(id, _)| id.clone()).collect()
     }
 
+    /// Its files are about to be removed, which a death may leave half done: they are nobody's until [`App::gone`].
     pub fn pruned(&mut self, id: &ReleaseId) {
         self.releases.remove(id);
+        self.leaving.insert(id.clone());
+    }
+
+    /// Nothing of them is left.
+    pub fn gone(&mut self, ids: &BTreeSet<ReleaseId>) {
+        self.leaving.retain(|id| !ids.contains(id));
     }
 
     /// What was taken back, and is not to come in force by itself; `None` also while a release is tried with just that.

@@ -219,6 +219,13 @@ fn what_is_needed_is_not_pruned() {
     assert_eq!(names(app.prunable(3, &BTreeSet::new())), ["a", "b", "c", "d"]);
     assert_eq!(names(app.prunable(0, &BTreeSet::from([id("a")]))), ["b", "c", "d"], "a runs, f, e and g are needed");
     assert_eq!(names(app.prunable(9, &BTreeSet::new())), [""; 0]);
+    // Until its files are gone, or it comes again, it is known that they may be there.
+    app.pruned(&id("b"));
+    app.pruned(&id("c"));
+    assert_eq!(names(app.leaving.iter().cloned().collect()), ["b", "c"]);
+    app.staged(&id("b"), 4, About::default()).expect("known no more");
+    app.gone(&BTreeSet::from([id("c")]));
+    assert!(app.leaving.is_empty());
 }
 
 #[test]

@@ -132,14 +132,31 @@ impl Layout {
             let text = current.display();
             return Err(format!("{text} is a directory, and must be a symbolic link to a release; move it away"));
         }
-        let new = self.root.join(format!("{PARTIAL}current"));
-        match fs::remove_file(&new) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(cannot("remove", &new, &e)),
-            _ => {}
+        relink(&current, &wanted)
+    }
+
+    /// `RELEASE/venv` leads to this environment from now on; at no moment to none.
+    ///
+    /// # Errors
+    /// A sentence; it is then as it was.
+    pub fn link_venv(&self, id: &ReleaseId, name: &str) -> Result<(), String> {
+        let (link, target) = (self.release(id).join("venv"), Path::new("../../venv").join(name));
+        if fs::read_link(&link).is_ok_and(|there| there == target) {
+            return Ok(());
         }
-        symlink(&wanted, &new).map_err(|e| cannot("make", &new, &e))?;
-        fs::rename(&new, &current).map_err(|e| cannot("replace", &current, &e))?;
-        durable::sync_directory(&self.root).map_err(|e| cannot("write", &self.root, &e))
+        if fs::symlink_metadata(&link).is_ok_and(|meta| !meta.is_symlink()) {
+            return Err(format!(
+                "the release has something called venv itself, where the link to its environment goes; leave it \
+                 out, or set [deploy] build = \"none\" to use it ({})",
+                link.display()
+            ));
+        }
+        relink(&link, &target)
+    }
+
+    /// The name of the environment that `RELEASE/venv` leads to.
+    pub fn linked_venv(&self, id: &ReleaseId) -> Option<String> {
+        fs::read_link(self.release(id).join("venv")).ok()?.file_name()?.to_str().map(ToOwned::to_owned)
     }
 
     /// Puts links to `shared` into a release that is being put together.
@@ -171,7 +188,11 @@ impl Layout {
         let (partial, release) = (self.partial(id), self.release(id));
         fs::rename(&partial, &release).map_err(|e| cannot("rename", &partial, &e))?;
         let parent = self.root.join("releases");
-        durable::sync_directory(&parent).map_err(|e| cannot("write", &parent, &e))
+        durable::sync_directory(&parent).map_err(|e| {
+            // Best effort: one that is there and that nobody knows would be in the way.
+            let _ = fs::rename(&release, &partial);
+            cannot("write", &parent, &e)
+        })
     }
 
     /// Removes what an interrupted import has left.
@@ -244,6 +265,19 @@ impl Layout {
     }
 }
 
+/// A link to something else, at once.
+fn relink(link: &Path, target: &Path) -> Result<(), String> {
+    let (Some(dir), Some(name)) = (link.parent(), link.file_name()) else { return Ok(()) };
+    let new = dir.join(format!("{PARTIAL}{}", name.to_string_lossy()));
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(cannot("remove", &new, &e)),
+        _ => {}
+    }
+    symlink(target, &new).map_err(|e| cannot("make", &new, &e))?;
+    fs::rename(&new, link).map_err(|e| cannot("replace", link, &e))?;
+    durable::sync_directory(dir).map_err(|e| cannot("write", dir, &e))
+}
+
 /// Empty where there is no such directory.
 fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>, String> {
     match fs::read_dir(dir).and_then(Iterator::collect) {
@@ -296,6 +330,21 @@ mod tests {
         layout.switch(None).expect("there is none");
         fs::create_dir(layout.current()).expect("mkdir");
         assert!(layout.switch(Some(&id("a"))).expect_err("a directory").contains("move it away"));
+    }
+
+    #[test]
+    fn a_release_leads_to_its_environment() {
+        let (_dir, layout) = layout();
+        let link = layout.release(&id("a")).join("venv");
+        layout.link_venv(&id("a"), "one").expect("linked");
+        // Left by a death.
+        symlink("nowhere", layout.release(&id("a")).join(".partial-venv")).expect("symlink");
+        layout.link_venv(&id("a"), "two").expect("linked");
+        assert_eq!(fs::read_link(&link).expect("a link"), Path::new("../../venv/two"));
+        assert_eq!(fs::read_dir(layout.release(&id("a"))).expect("list").count(), 1);
+        assert_eq!((layout.linked_venv(&id("a")).as_deref(), layout.linked_venv(&id("b"))), (Some("two"), None));
+        fs::create_dir(layout.release(&id("b")).join("venv")).expect("mkdir");
+        assert!(layout.link_venv(&id("b"), "one").expect_err("its own").contains("build = \"none\""));
     }
 
     #[test]

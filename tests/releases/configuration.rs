@@ -8,6 +8,7 @@ use super::support::{PATIENCE, Svd, free_port, wait_until};
 use super::{Deployer, GUNICORN, deploy, running, site};
 use serde_json::{Value, json};
 use std::fs;
+use std::net::SocketAddr;
 
 /// Adds to the file of `web` what was not there.
 fn file(svd: &Svd, base: &str, more: &str) {
@@ -16,6 +17,17 @@ fn file(svd: &Svd, base: &str, more: &str) {
 
 fn base(svd: &Svd) -> String {
     fs::read_to_string(svd.path("etc/conf.d/web.toml")).expect("its file")
+}
+
+/// A site whose `r1` serves, somebody who deploys, what the file of `web` says, and the same with `COLOR` in its environment.
+fn colored() -> Option<(Svd, SocketAddr, Deployer, String)> {
+    let env = Env::get(GUNICORN)?;
+    let (svd, address) = site(&env);
+    let deployer = Deployer::new(&svd, "web", 1);
+    deployer.deploy(&Release::new("r1"), "r1");
+    let base = base(&svd);
+    file(&svd, &base, "[environment]\nCOLOR = 'blue'\n");
+    Some((svd, address, deployer, base))
 }
 
 /// `COLOR` of the processes that run.
@@ -31,12 +43,7 @@ fn files(deployer: &Deployer) -> Value {
 
 #[test]
 fn it_comes_with_a_release_and_is_taken_back_with_it() {
-    let Some(env) = Env::get(GUNICORN) else { return };
-    let (mut svd, address) = site(&env);
-    let deployer = Deployer::new(&svd, "web", 1);
-    deployer.deploy(&Release::new("r1"), "r1");
-    let base = base(&svd);
-    file(&svd, &base, "[environment]\nCOLOR = 'blue'\n");
+    let Some((mut svd, address, deployer, base)) = colored() else { return };
     let changes = files(&deployer)["changes"].clone();
     assert_eq!(changes, json!([{ "service": "web", "keys": ["environment.COLOR"], "interrupts": false }]));
     assert_eq!(color(&svd, "web"), None, "a file alone changes nothing");
@@ -112,12 +119,7 @@ fn steps_are_those_of_the_files() {
 
 #[test]
 fn a_rollback_restores_it_and_it_is_rolled_out_alone() {
-    let Some(env) = Env::get(GUNICORN) else { return };
-    let (mut svd, address) = site(&env);
-    let deployer = Deployer::new(&svd, "web", 1);
-    deployer.deploy(&Release::new("r1"), "r1");
-    let base = base(&svd);
-    file(&svd, &base, "[environment]\nCOLOR = 'blue'\n");
+    let Some((mut svd, address, deployer, base)) = colored() else { return };
     let load = Load::start(address);
     deployer.deploy(&Release::new("r2"), "r2");
     assert_eq!(color(&svd, "web").as_deref(), Some("blue"));

@@ -31,6 +31,19 @@ fn migrated(svd: &Svd) -> PathBuf {
     svd.path("srv/job/migrated")
 }
 
+#[test]
+fn what_could_not_begin_is_not_said_to_have_been_cut_off() {
+    let (svd, deployer) = site();
+    let file = svd.path("etc/conf.d/job.toml");
+    let text = fs::read_to_string(&file).expect("its file").replace(MIGRATE, "command = ['{env.NOT_THERE_AT_ALL}']");
+    fs::write(&file, text).expect("write");
+    svd.ok(&["update"]);
+    for _ in 0..2 {
+        let refused = deployer.fails("step", json!({ "release": "r1", "step": "migrate" }));
+        assert!(refused.message.contains("svd has no variable NOT_THERE_AT_ALL"), "{refused}");
+    }
+}
+
 /// Runs the migration, and does something in the midst of it. Gives what became of the call.
 fn in_the_migration(svd: &mut Svd, deployer: &Deployer, done: impl FnOnce(&mut Svd)) -> Result<Value, ClientError> {
     // It may have been begun before.

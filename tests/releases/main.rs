@@ -11,6 +11,7 @@ mod configuration;
 mod cut_off;
 mod down;
 mod judged;
+mod left;
 mod secrets;
 mod standby;
 mod tags;
@@ -352,7 +353,7 @@ fn releases_are_sealed_and_nothing_bad_comes_in() {
         deployer.ok("append", json!({ "from": 0, "entries": [{ "planned": "x".repeat(1 << 20) }] }))["entries"],
         1
     );
-    assert_eq!(deployer.status()["journal"], json!({ "rollout": "rollout-1", "number": 1, "entries": 1 }));
+    assert_eq!(deployer.status()["journal"], json!({ "rollout": "rollout-1", "number": 1u64 << 32, "entries": 1 }));
     let journal: Value = deployer.client.fetch("/v1/apps/job/journal").expect("the journal");
     assert_eq!(journal["entries"][0]["planned"].as_str().map(str::len), Some(1 << 20));
     let other = json!({ "fence": { "number": 1, "rollout": "other" }, "seconds": 60 });

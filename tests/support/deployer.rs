@@ -20,7 +20,8 @@ pub struct Deployer {
 
 impl Deployer {
     pub fn new(svd: &Svd, app: &'static str, number: u64) -> Deployer {
-        let fence = json!({ "number": number, "rollout": format!("rollout-{number}") });
+        // As svctl counts: what it locks with afterwards is one more.
+        let fence = json!({ "number": number << 32, "rollout": format!("rollout-{number}") });
         let client = Client::new(&svd.socket()).expect("a client");
         let site = svd.app("upload");
         let mut deployer = Deployer { client, app, fence, staging: PathBuf::new(), site };

@@ -10,6 +10,7 @@ use crate::api::types::{ApiError, FullStatusList, HealthState, ServiceState, Ser
 use crate::config::spec::{Build, BuildOn, Deploy, Kind, StepOn};
 use crate::release::ReleaseId;
 use crate::release::app::{App, Lock, Moment, Release, State, Trial};
+use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// For the disk to say what `current` names.
@@ -58,9 +59,21 @@ impl Task {
 
     /// What really runs of each service.
     pub async fn running(&self) -> Result<Vec<AppService>, ApiError> {
+        Ok(self.full().await?.into_iter().map(service).collect())
+    }
+
+    async fn full(&self) -> Result<Vec<ServiceStatus>, ApiError> {
         let services = self.services.iter().map(|s| (&*s.name).into()).collect();
         let list: FullStatusList = self.ask(Request::Status { services, full: true }, None).await?;
-        Ok(list.services.into_iter().map(service).collect())
+        Ok(list.services)
+    }
+
+    /// Releases that any process runs, also one that drains still or is a standby.
+    pub async fn in_use(&self) -> Result<BTreeSet<ReleaseId>, ApiError> {
+        let services = self.full().await?;
+        let generations = services.iter().flat_map(|s| &s.generations).filter_map(|g| g.release.as_deref());
+        let all = services.iter().filter_map(|s| s.release.as_deref()).chain(generations);
+        Ok(all.filter_map(|id| ReleaseId::new(id).ok()).collect())
     }
 
     pub async fn history(&self, lines: u64) -> Result<History, ApiError> {

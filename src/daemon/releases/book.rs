@@ -3,7 +3,7 @@
 use super::configuration::{self, Held, Specs};
 use super::journal::Kept;
 use super::switch::Matter;
-use crate::api::apps::HistoryEntry;
+use crate::api::apps::{HistoryEntry, StepName};
 use crate::config::spec::Config;
 use crate::daemon::paths::{JOURNAL_BYTES, Paths, older};
 use crate::daemon::pool::no_thread;
@@ -349,13 +349,16 @@ impl Book {
         }
         let known = read(&file, usize::MAX)?;
         for (rollout, step) in interrupted {
+            let of_release = (step == StepName::MigrateDown.as_str()).then(|| rollout.rsplit_once(' ')).flatten();
+            let rollout = of_release.map_or(rollout, |(rollout, _)| rollout);
             let told = |e: &HistoryEntry| *e.rollout == *rollout && *e.what == *step && *e.detail == *UNKNOWN;
             if !known.iter().any(told) {
                 // Rollouts are called by their releases.
                 let is_its =
                     |id: &&ReleaseId| rollout.strip_prefix(id.as_str()).is_some_and(|rest| rest.starts_with('-'));
                 let release = app.releases.keys().filter(is_its).max_by_key(|id| id.as_str().len());
-                append(&dir, &file, &entry("svd", rollout, step, release.map(ReleaseId::as_str), UNKNOWN))?;
+                let release = of_release.map(|(_, release)| release).or(release.map(ReleaseId::as_str));
+                append(&dir, &file, &entry("svd", rollout, step, release, UNKNOWN))?;
             }
         }
         Ok(())

@@ -1,20 +1,19 @@
 //! The environment of a release: built as the service's user, then sealed.
 
-use super::book::{now, on_disk};
+use super::Task;
+use super::book::on_disk;
 use super::command::{Place, ending};
-use super::{Task, fence, release_id};
 use crate::api::Reply;
 use crate::api::apps::{BuildResult, ReleaseOptions};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::config::spec::{Build, BuildOn, Template};
 use crate::kinds::{Argv, environment};
 use crate::release::ReleaseId;
-use crate::release::app::Refusal;
 use crate::release::layout::{Layout, remove_tree};
 use crate::release::venv::{self, COMPLETE, Files, Ingredients, Tool, WHEELS};
 use crate::sys::spawn::{Ids, resolve_program};
 use crate::sys::tree::{self, Owner, Rules};
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,13 +35,7 @@ struct Wanted {
 
 impl Task {
     pub async fn build(&self, wanted: ReleaseOptions, reply: &mut Reply) -> Result<BuildResult, ApiError> {
-        let id = release_id(&wanted.release)?;
-        let theirs = fence(&wanted.fence);
-        self.change(|app| {
-            app.admit_change(now(), &theirs)?;
-            app.releases.get(&id).map(drop).ok_or_else(|| Refusal::Unknown(id.clone()))
-        })
-        .await?;
+        let id = self.admitted(&wanted.fence, &wanted.release).await?;
         let _busy = self.begin("a virtual environment is being built")?;
         let place = self.place(&id).await?;
         let result = match self.wanted(&id, &place).await? {
@@ -129,8 +122,13 @@ impl Task {
         let (uid, gid) = ids.map_or((nix::unistd::geteuid().as_raw(), 0), |ids| (ids.uid, ids.gid));
         let (layout, begun, owner) = (self.layout.clone(), name.clone(), self.root.then_some(Owner { uid, gid }));
         on_disk(move || prepare(&layout, &begun, owner)).await.map_err(|why| self.failed(why))?;
-        // A command of the file's own finds it as {venv}.
-        self.link(id, &name).await?;
+        // A command of the file's own finds it as {venv}. But what has one that works keeps it until there is a better one: it may serve, and
+        // start with what the link leads to after a boot in the midst of this.
+        let (layout, of) = (self.layout.clone(), id.clone());
+        let has_one = move || Ok(layout.linked_venv(&of).is_some_and(|venv| is_whole(&layout.venv(&venv))));
+        if !on_disk(has_one).await.map_err(|why| self.failed(why))? {
+            self.link(id, &name).await?;
+        }
         for argv in commands {
             let shown = argv.shown();
             self.say(reply, "build", shown.as_str());
@@ -148,32 +146,15 @@ impl Task {
         let (layout, built) = (self.layout.clone(), name.clone());
         let seal_for = self.root.then_some((uid, Owner { uid: 0, gid }));
         on_disk(move || seal(&layout, &built, seal_for)).await.map_err(|why| self.failed(why))?;
+        self.link(id, &name).await?;
         let reason = "the requirements or the interpreter are others than before".into();
         Ok(BuildResult { changed: true, reason, venv: Some(name) })
     }
 
     /// `RELEASE/venv` leads to the environment.
     async fn link(&self, id: &ReleaseId, name: &str) -> Result<(), ApiError> {
-        let (link, target) = (self.layout.release(id).join("venv"), Path::new("../../venv").join(name));
-        let linked = on_disk(move || {
-            if std::fs::read_link(&link).is_ok_and(|there| there == target) {
-                return Ok(());
-            }
-            let text = |e| format!("cannot make {}: {}", link.display(), crate::sys::io_text(&e));
-            match std::fs::symlink_metadata(&link) {
-                Ok(meta) if meta.is_symlink() => std::fs::remove_file(&link).map_err(text)?,
-                Ok(_) => {
-                    return Err(format!(
-                        "the release has something called venv itself, where the link to its environment goes; leave it \
-                         out, or set [deploy] build = \"none\" to use it ({})",
-                        link.display()
-                    ));
-                }
-                Err(_) => {}
-            }
-            symlink(&target, &link).map_err(text)
-        });
-        linked.await.map_err(|why| self.failed(why))
+        let (layout, id, name) = (self.layout.clone(), id.clone(), name.to_owned());
+        on_disk(move || layout.link_venv(&id, &name)).await.map_err(|why| self.failed(why))
     }
 }
 
@@ -222,7 +203,12 @@ fn seal(layout: &Layout, name: &str, owner: Option<(u32, Owner)>) -> Result<(), 
         let mark = dir.join(COMPLETE);
         crate::sys::durable::write(&mark, b"", 0o444).map_err(|e| cannot("write", &mark, e))
     };
-    let Some((user, owner)) = owner else { return mark(&path) };
+    let Some((user, owner)) = owner else {
+        // The mark must not outlive what it is about.
+        let synced = std::fs::File::open(&path).and_then(|dir| Ok(nix::unistd::syncfs(&dir)?));
+        synced.map_err(|e| cannot("write", &path, e))?;
+        return mark(&path);
+    };
     remove_tree(&built)?;
     remove_tree(&sealed)?;
     std::fs::rename(&path, &built).map_err(|e| cannot("rename", &path, e))?;
@@ -239,7 +225,7 @@ fn seal(layout: &Layout, name: &str, owner: Option<(u32, Owner)>) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::chown;
+    use std::os::unix::fs::{chown, symlink};
 
     #[test]
     fn only_svd_says_that_an_environment_is_whole() {

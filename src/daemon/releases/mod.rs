@@ -260,6 +260,20 @@ impl Task {
         }
     }
 
+    /// What a call is about, which whoever calls may change.
+    ///
+    /// # Errors
+    /// He may not, or it is not here.
+    async fn admitted(&self, theirs: &Fence, release: &str) -> Result<ReleaseId, ApiError> {
+        let (id, theirs) = (release_id(release)?, fence(theirs));
+        self.change(|app| {
+            app.admit_change(book::now(), &theirs)?;
+            app.releases.get(&id).map(drop).ok_or_else(|| Refusal::Unknown(id.clone()))
+        })
+        .await?;
+        Ok(id)
+    }
+
     /// Marks the app as busy until the result is dropped.
     ///
     /// # Errors

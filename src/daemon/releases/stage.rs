@@ -125,15 +125,19 @@ impl Task {
                 if app.releases.contains_key(&id) {
                     return app.staged(&id, 0, about.clone()).map(|()| None);
                 }
-                Ok(Some(app.begin_step(&key).is_some()))
+                Ok(Some((app.begin_step(&key).is_some(), app.leaving.contains(&id))))
             })
             .await?;
-        let Some(begun) = known else {
+        let Some((begun, leaving)) = known else {
             return Ok(StageResult { known: true, files: 0, bytes: 0 });
         };
         let (layout, taken, staging) = (self.layout.clone(), id.clone(), self.staging(&wanted.fence.rollout).await?);
         let (hands, shared) = (self.hands().await?, self.deploy.shared.clone());
         let copied = on_disk(move || {
+            if leaving {
+                // svd was killed while it was removed.
+                layout.remove(&taken)?;
+            }
             if !begun && layout.release(&taken).exists() {
                 return Err(format!("{} is there, and did not come by a deploy", layout.release(&taken).display()));
             }
@@ -173,9 +177,7 @@ impl Task {
     pub async fn prune(&self, wanted: FenceOptions) -> Result<PruneResult, ApiError> {
         let theirs = fence(&wanted.fence);
         let _busy = self.begin("old releases are being removed")?;
-        let services = self.running().await?;
-        let runs: BTreeSet<ReleaseId> =
-            services.iter().filter_map(|s| ReleaseId::new(s.release.as_deref()?).ok()).collect();
+        let runs = self.in_use().await?;
         let keep = self.deploy.keep as usize;
         let old = self
             .change(|app| {
@@ -183,10 +185,11 @@ impl Task {
                 let old = app.prunable(keep, &runs);
                 // First of all: a death leaves directories that nobody knows, and not the other way round.
                 old.iter().for_each(|id| app.pruned(id));
-                Ok::<_, Refusal>(old)
+                Ok::<_, Refusal>((old, app.leaving.clone()))
             })
             .await?;
-        let (layout, removed, outputs) = (self.layout.clone(), old.clone(), self.book.outputs());
+        let (old, leaving) = old;
+        let (layout, removed, outputs) = (self.layout.clone(), leaving.clone(), self.book.outputs());
         let venvs = on_disk(move || {
             removed.iter().try_for_each(|id| layout.remove(id))?;
             layout.clear_leftovers()?;
@@ -194,6 +197,11 @@ impl Task {
             layout.prune_venvs()
         });
         let venvs = venvs.await.map_err(|why| self.failed(why))?;
+        self.change(|app| {
+            app.gone(&leaving);
+            Ok(())
+        })
+        .await?;
         let (dir, needed) =
             (self.book.configurations(), self.book.app().configurations().into_iter().map(Into::into).collect());
         on_disk(move || {
@@ -210,7 +218,7 @@ impl Task {
 }
 
 /// Removes what the steps of these releases have said.
-fn forget_outputs(dir: &Path, releases: &[ReleaseId]) {
+fn forget_outputs(dir: &Path, releases: &BTreeSet<ReleaseId>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         // RELEASE.STEP.log
         let name = entry.file_name();
@@ -306,7 +314,7 @@ mod tests {
         for name in ["r1.migrate.log", "r1.2.migrate.log", "r1", "r1.build.log"] {
             std::fs::write(dir.path().join(name), "").expect("write");
         }
-        forget_outputs(dir.path(), &[ReleaseId::new("r1").expect("a name")]);
+        forget_outputs(dir.path(), &BTreeSet::from([ReleaseId::new("r1").expect("a name")]));
         let mut left: Vec<_> = std::fs::read_dir(dir.path()).expect("list").flatten().map(|e| e.file_name()).collect();
         left.sort();
         assert_eq!(left, ["r1", "r1.2.migrate.log"]);

@@ -2,13 +2,13 @@
 
 use super::book::{now, on_disk};
 use super::command::{Place, ending};
-use super::{Task, fence, release_id};
+use super::{Task, fence};
 use crate::api::Reply;
 use crate::api::apps::{StepName, StepOptions, StepResult};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::config::spec::{Migrate, Step};
 use crate::release::ReleaseId;
-use crate::release::app::{Migrated, Refusal, StepState};
+use crate::release::app::{App, Migrated, StepState};
 use crate::release::changed::changed;
 use std::time::Duration;
 
@@ -21,26 +21,9 @@ fn not_run(reason: impl Into<Box<str>>) -> StepResult {
 
 impl Task {
     pub async fn step(&self, wanted: StepOptions, reply: &mut Reply) -> Result<StepResult, ApiError> {
-        let id = release_id(&wanted.release)?;
-        let theirs = fence(&wanted.fence);
-        self.change(|app| {
-            app.admit_change(now(), &theirs)?;
-            app.releases.get(&id).map(drop).ok_or_else(|| Refusal::Unknown(id.clone()))
-        })
-        .await?;
+        let id = self.admitted(&wanted.fence, &wanted.release).await?;
         let name = wanted.step;
-        let plain = |step: &Option<Step>| step.clone().map(|step| (step, None));
-        let migration = |m: &Option<Migrate>| m.clone().map(|m| (m.step.clone(), Some(m)));
-        let found = match name {
-            StepName::Before => plain(&self.deploy.before),
-            StepName::Verify => plain(&self.deploy.verify),
-            StepName::Static => plain(&self.deploy.static_files),
-            StepName::After => plain(&self.deploy.after),
-            StepName::Migrate => migration(&self.deploy.migrate),
-            StepName::MigrateAfter => migration(&self.deploy.migrate_after),
-            StepName::MigrateDown => self.down(),
-        };
-        let Some((step, migrate)) = found else {
+        let Some((step, migrate)) = self.in_file(name) else {
             return Ok(not_run(match name {
                 StepName::MigrateDown => "[deploy.migrate] of the service file has no down".to_owned(),
                 _ => format!("the service file has no [deploy.{}]", name.as_str()),
@@ -55,18 +38,28 @@ impl Task {
         if let Some(reason) = self.needless(&id, &place, &step, migrate.as_ref()).await? {
             return Ok(not_run(reason));
         }
-        let key = format!("{} {}", wanted.fence.rollout, name.as_str());
-        if let Some(migrate) = &migrate {
-            let before = self.change(|app| Ok(app.begin_step(&key))).await?;
-            if let Some(known) = self.done_before(name, migrate, before)? {
+        // What cannot be begun is not said to be.
+        let argv = self.words(&place, &step.command)?;
+        let key = match name {
+            // One rollback leaves several releases.
+            StepName::MigrateDown => format!("{} {id} {}", wanted.fence.rollout, name.as_str()),
+            _ => format!("{} {}", wanted.fence.rollout, name.as_str()),
+        };
+        let is_noted = migrate.is_some() || name == StepName::MigrateDown;
+        if is_noted {
+            let theirs = fence(&wanted.fence);
+            // Whether anything is pending may have taken its time.
+            let begin = |app: &mut App| app.admit_change(now(), &theirs).map(|()| app.begin_step(&key));
+            let before = self.change(begin).await?;
+            let can_tell = migrate.as_ref().is_some_and(|m| !m.pending.is_empty());
+            if let Some(known) = self.done_before(name, can_tell, before)? {
                 return Ok(known);
             }
         }
         self.say(reply, name.as_str(), format!("{} begins", name.as_str()));
-        let argv = self.words(&place, &step.command)?;
         let outcome = self.command(&place, name.as_str(), argv, step.timeout, Some(reply)).await;
         let ended = ending(&outcome.status);
-        if migrate.is_some() {
+        if is_noted {
             let state = if outcome.succeeded() { StepState::Done } else { StepState::Failed(ended.as_str().into()) };
             let migrated = if migrate.as_ref().is_some_and(|m| m.compatible) {
                 Migrated::Compatible
@@ -74,17 +67,12 @@ impl Task {
                 Migrated::Incompatible
             };
             self.change(|app| {
-                if state == StepState::Done && name == StepName::Migrate {
-                    app.migrated(&id, Some(migrated));
+                match (name, &state) {
+                    (StepName::Migrate, StepState::Done) => app.migrated(&id, Some(migrated)),
+                    (StepName::MigrateDown, StepState::Done) => app.migrated(&id, None),
+                    _ => {}
                 }
                 app.end_step(&key, state);
-                Ok(())
-            })
-            .await?;
-        }
-        if name == StepName::MigrateDown && outcome.succeeded() {
-            self.change(|app| {
-                app.migrated(&id, None);
                 Ok(())
             })
             .await?;
@@ -95,6 +83,21 @@ impl Task {
             return Err(ApiError::new(ErrorCode::Failed, why).last_output(outcome.last));
         }
         Ok(StepResult { ran: true, reason: "done".into() })
+    }
+
+    /// What the service file says of a step.
+    fn in_file(&self, name: StepName) -> Option<(Step, Option<Migrate>)> {
+        let plain = |step: &Option<Step>| step.clone().map(|step| (step, None));
+        let migration = |m: &Option<Migrate>| m.clone().map(|m| (m.step.clone(), Some(m)));
+        match name {
+            StepName::Before => plain(&self.deploy.before),
+            StepName::Verify => plain(&self.deploy.verify),
+            StepName::Static => plain(&self.deploy.static_files),
+            StepName::After => plain(&self.deploy.after),
+            StepName::Migrate => migration(&self.deploy.migrate),
+            StepName::MigrateAfter => migration(&self.deploy.migrate_after),
+            StepName::MigrateDown => self.down(),
+        }
     }
 
     /// Nothing is pending for it: [`Migrated`] tells.
@@ -138,18 +141,18 @@ impl Task {
         Ok(found.is_none().then_some(reason))
     }
 
-    /// A migration is done once a rollout.
+    /// A migration is done once a rollout. `can_tell`: the service file has a command that says what is pending.
     fn done_before(
         &self,
         name: StepName,
-        migrate: &Migrate,
+        can_tell: bool,
         before: Option<StepState>,
     ) -> Result<Option<StepResult>, ApiError> {
         match before {
             None | Some(StepState::Failed(_)) => Ok(None),
             Some(StepState::Done) => Ok(Some(not_run("it was done before in this rollout"))),
             // Whoever can say what is pending has just said so.
-            Some(StepState::Begun) if !migrate.pending.is_empty() => Ok(None),
+            Some(StepState::Begun) if can_tell => Ok(None),
             Some(StepState::Begun) => {
                 let why = format!(
                     "{}: the step {} was begun, and svd has died in it: how far it came is not known.",

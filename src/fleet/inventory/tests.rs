@@ -1,8 +1,7 @@
 //! Of the fleet file as a whole: the example, what errors look like, the reference's text, any input, a directory.
 
-use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -11,13 +10,10 @@ use super::decode::TABLES;
 use super::list::parse;
 use super::*;
 use crate::config::Diagnostics;
+use crate::config::testing::{golden, has_every_key, repository};
 use crate::fleet::run::RunError;
 use crate::fleet::verdict;
 use crate::fleet::waves::Wave;
-
-fn repository() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
 
 fn decode_only(text: &str) -> Result<Fleet, Diagnostics> {
     decode("fleet.toml", text, &mut |_| panic!("no command is to be run"))
@@ -118,48 +114,16 @@ fn a_prometheus_has_an_address_and_two_queries() {
     assert_eq!(told.lines().count(), 5, "each once: {told}");
 }
 
-/// Every script of `golden/` and what it prints. `UPDATE_GOLDEN=1` writes the outputs anew.
 #[test]
 fn errors_read_as_agreed() {
-    let dir = repository().join("src/fleet/inventory/golden");
-    let mut scripts: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    scripts.retain(|path| path.extension().is_some_and(|e| e == "in"));
-    scripts.sort();
-    assert!(scripts.len() >= 4, "scripts are missing");
-    let mut wrong = String::new();
-    for script in scripts {
-        let errors = decode_only(&fs::read_to_string(&script).unwrap()).expect_err("a golden script has errors");
-        let got = errors.to_string();
-        let golden = script.with_extension("out");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            fs::write(&golden, &got).unwrap();
-        }
-        let wanted = fs::read_to_string(&golden).unwrap_or_default();
-        if got != wanted {
-            write!(wrong, "{}: got\n{got}\nwanted\n{wanted}\n", golden.display()).unwrap();
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong}");
-}
-
-/// Keys that the rows of a part's tables begin with.
-fn rows<'d>(document: &'d str, name: &str) -> Vec<&'d str> {
-    let named = |part: &&str| part.lines().next().is_some_and(|h| h.replace('`', "").eq_ignore_ascii_case(name));
-    let part = document.split("\n## ").find(named).unwrap_or_else(|| panic!("docs/fleet.md has no section {name}"));
-    let mut keys: Vec<_> = part.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
-    keys.sort_unstable();
-    keys
+    golden("src/fleet/inventory/golden", 4, |script| decode_only(script).expect_err("it has errors").to_string());
 }
 
 #[test]
 fn the_reference_has_every_key_and_no_other() {
     let document = fs::read_to_string(repository().join("docs/fleet.md")).unwrap();
     for schema in TABLES {
-        let mut keys = schema.keys.to_vec();
-        keys.sort_unstable();
-        assert_eq!(rows(&document, schema.name), keys, "docs/fleet.md, {}", schema.name);
-        keys.dedup();
-        assert_eq!(keys.len(), schema.keys.len(), "{} names a key twice", schema.name);
+        has_every_key("docs/fleet.md", schema);
     }
     let blocks: Vec<_> = document.split("```toml\n").skip(1).filter_map(|block| block.split("```").next()).collect();
     assert!(blocks.len() >= 2);
