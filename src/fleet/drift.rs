@@ -150,6 +150,50 @@ pub fn way_back(app: &str, answers: &Answers, latest: Option<&str>) -> Result<Bo
     })
 }
 
+/// A rollout that was confirmed, by its journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latest {
+    pub release: Box<str>,
+    /// Where its migration ran; `None`: nothing was pending.
+    pub migrated_on: Option<Box<str>>,
+}
+
+/// A way back to `to` leaves releases, and nobody knows whether a host that does not answer has run a migration with one of them
+/// that the older code does not work with.
+///
+/// # Errors
+/// On which host.
+pub fn nothing_unseen(app: &str, answers: &Answers, to: &str, latest: Option<&Latest>) -> Result<(), Unclear> {
+    let migrates = |status: &AppStatus| status.migration.as_ref().is_some_and(|migration| !migration.compatible);
+    let away: Vec<&Box<str>> = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(name, _)| name).collect();
+    if away.is_empty() || !answers.values().flatten().any(migrates) {
+        return Ok(());
+    }
+    // Oldest first, and what is left came after it.
+    let left = |status: &AppStatus| status.releases.iter().rev().take_while(|r| *r.release != *to).count();
+    let only_latest = |latest: &Latest| {
+        let mut all = answers.values().flatten().filter(|status| left(status) > 0);
+        all.all(|status| left(status) == 1 && status.releases.last().is_some_and(|r| r.release == latest.release))
+    };
+    // Its journal is on every host, and names the one.
+    let details = match latest.filter(|latest| only_latest(latest)) {
+        Some(Latest { release, migrated_on: Some(host) }) if away.contains(&host) => {
+            vec![format!("{host}: has run the migration of {release}, and does not answer").into()]
+        }
+        Some(_) => return Ok(()),
+        None => away.iter().map(|host| format!("{host}: does not answer").into()).collect(),
+    };
+    Err(Unclear {
+        message: format!(
+            "{app}: a host that does not answer may have migrated the database, and nothing says that {to} works with \
+             that; nothing was done."
+        ),
+        details,
+        hint: "--force goes back all the same; compatible = true in [deploy.migrate] says that older code works."
+            .into(),
+    })
+}
+
 #[cfg(test)]
 #[path = "drift_test.rs"]
 mod tests;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::apps::{MigrationFacts, ReleaseStatus};
 use serde_json::json;
 
 /// `web-0 r2 r1`: what is confirmed and what was before; `web-1 -`: nothing is; `web-2 ?`: it does not answer; `web-3 r2 r1 r3`: and
@@ -22,6 +23,40 @@ fn fleet(lines: &str) -> Answers {
         (words[0].into(), Ok(serde_json::from_value(status).expect("a status")))
     };
     lines.split(',').map(host).collect()
+}
+
+#[test]
+fn a_migration_of_a_host_that_is_away_is_not_crossed_unseen() {
+    let mut answers = fleet("a r2 r1, b r2 r1, c ?");
+    let known = |names: &[&str]| -> Vec<ReleaseStatus> {
+        let release = |name: &&str| json!({ "release": name, "state": "confirmed", "source": "", "label": "", "by": "", "since": "", "since_seconds": 0, "serving": false });
+        names.iter().map(|name| serde_json::from_value(release(name)).expect("a release")).collect()
+    };
+    let mut each = |migration: Option<bool>, names: &[&str]| {
+        for status in answers.values_mut().flatten() {
+            status.releases = known(names);
+            status.migration =
+                migration.map(|compatible| MigrationFacts { on_each_host: false, compatible, after: false });
+        }
+        answers.clone()
+    };
+    let on = |host: Option<&str>| Some(Latest { release: "r2".into(), migrated_on: host.map(Into::into) });
+    let unseen = |answers: &Answers, latest: Option<Latest>| {
+        nothing_unseen("web", answers, "r1", latest.as_ref()).err().map(|unclear| unclear.details)
+    };
+    let answers = each(None, &["r1", "r2"]);
+    assert_eq!(unseen(&answers, None), None, "nothing migrates");
+    let answers = each(Some(true), &["r1", "r2"]);
+    assert_eq!(unseen(&answers, None), None, "the older code works");
+    let answers = each(Some(false), &["r1", "r2"]);
+    assert_eq!(unseen(&answers, on(None)), None, "the journal says that nothing was pending");
+    assert_eq!(unseen(&answers, on(Some("a"))), None, "that one has answered");
+    assert!(unseen(&answers, on(Some("c"))).is_some_and(|why| why[0].contains("migration of r2")));
+    assert!(unseen(&answers, None).is_some_and(|why| why[0].starts_with("c:")), "no journal");
+    let answers = each(Some(false), &["r1", "r1.5", "r2"]);
+    assert!(unseen(&answers, on(None)).is_some(), "nor of what came before");
+    let all = fleet("a r2 r1, b r2 r1");
+    assert_eq!(unseen(&all, None), None, "everybody answers");
 }
 
 #[test]

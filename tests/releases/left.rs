@@ -1,8 +1,8 @@
 //! What a death of svd, or a build that fails, leaves half done.
 
 use super::Deployer;
-use super::support::Svd;
 use super::support::plain::{SLEEP, script as plain_script};
+use super::support::{PATIENCE, Svd, wait_until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -75,4 +75,26 @@ fn an_environment_that_cannot_be_renewed_stays() {
     assert!(link.join("bin/python").exists(), "what serves can be started");
     becomes("exec python3 \"$@\"");
     assert_eq!(deployer.ok("build", json!({ "release": "r1" }))["changed"], false, "it is as it was");
+}
+
+#[test]
+fn what_drains_keeps_its_files() {
+    // Each goes on until it is told that its work is done.
+    let work = "trap 'while ! test -e ../../done; do sleep 0.1; done; exit 0' TERM; while :; do sleep 0.1; done";
+    let more = "[reload]\noverlap = true\n[stop]\ngrace = '30s'\n[deploy]\nbuild = 'none'\nkeep = 1\n";
+    let (svd, deployer) = site(&format!("cd {{release}} || exit 1; {work}"), more);
+    for id in ["r1", "r2", "r3", "r4"] {
+        ship(&svd, &deployer, id, id);
+        deployer.activate(id);
+        deployer.ok("confirm", json!({}));
+        svd.wait_state("job", "running");
+    }
+    let there = |id: &str| svd.path("srv/job/releases").join(id).exists();
+    deployer.ok("prune", json!({}));
+    assert!(["r1", "r2", "r3", "r4"].into_iter().all(there), "{:#}", svd.status("job"));
+    fs::write(svd.path("srv/job/done"), "").expect("write");
+    let generations = || svd.status("job")["generations"].as_array().map_or(0, Vec::len);
+    wait_until("nothing drains any more", PATIENCE, || generations() == 1);
+    assert_eq!(deployer.ok("prune", json!({}))["releases"], json!(["r1", "r2"]), "r3 is the way back");
+    assert!(!there("r1") && !there("r2") && there("r3") && there("r4"));
 }

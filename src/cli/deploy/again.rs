@@ -13,11 +13,11 @@ use super::goods::{Files, Goods};
 use super::news::News;
 use super::show::Show;
 use super::target::Target;
-use super::{Cargo, Machine, Plan, Start, by, driver, finish, highest, limits, may_deploy, run};
+use super::{Cargo, Entry, Machine, Plan, Start, by, driver, finish, highest, limits, may_deploy, run};
 use crate::api::apps::{Migrated, ReleaseStatus, next_number};
 use crate::api::client::runtime;
 use crate::api::types::{ApiError, ErrorCode, Progress};
-use crate::fleet::drift::{self, Answers, Stands, Unclear};
+use crate::fleet::drift::{self, Answers, Latest, Stands, Unclear};
 use crate::fleet::drive::facts;
 use crate::fleet::rollout::journal::What;
 use crate::fleet::rollout::plan::{Change, Facts, Purpose, Step};
@@ -38,7 +38,7 @@ struct Fleet {
     local: LocalSet,
     answers: Answers,
     /// What the latest rollout has confirmed, where its journal says so.
-    latest: Option<Box<str>>,
+    latest: Option<Latest>,
 }
 
 impl Drop for Fleet {
@@ -60,13 +60,12 @@ impl Fleet {
         let answers = runtime.block_on(local.run_until(super::ask(context, &target)));
         // It settles nothing but what the hosts leave open.
         let entries = runtime.block_on(local.run_until(super::furthest(&target, &answers))).unwrap_or_default();
-        let latest = match (entries.first().map(|e| &e.what), entries.last().map(|e| &e.what)) {
-            (Some(What::Planned(plan)), Some(What::Ended { outcome: Outcome::Done { .. }, .. })) => {
-                Some(plan.release.clone())
-            }
-            _ => None,
-        };
+        let latest = latest(&entries);
         Ok(Some(Fleet { target, runtime, local, answers, latest }))
+    }
+
+    fn latest(&self) -> Option<&str> {
+        self.latest.as_ref().map(|latest| &*latest.release)
     }
 
     fn app(&self) -> &str {
@@ -153,6 +152,20 @@ impl Fleet {
     }
 }
 
+/// By the journal of a rollout that was confirmed.
+fn latest(entries: &[Entry]) -> Option<Latest> {
+    let (first, last) = (entries.first()?, entries.last()?);
+    let (What::Planned(plan), What::Ended { outcome: Outcome::Done { .. }, .. }) = (&first.what, &last.what) else {
+        return None;
+    };
+    let ran = entries.iter().any(|entry| matches!(entry.what, What::Migrated { ran: true }));
+    let host = |entry: &Entry| match &entry.what {
+        What::Migrating { host } => host.clone(),
+        _ => None,
+    };
+    Some(Latest { release: plan.release.clone(), migrated_on: entries.iter().rev().find_map(host).filter(|_| ran) })
+}
+
 fn is_there(plan: &Plan, host: &crate::fleet::rollout::plan::PlannedHost) -> bool {
     host.serves.as_deref() == Some(&*plan.release)
 }
@@ -178,13 +191,16 @@ fn roll_back(context: &Context, fleet: Fleet, args: &RollbackArgs) -> Result<Exi
                 .hint(format!("`svctl -H all releases {}` shows what there is.", args.which.app));
             return Err(CliError::Said { exit: Exit::Failed, error });
         }
-        None => drift::way_back(&args.which.app, &fleet.answers, fleet.latest.as_deref())?,
+        None => drift::way_back(&args.which.app, &fleet.answers, fleet.latest())?,
     };
     let mut crossed = Vec::new();
     for (host, answer) in &fleet.answers {
         let Ok(status) = answer else { continue };
         let all = crate::cli::releases::crossed(status, &to, args)?;
         crossed.extend(all.into_iter().map(|(release, migrated)| Crossed { host: host.clone(), release, migrated }));
+    }
+    if !args.force {
+        drift::nothing_unseen(fleet.app(), &fleet.answers, &to, fleet.latest.as_ref())?;
     }
     // What came last is undone first, whoever ran it: names of releases begin with when they were made.
     crossed.sort_by(|a, b| b.release.cmp(&a.release));
@@ -244,7 +260,7 @@ pub fn catch_up(context: &Context, cli: &Cli, args: &ToRelease) -> Result<Exit, 
     drift::nothing_on_trial(&args.app, &fleet.answers)?;
     let release: Box<str> = match &args.to {
         Some(to) => to.as_str().into(),
-        None => drift::release_of(&fleet.answers, fleet.latest.as_deref()).ok_or_else(|| {
+        None => drift::release_of(&fleet.answers, fleet.latest()).ok_or_else(|| {
             let message = format!("{}: no release was confirmed by most of the hosts; nothing was done.", args.app);
             let hint = format!("`svctl -H all releases {}` shows them; --to RELEASE says which one.", args.app);
             let error = ApiError::new(ErrorCode::Conflict, message).hint(hint);
@@ -284,7 +300,7 @@ pub fn releases(context: &Context, cli: &Cli, args: &OfApp) -> Option<Result<Exi
 }
 
 fn where_all_are(context: &Context, fleet: &Fleet) -> Result<Exit, CliError> {
-    let release = drift::release_of(&fleet.answers, fleet.latest.as_deref());
+    let release = drift::release_of(&fleet.answers, fleet.latest());
     let hosts: Vec<(&str, &facts::Answer, Stands)> = fleet
         .answers
         .iter()
