@@ -330,7 +330,10 @@ impl App {
         match result {
             // An earlier trial that was come back to goes on.
             Ok(()) if switch.back => {
-                self.trial.take_if(|trial| Some(&trial.release) == switch.from.as_ref());
+                // What it held is settled: the lease of the next one runs out as any does.
+                if self.trial.take_if(|trial| Some(&trial.release) == switch.from.as_ref()).is_some() {
+                    self.alert = None;
+                }
                 self.hold_back(switch.configurations);
             }
             Ok(()) => self.trial = switch.trial,

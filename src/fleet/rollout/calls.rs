@@ -171,13 +171,17 @@ impl Machine {
             if host.skipped && host.job.is_none() {
                 // Its lease is to end.
             } else if let Some(due_at) = host.renewed.map(|time| time + renew_after).filter(|time| *time > now)
-                && host.lost.is_none()
+                && (locking || host.lost.is_none())
             {
                 due.push(due_at);
             } else if !host.chores.renew {
-                // Whoever has not answered is asked until patience ends, whatever else is wanted of it.
+                // Whoever has not answered is asked until patience ends, after the others: it may take up its turn for long. While the
+                // lock is being taken nobody is left out, and it would never be the others' turn.
                 host.chores.renew = true;
-                self.chores.push_front((at, Purpose::Renew));
+                match host.lost {
+                    None => self.chores.push_front((at, Purpose::Renew)),
+                    Some(_) => self.chores.push_back((at, Purpose::Renew)),
+                }
             }
             if host.journal < entries && !host.chores.append {
                 host.chores.append = true;
