@@ -65,7 +65,7 @@ fn the_first_deploy_works_as_pasted() {
         }
     }
     block(6, "there is no release in /srv/airship yet");
-    block(7, "wave 1: web-0 (not watched)");
+    block(7, "wave 1: web-0 (watched for");
     block(10, "wave 1: web-0 (watched for");
     block(10, "the requirements are those of deploy-");
     block(7, "airship is deployed.");

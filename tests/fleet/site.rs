@@ -190,7 +190,7 @@ impl<'a> Site<'a> {
         format!("{}:{}", host.address, self.port).parse().expect("an address")
     }
 
-    /// What each host answers with.
+    /// What each host answers with, or why it does not.
     pub fn serves(&self) -> Vec<String> {
         self.serves_on(&self.bed.hosts.iter().collect::<Vec<_>>())
     }
@@ -199,7 +199,9 @@ impl<'a> Site<'a> {
         let serves = Mutex::new(Vec::new());
         self.bed.inside(|| {
             for host in hosts {
-                let (_, body) = http_get(self.address(host), "/").expect("it answers");
+                // Who has come back to the network is not found at once.
+                let body =
+                    http_get(self.address(host), "/").map_or_else(|e| format!("no answer: {e}"), |(_, body)| body);
                 let release = body.strip_prefix("release=").and_then(|rest| rest.split(' ').next()).unwrap_or(&body);
                 serves.lock().expect("no panic").push(release.to_owned());
             }
