@@ -52,6 +52,7 @@ fn a_host_that_is_down_and_one_whose_disk_is_full() {
     assert_eq!(site.serves_on(&others), ["second", "second"]);
     no_failure("one is down", &reports);
     down.return_to_network();
+    wait_until("it is found again", PATIENCE, || site.serves_on(&[down]) == ["first"]);
     let generations = site.generations();
     let ((code, out, err), reports) = site.under_load(|| site.deploy());
     assert_eq!(code, 0, "{out}{err}");

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 /// Slower than when it is calm by so much at most, and what the machine's own noise may add.
 const RATIO: u32 = 5;
 const NOISE: Duration = Duration::from_millis(150);
-/// Connections that svd serves and refuses at once, and its own descriptors.
-const DESCRIPTORS: usize = 512 + 64 + 100;
+/// Connections that svd serves and refuses at once, and its own descriptors while its workers are killed one after another.
+const DESCRIPTORS: usize = 512 + 64 + 200;
 /// For a request to arrive.
 const REQUEST: Duration = Duration::from_secs(10);
 

@@ -24,6 +24,8 @@ pub enum Outcome {
     Ok(String),
     Refused,
     Reset,
+    /// There is no way to the host.
+    Unreachable,
     /// Closed in the midst of an answer, or before one on a new connection.
     Eof,
     Timeout,
@@ -161,6 +163,7 @@ fn failed(e: &std::io::Error, bytes: usize) -> Failed {
     let outcome = match e.kind() {
         ErrorKind::ConnectionRefused => Outcome::Refused,
         ErrorKind::WouldBlock | ErrorKind::TimedOut => Outcome::Timeout,
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Outcome::Unreachable,
         ErrorKind::UnexpectedEof => Outcome::Eof,
         _ => Outcome::Reset,
     };
