@@ -81,7 +81,7 @@ pub fn full_status(name: &str) -> ServiceStatus {
         role: GenerationRole::Committed,
         workers: vec![first.clone()],
         gunicorn_workers: Some(4),
-        gunicorn: vec![gunicorn_worker(4712), GunicornWorker { state: WorkerState::Starting, ..bare(4713) }],
+        gunicorn: vec![gunicorn_worker(4712), GunicornWorker::bare(4713, WorkerState::Starting)],
         traffic: Some(traffic),
         ..old.clone()
     };
@@ -115,20 +115,6 @@ fn gunicorn_worker(pid: u32) -> GunicornWorker {
         open: Some(1),
         latency_ms: Some(Latency { p50: 11.0, p90: 70.0, p95: 110.0, p99: 240.0 }),
         memory_bytes: Some(47_185_920),
-        ..bare(pid)
-    }
-}
-
-/// One that nothing is known of but that it runs.
-fn bare(pid: u32) -> GunicornWorker {
-    GunicornWorker {
-        pid,
-        state: WorkerState::Running,
-        since_seconds: None,
-        requests: None,
-        errors_5xx: None,
-        open: None,
-        latency_ms: None,
-        memory_bytes: None,
+        ..GunicornWorker::bare(pid, WorkerState::Running)
     }
 }

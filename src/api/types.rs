@@ -254,6 +254,22 @@ pub struct GunicornWorker {
     pub memory_bytes: Option<u64>,
 }
 
+impl GunicornWorker {
+    /// One of which nothing else is known.
+    pub fn bare(pid: u32, state: WorkerState) -> GunicornWorker {
+        GunicornWorker {
+            pid,
+            state,
+            since_seconds: None,
+            requests: None,
+            errors_5xx: None,
+            open: None,
+            latency_ms: None,
+            memory_bytes: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GenerationRole {

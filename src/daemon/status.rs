@@ -351,17 +351,7 @@ fn gunicorns(gunicorn: &Gunicorn, role: Role) -> Option<Vec<GunicornWorker>> {
     };
     let mut all: BTreeMap<u32, GunicornWorker> = BTreeMap::new();
     for pid in gunicorn.booted.iter().filter_map(|pid| u32::try_from(*pid).ok()) {
-        let bare = GunicornWorker {
-            pid,
-            state: state(pid),
-            since_seconds: None,
-            requests: None,
-            errors_5xx: None,
-            open: None,
-            latency_ms: None,
-            memory_bytes: None,
-        };
-        all.insert(pid, bare);
+        all.insert(pid, GunicornWorker::bare(pid, state(pid)));
     }
     for worker in counted.iter().filter(|worker| worker.pid != 0) {
         let shown = GunicornWorker {
