@@ -62,7 +62,7 @@ fn any_error_changes_nothing_and_all_are_shown() {
     svd.wait_state("good", "running");
     let pid = svd.main_pid("good");
     svd.service("good", &script(&format!("echo two; {SLEEP}"), ""));
-    svd.service("bad", "kind = 'command'\ncomand = ['x']\nnice = 99\n");
+    svd.service("bad", "kind = 'command'\ncomand = ['x']\numask = 99\n");
     svd.service("worse", "kind = 'command'\ncommand = ['x'\n");
     let said = svd.fails(&["update"]);
     for part in ["bad.toml:2:1", "did you mean \"command\"", "bad.toml:3", "worse.toml:", "nothing was changed"] {

@@ -103,7 +103,7 @@ fn an_update_whose_files_hang_stops_nothing_and_is_carried_on_by_the_next_svd() 
     let missing = quoted(&svd.path("missing"));
     let files = format!("environment_files = [{}, {missing}]\n[reload]\noverlap = false\n", server.file());
     svd.service("beat", &script(SLEEP, &files));
-    svd.service("web", &script(SLEEP, "nice = 1\n"));
+    svd.service("web", &script(SLEEP, "umask = '0027'\n"));
     let update = svd.svctl_beside(&["update"]);
     wait_until("the other service is updated", PATIENCE, || {
         svd.state("web") == "running" && svd.main_pid("web") != web

@@ -152,7 +152,7 @@ fn an_update_to_what_is_not_there_stops_nothing() {
     svd.wait_state("other", "running");
     let (pid, other) = (svd.main_pid("beat"), svd.main_pid("other"));
     svd.service("beat", &file(&typo));
-    svd.service("other", &script(SLEEP, "nice = 1\n"));
+    svd.service("other", &script(SLEEP, "umask = '0027'\n"));
     let said = svd.fails(&["update"]);
     assert!(said.contains("typo") && said.contains("nothing was stopped"), "{said}");
     assert_eq!(svd.main_pid("beat"), pid, "it was not touched");
@@ -166,7 +166,7 @@ fn an_update_to_what_is_not_there_stops_nothing() {
     assert!(!both(&svd.svctl(&["status", "beat"])).contains("tries it again"));
     std::fs::remove_file(app.root.join("current")).expect("removing current");
     let pid = svd.main_pid("beat");
-    svd.service("beat", &script(SLEEP, &format!("root = {there}\nnice = 2\n[reload]\noverlap = false\n")));
+    svd.service("beat", &script(SLEEP, &format!("root = {there}\numask = '0027'\n[reload]\noverlap = false\n")));
     svd.signal(Signal::SIGHUP);
     let told =
         |text: &str| text.lines().any(|l| l.contains("beat warning: is not reloaded") && l.contains("`current`"));

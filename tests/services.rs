@@ -406,7 +406,7 @@ fn a_generation_keeps_the_directories_it_began_with() {
          {{a}} %({{x}}i)s; {SLEEP}"
     );
     let more = format!(
-        "root = {}\numask = '0027'\nnice = 5\nenvironment_files = [{}, '-/opt/none/env']\n[environment]\nC = 'service'",
+        "root = {}\numask = '0027'\nenvironment_files = [{}, '-/opt/none/env']\n[environment]\nC = 'service'\n[limits]\nnice = 5",
         quoted(&app.root),
         quoted(&svd.path("site.env")),
     );

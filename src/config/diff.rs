@@ -206,6 +206,8 @@ mod tests {
             ("", "[health]\nwatchdog = '30s'", Needs::Reload),
             ("", "[reload]\noverlap = true", Needs::Live),
             ("", "after = ['b']", Needs::Live),
+            ("", "[limits]\nmemory = '1GiB'", Needs::Live),
+            ("", "[limits]\nnice = 3\nopen_files = 99\nswap = 0", Needs::Live),
             ("", "instances = 2", Needs::Scale),
             ("", "umask = '0027'", Needs::Reload),
             ("", "user = 'b'", Needs::Reload),

@@ -12,6 +12,7 @@ pub mod diff;
 pub mod glob;
 mod health;
 mod kind;
+mod limits;
 mod load;
 mod logs;
 mod probe;

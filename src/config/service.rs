@@ -5,7 +5,7 @@ use super::scope::Scope;
 use super::section::{self, Item, Schema, Section};
 use super::source::{At, File, Problem, Span};
 use super::spec::{Service, Template};
-use super::{counts, deploy, health, logs, ready, reload, restart, sockets, stop, units};
+use super::{counts, deploy, health, limits, logs, ready, reload, restart, sockets, stop, units};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -19,7 +19,6 @@ pub(super) static SCHEMA: Schema = Schema {
         "group",
         "directory",
         "umask",
-        "nice",
         "autostart",
         "after",
         "requires",
@@ -44,6 +43,7 @@ pub(super) static SCHEMA: Schema = Schema {
         "reload",
         "stop",
         "restart",
+        "limits",
         "logs",
         "counts",
         "deploy",
@@ -80,7 +80,6 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         group: top.get("group", account),
         directory: top.get("directory", |item| scope.directory(item)),
         umask: top.get("umask", units::octal),
-        nice: top.get("nice", |item| item.integer(-20, 19).map(|n| n as i32)),
         after,
         requires,
         environment: environment(&top, &scope),
@@ -92,6 +91,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         reload: reload::decode(&top, !listening.is_empty()),
         stop: stop::decode(&top, &scope),
         restart: Arc::new(restart::decode(&top)),
+        limits: Arc::new(limits::decode(&top, &scope)),
         logs: logs::decode(&top),
         counts: counts::decode(&top, &scope),
         deploy: deploy::decode(&top, &scope).map(Box::new),
@@ -167,18 +167,18 @@ mod tests {
     fn defaults() {
         let s = service(COMMAND);
         assert_eq!((&*s.name, s.instances, s.autostart), ("test", 1, true));
-        assert_eq!((s.root, s.user, s.group, s.directory, s.umask, s.nice), (None, None, None, None, None, None));
+        assert_eq!((s.root, s.user, s.group, s.directory, s.umask), (None, None, None, None, None));
         assert!(s.sockets.is_empty() && s.environment.is_empty() && s.environment_files.is_empty());
     }
 
     #[test]
     fn keys_of_the_top() {
         let s = service(&with(
-            "root = '/srv/{service}'\nuser = 'a'\ngroup = '7'\ndirectory = '{release}/x'\numask = '0027'\nnice = -5\nautostart = false\n\
+            "root = '/srv/{service}'\nuser = 'a'\ngroup = '7'\ndirectory = '{release}/x'\numask = '0027'\nautostart = false\n\
              instances = 3\nafter = ['z', 'b', 'z']\nenvironment_files = ['-/etc/default/a', '{root}/env']\n[environment]\nB = '{venv}'\nA = ''",
         ));
         assert_eq!(s.root.as_deref(), Some("/srv/test".as_ref()));
-        assert_eq!((s.umask, s.nice, s.instances, s.autostart), (Some(0o27), Some(-5), 3, false));
+        assert_eq!((s.umask, s.instances, s.autostart), (Some(0o27), 3, false));
         assert_eq!(s.after.len(), 2, "sorted, each once");
         assert_eq!(&*s.environment[0].0, "A");
         assert_eq!(s.environment_files.len(), 2);
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(helps(&with("user = 1000")), ["write \"1000\""]);
         assert_eq!(helps(&with("root = 'srv'")), ["begin it with \"/\""]);
         assert_eq!(helps(&with("directory = '{venv}/x'")), ["add root = \"/srv/test\", or write the path itself"]);
-        assert_eq!(errors(&with("nice = 20\ninstances = 0\nautostart = 'yes'\nafter = ['a b']")).len(), 4);
+        assert_eq!(errors(&with("umask = '8'\ninstances = 0\nautostart = 'yes'\nafter = ['a b']")).len(), 4);
         assert_eq!(errors(&with("[environment]\nLISTEN_FDS = '1'\n'A=B' = '2'\nC = 3\nD = \"\\u0000\"")).len(), 4);
         assert_eq!(errors(&with("environment = ['A=b']")), ["\"environment\" must be a table, not a list"]);
         assert_eq!(errors(&with("environment_files = ['x']")).len(), 1);

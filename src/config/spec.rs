@@ -3,6 +3,10 @@
 //! A value here is complete: defaults are filled in, names are checked, durations are durations. What depends on the
 //! host at run time (users, directories, the release that `current` names) is still text or a [`Template`].
 
+mod limits;
+
+pub use limits::{CpuList, Io, Limits, Resource, Rlimit};
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -76,7 +80,6 @@ pub struct Service {
     /// Default `{release}` where there is a root, else `/`.
     pub directory: Option<Template>,
     pub umask: Option<u32>,
-    pub nice: Option<i32>,
     pub after: Vec<Box<str>>,
     pub requires: Vec<Box<str>>,
     /// In the order of the file. At most one for a JVM.
@@ -94,6 +97,8 @@ pub struct Service {
     pub reload: Reload,
     pub stop: Stop,
     pub restart: Arc<Restart>,
+    #[serde(default)]
+    pub limits: Arc<Limits>,
     pub logs: Logs,
     pub counts: Counts,
     /// Where the file has the section. [`Deploy::standard`] holds else.
@@ -384,6 +389,9 @@ impl Service {
         }
         if self.restart == other.restart {
             self.restart = Arc::clone(&other.restart);
+        }
+        if self.limits == other.limits {
+            self.limits = Arc::clone(&other.limits);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::section::{self, Schema};
 use super::source::{Problem, Span};
-use super::{counts, daemon, deploy, health, logs, probe, ready, reload, restart, service, sockets, stop};
+use super::{counts, daemon, deploy, health, limits, logs, probe, ready, reload, restart, service, sockets, stop};
 
 /// Tables of a service file, and of `svd.toml`: a key is looked for among its own.
 pub(super) static SERVICE_FILE: &[&Schema] = &[
@@ -15,6 +15,7 @@ pub(super) static SERVICE_FILE: &[&Schema] = &[
     &stop::SCHEMA,
     &restart::SCHEMA,
     &restart::LIMIT,
+    &limits::SCHEMA,
     &logs::SCHEMA,
     &counts::SCHEMA,
     &deploy::SCHEMA,
@@ -33,10 +34,14 @@ pub(crate) static DAEMON: Family = Family { tables: DAEMON_FILE, habits: HABITS 
 
 /// What other supervisors call it.
 static HABITS: &[(&str, &str)] = &[
+    ("allowedcpus", "the key is cpus in [limits]"),
     ("autorestart", "the key is policy in [restart]"),
     ("bind", "the address is listen in [sockets.NAME]"),
-    ("cmd", "the key is command"),
     ("chdir", "the key is directory"),
+    ("cmd", "the key is command"),
+    ("cpuaffinity", "the key is cpus in [limits]"),
+    ("cpuquota", "the key is cpu in [limits], such as \"150%\""),
+    ("cpuweight", "the key is cpu_weight in [limits]"),
     ("cwd", "the key is directory"),
     ("depends_on", "the key is requires (waits until ready) or after (order only)"),
     ("env", "variables stand in [environment]"),
@@ -45,9 +50,23 @@ static HABITS: &[(&str, &str)] = &[
     ("exec_start", "the key is command"),
     ("execstart", "the key is command"),
     ("exitcodes", "the key is success in [restart]"),
+    ("ionice", "the key is io in [limits], such as \"best-effort:4\""),
+    ("ioschedulingclass", "the key is io in [limits], such as \"best-effort:4\""),
     ("killasgroup", "leave it out: a stop always ends every process of the service"),
+    ("limitcore", "the key is core in [limits]"),
+    ("limitnofile", "the key is open_files in [limits]"),
+    ("mem_limit", "the key is memory in [limits]"),
+    ("memory_limit", "the key is memory in [limits]"),
+    ("memoryhigh", "the key is memory_high in [limits]"),
+    ("memorymax", "the key is memory in [limits]"),
+    ("memoryswapmax", "the key is swap in [limits]"),
+    ("minfds", "the key is open_files in [limits]"),
+    ("nofile", "the key is open_files in [limits]"),
     ("numprocs", "the key is instances"),
-    ("priority", "order comes from after and requires; the scheduling priority is nice"),
+    ("oom_score_adj", "the key is oom_score in [limits]"),
+    ("oomscoreadjust", "the key is oom_score in [limits]"),
+    ("pids_limit", "the key is tasks in [limits]"),
+    ("priority", "order comes from after and requires; the scheduling priority is nice in [limits]"),
     ("redirect_stderr", "the key is stderr in [logs]: \"join\" or \"apart\""),
     ("replicas", "the key is instances"),
     ("startretries", "the key is limit in [restart]"),
@@ -57,6 +76,8 @@ static HABITS: &[(&str, &str)] = &[
     ("stopasgroup", "leave it out: a stop always ends every process of the service"),
     ("stopsignal", "the key is signal in [stop]"),
     ("stopwaitsecs", "the key is grace in [stop]"),
+    ("tasksmax", "the key is tasks in [limits]"),
+    ("ulimit", "the limits of processes stand in [limits]: open_files, core, stack …"),
     ("working_directory", "the key is directory"),
     ("workingdirectory", "the key is directory"),
 ];

@@ -66,7 +66,7 @@ fn a_new_host_is_made_ready_and_a_service_is_taken_off_it() {
     assert_eq!(ok(&["-H", "web-1", "setup", "--deployer", "deploy"]), "web-1: nothing to do\n");
 
     // A changed file is replaced, and svd applies it.
-    service(&format!("{}nice = 5\n", text.replace("root = '/srv/shop'\n", "")));
+    service(&format!("{}umask = '0027'\n", text.replace("root = '/srv/shop'\n", "")));
     let did = ok(&["-H", "web-1", "setup"]);
     assert!(did.contains("replace /etc/airdock/conf.d/shop.toml") && did.contains("svctl update"), "{did}");
     host.run(&["test", "-e", "/etc/airdock/conf.d/shop.toml.before"]);
@@ -160,7 +160,7 @@ fn a_user_with_sudo_prepares_a_host_whose_configuration_is_elsewhere() {
     let (code, out, err) = told(&["-H", "web-0", "setup", "--deployer", "deploy"]);
     assert!(code == 0 && out == "web-0: nothing to do\n", "{out}{err}");
     assert!(err.contains("/opt/dock/svd.toml is there and stays"), "{err}");
-    fs::write(site.join("conf.d/shop.toml"), text.replace("user =", "nice = 5\nuser =")).expect("writing");
+    fs::write(site.join("conf.d/shop.toml"), text.replace("user =", "umask = '0027'\nuser =")).expect("writing");
     let (code, out, err) = told(&["-H", "web-0", "setup"]);
     assert!(code == 0 && out.contains("replace /opt/dock/conf.d/shop.toml"), "shop waits for a release: {out}{err}");
     let (code, out, err) = told(&["-H", "web-0", "remove", "shop", "--purge"]);

@@ -1,6 +1,7 @@
 //! A specification as rows of key, value and price of a change. Structures are taken apart by name, so that a new field
 //! does not compile until it has a row.
 
+use super::super::limits::show_rlimit;
 use super::super::sockets::show as show_listen;
 use super::super::spec::*;
 use super::super::units::{show_duration, show_signal, show_size};
@@ -83,7 +84,6 @@ pub fn service(service: &Service) -> Vec<Row> {
         group,
         directory,
         umask,
-        nice,
         after,
         requires,
         sockets: listening,
@@ -96,6 +96,7 @@ pub fn service(service: &Service) -> Vec<Row> {
         reload,
         stop,
         restart: again,
+        limits: most,
         logs: output,
         counts: Counts { statsd },
         deploy: releases,
@@ -107,7 +108,6 @@ pub fn service(service: &Service) -> Vec<Row> {
     rows.some("group", group.as_deref(), ByReload);
     rows.some("directory", directory.as_ref().map(text), ByReload);
     rows.some("umask", umask.map(octal), ByReload);
-    rows.some("nice", *nice, ByReload);
     rows.add("instances", instances, Scale);
     rows.add("autostart", autostart, Nothing);
     rows.names("after", after, Live);
@@ -129,6 +129,7 @@ pub fn service(service: &Service) -> Vec<Row> {
     rows.add("stop.signal", show_signal(*signal), Live);
     rows.some("stop.grace", grace.map(show_duration), Live);
     restart(&mut rows, again);
+    limits(&mut rows, most);
     logs(&mut rows, output);
     // Where to send them is in the environment.
     rows.add("counts.statsd", statsd, ByReload);
@@ -292,6 +293,40 @@ fn restart(rows: &mut Rows, restart: &Restart) {
     rows.add("restart.limit.then", then.map_or("never".to_owned(), show_duration), Live);
     if !success.is_empty() {
         rows.add("restart.success", format!("{success:?}"), Live);
+    }
+}
+
+/// All of them are changed on what runs.
+fn limits(rows: &mut Rows, limits: &Limits) {
+    let Limits {
+        memory,
+        memory_high,
+        swap,
+        restart_above,
+        worker_memory,
+        cpu,
+        cpu_weight,
+        tasks,
+        cpus,
+        nice,
+        io,
+        oom_score,
+        rlimits,
+    } = limits;
+    rows.some("limits.memory", memory.map(show_size), Live);
+    rows.some("limits.memory_high", memory_high.map(show_size), Live);
+    rows.some("limits.swap", swap.map(|bytes| if bytes == 0 { "0".to_owned() } else { show_size(bytes) }), Live);
+    rows.some("limits.restart_above", restart_above.map(show_size), Live);
+    rows.some("limits.worker_memory", worker_memory.map(show_size), Live);
+    rows.some("limits.cpu", cpu.map(|percent| format!("{percent}%")), Live);
+    rows.some("limits.cpu_weight", *cpu_weight, Live);
+    rows.some("limits.tasks", *tasks, Live);
+    rows.some("limits.cpus", cpus.as_ref(), Live);
+    rows.some("limits.nice", *nice, Live);
+    rows.some("limits.io", *io, Live);
+    rows.some("limits.oom_score", *oom_score, Live);
+    for limit in rlimits {
+        rows.add(format!("limits.{}", limit.resource.key()), show_rlimit(limit), Live);
     }
 }
 
