@@ -296,9 +296,7 @@ fn of_service(
     prepared.directory = c_path(directory).ok_or("the directory's path has a NUL byte")?;
     prepared.ids.clone_from(&plan.run_as.ids);
     prepared.umask = plan.spec.umask.unwrap_or(around.umask);
-    prepared.nice = plan.spec.limits.nice;
-    prepared.limits = vec![around.open_files];
-    prepared.oom_score_adj = around.oom_score_adj;
+    super::limits::prepare(&mut prepared, &plan.spec.limits, around);
     Ok(prepared)
 }
 

@@ -33,6 +33,7 @@ mod health;
 mod host;
 mod keeping;
 mod launch;
+mod limits;
 pub mod logs;
 mod messages;
 mod notify;

@@ -167,6 +167,9 @@ pub(in crate::sys) struct Plan<'a> {
     pub(super) ids: Option<RawIds<'a>>,
     pub(super) umask: u32,
     pub(super) nice: Option<i32>,
+    pub(super) io: Option<u16>,
+    /// A bit for each that the child may run on; empty: all that svd may.
+    pub(super) cpus: &'a [u64],
     pub(super) limits: &'a [Limit],
     pub(super) oom_score_adj: Option<i32>,
     pub(super) session: bool,
@@ -382,6 +385,17 @@ fn set_priorities_and_limits(plan: &Plan<'_>) {
         // SAFETY: numbers only.
         let result = unsafe { call!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) };
         plan.must(Step::Nice, result);
+    }
+    if let Some(io) = plan.io {
+        const PROCESS: i32 = 1;
+        // SAFETY: numbers only.
+        let result = unsafe { call!(libc::SYS_ioprio_set, PROCESS, 0, io) };
+        plan.must(Step::Io, result);
+    }
+    if !plan.cpus.is_empty() {
+        // SAFETY: the array has the stated length in bytes.
+        let result = unsafe { call!(libc::SYS_sched_setaffinity, 0, size_of_val(plan.cpus), plan.cpus.as_ptr()) };
+        plan.must(Step::Cpus, result);
     }
     // Before the ids are given up: afterwards the file belongs to root.
     if let Some(score) = plan.oom_score_adj {

@@ -16,6 +16,8 @@ pub enum Step {
     Session,
     Descriptor,
     Nice,
+    Io,
+    Cpus,
     OomScore,
     Limit,
     Groups,
@@ -32,9 +34,12 @@ pub enum Step {
 impl Step {
     pub(super) fn from_number(number: u8) -> Option<Step> {
         use Step::*;
-        [Cgroup, Session, Descriptor, Nice, OomScore, Limit, Groups, Gid, Uid, Directory, Exec, Stub, StubFork]
-            .into_iter()
-            .find(|step| *step as u8 == number)
+        [
+            Cgroup, Session, Descriptor, Nice, Io, Cpus, OomScore, Limit, Groups, Gid, Uid, Directory, Exec, Stub,
+            StubFork,
+        ]
+        .into_iter()
+        .find(|step| *step as u8 == number)
     }
 }
 
@@ -69,10 +74,15 @@ impl ExecFailure {
                 None => format!("cannot put descriptor {} in place", self.detail),
             },
             Step::Nice => match prepared.and_then(|p| p.nice) {
-                Some(nice) => format!("cannot set the nice value {nice}"),
+                Some(nice) => format!("cannot set the nice value {nice} ([limits] nice)"),
                 None => "cannot set the nice value".into(),
             },
-            Step::OomScore => "cannot set oom_score_adj".into(),
+            Step::Io => "cannot set the priority of its I/O ([limits] io)".into(),
+            Step::Cpus => "cannot bind it to its CPUs ([limits] cpus)".into(),
+            Step::OomScore => match prepared.and_then(|p| p.oom_score_adj) {
+                Some(score) => format!("cannot set oom_score_adj to {score} ([limits] oom_score)"),
+                None => "cannot set oom_score_adj".into(),
+            },
             Step::Limit => format!("cannot set the limit {}", limit_name(self.detail)),
             Step::Groups => "cannot set the supplementary groups".into(),
             Step::Gid => match ids {
@@ -122,7 +132,15 @@ impl ExecFailure {
                 .as_ref()
                 .map(|ids| format!("user {} needs search permission on every directory of the path", ids.uid)),
             (Step::Nice, Errno::EPERM | Errno::EACCES) => Some("only root may lower the nice value".into()),
+            (Step::Limit, Errno::EPERM) if self.detail == libc::RLIMIT_NOFILE => {
+                Some("only root may raise a hard limit, and nobody beyond the kernel's fs.nr_open".into())
+            }
             (Step::Limit, Errno::EPERM) => Some("only root may raise a hard limit".into()),
+            (Step::OomScore, Errno::EACCES) => Some("only root may go below svd's own".into()),
+            (Step::Io, Errno::EPERM) => Some("only root may use the realtime class".into()),
+            (Step::Cpus, Errno::EINVAL) => {
+                Some("svd may run on none of them: see Cpus_allowed_list of /proc/self/status".into())
+            }
             (Step::Exec, errno) => exec_hint(&path_of(&prepared.program), errno),
             _ => None,
         }
@@ -163,19 +181,23 @@ fn interpreter(program: &Path) -> Option<String> {
 }
 
 fn limit_name(resource: u32) -> String {
-    let name = match resource {
-        libc::RLIMIT_NOFILE => "NOFILE",
-        libc::RLIMIT_CORE => "CORE",
-        libc::RLIMIT_NPROC => "NPROC",
-        libc::RLIMIT_AS => "AS",
-        libc::RLIMIT_MEMLOCK => "MEMLOCK",
-        libc::RLIMIT_STACK => "STACK",
-        libc::RLIMIT_CPU => "CPU",
-        libc::RLIMIT_FSIZE => "FSIZE",
-        libc::RLIMIT_DATA => "DATA",
+    let (name, key) = match resource {
+        libc::RLIMIT_NOFILE => ("NOFILE", "open_files"),
+        libc::RLIMIT_CORE => ("CORE", "core"),
+        libc::RLIMIT_NPROC => ("NPROC", "user_processes"),
+        libc::RLIMIT_AS => ("AS", "address_space"),
+        libc::RLIMIT_MEMLOCK => ("MEMLOCK", "locked_memory"),
+        libc::RLIMIT_STACK => ("STACK", "stack"),
+        libc::RLIMIT_CPU => ("CPU", "cpu_time"),
+        libc::RLIMIT_FSIZE => ("FSIZE", "file_size"),
+        libc::RLIMIT_DATA => ("DATA", "data"),
+        libc::RLIMIT_MSGQUEUE => ("MSGQUEUE", "message_queues"),
+        libc::RLIMIT_RTTIME => ("RTTIME", "realtime_time"),
+        libc::RLIMIT_RTPRIO => ("RTPRIO", "realtime_priority"),
+        libc::RLIMIT_SIGPENDING => ("SIGPENDING", "pending_signals"),
         other => return format!("number {other}"),
     };
-    format!("RLIMIT_{name}")
+    format!("RLIMIT_{name} ([limits] {key})")
 }
 
 /// The child could not even be made.

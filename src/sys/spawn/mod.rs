@@ -70,6 +70,57 @@ pub struct Limit {
     pub hard: Option<u64>,
 }
 
+/// See `ioprio_set(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoPriority {
+    /// Svd's own says nothing of it: as the nice value has it.
+    None,
+    /// 0 is first, 7 last, as below.
+    Realtime(u8),
+    BestEffort(u8),
+    Idle,
+}
+
+impl IoPriority {
+    /// As the kernel has it: the class above the level.
+    pub(in crate::sys) fn number(self) -> u16 {
+        const CLASS: u32 = 13;
+        match self {
+            IoPriority::None => 0,
+            IoPriority::Realtime(level) => 1 << CLASS | u16::from(level & 7),
+            IoPriority::BestEffort(level) => 2 << CLASS | u16::from(level & 7),
+            IoPriority::Idle => 3 << CLASS,
+        }
+    }
+}
+
+/// CPUs, a bit for each, as `sched_setaffinity(2)` has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuMask(Vec<u64>);
+
+impl CpuMask {
+    /// Of ranges with both ends.
+    pub fn of(ranges: &[(u16, u16)]) -> CpuMask {
+        let mut words = Vec::new();
+        for cpu in ranges.iter().flat_map(|(first, last)| *first..=*last) {
+            let (word, bit) = (usize::from(cpu) / 64, u32::from(cpu) % 64);
+            if words.len() <= word {
+                words.resize(word + 1, 0);
+            }
+            words[word] |= 1 << bit;
+        }
+        CpuMask(words)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(in crate::sys) fn words(&self) -> &[u64] {
+        &self.0
+    }
+}
+
 /// Everything a child needs. Plain data; keep it and use it for every restart.
 #[derive(Clone, Debug)]
 pub struct Prepared {
@@ -86,6 +137,10 @@ pub struct Prepared {
     pub umask: u32,
     /// `None`: svd's own.
     pub nice: Option<i32>,
+    /// `None`: svd's own.
+    pub io: Option<IoPriority>,
+    /// The CPUs that it may run on; none: all that svd may.
+    pub cpus: CpuMask,
     pub limits: Vec<Limit>,
     /// Written to `oom_score_adj`; see [`fresh_oom_score`].
     pub oom_score_adj: Option<i32>,
@@ -110,6 +165,8 @@ impl Prepared {
             ids: None,
             umask: 0o022,
             nice: None,
+            io: None,
+            cpus: CpuMask::default(),
             limits: Vec::new(),
             oom_score_adj: None,
             descriptors: Vec::new(),

@@ -51,6 +51,8 @@ pub(super) fn lay_out<'a>(prepared: &Prepared, slot: &'a Slot, arena: &'a Arena)
         ids,
         umask: prepared.umask,
         nice: prepared.nice,
+        io: prepared.io.map(super::IoPriority::number),
+        cpus: arena.copy(prepared.cpus.words())?,
         limits: arena.copy(&prepared.limits)?,
         oom_score_adj: prepared.oom_score_adj,
         session: prepared.session,

@@ -211,15 +211,17 @@ fn a_fresh_session_with_clean_signals() {
 #[test]
 fn umask_nice_limits_and_directory() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut prepared = shell("umask; nice; ulimit -n; ulimit -H -n; pwd");
+    let mut prepared = shell("umask; nice; ulimit -n; ulimit -H -n; pwd; grep Cpus_allowed_list /proc/self/status");
     prepared.umask = 0o027;
+    prepared.cpus = CpuMask::of(&[(0, 0), (4000, 4001)]);
+    prepared.io = Some(IoPriority::Idle);
     // A plain user may only raise its own.
     prepared.nice = Some(19);
     prepared.directory = c_path(dir.path()).expect("no NUL");
     prepared.limits = vec![Limit { resource: libc::RLIMIT_NOFILE, soft: 77, hard: Some(99) }];
     let (text, _) = output_of(prepared, &Spawner::new());
     let path = dir.path().display();
-    assert_eq!(text, format!("0027\n19\n77\n99\n{path}\n"));
+    assert_eq!(text, format!("0027\n19\n77\n99\n{path}\nCpus_allowed_list:\t0\n"));
 }
 
 #[test]
