@@ -52,6 +52,7 @@ pub fn running(name: &str) -> ServiceStatus {
         listen: Vec::new(),
         traffic: None,
         memory_bytes: None,
+        user: None,
     }
 }
 
@@ -102,6 +103,7 @@ pub fn full_status(name: &str) -> ServiceStatus {
         listen: vec!["0.0.0.0:8000".into()],
         traffic: Some(traffic),
         memory_bytes: Some(183_500_800),
+        user: Some(UserStatus { name: "airdock-web".into(), uid: 71_234, gid: 71_234, groups: vec![71_234, 44] }),
         ..running(name)
     }
 }

@@ -179,6 +179,18 @@ pub struct ServiceStatus {
     /// for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
+    /// Whom it runs as, where that is not svd's own user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UserStatus {
+    pub name: Box<str>,
+    pub uid: u32,
+    pub gid: u32,
+    /// Supplementary ones.
+    pub groups: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

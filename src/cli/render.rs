@@ -136,6 +136,9 @@ pub fn details(status: &ServiceStatus, colour: bool) -> String {
     if let Some(release) = &status.release {
         field("release", line(release));
     }
+    if let Some(user) = &status.user {
+        field("user", format!("{} ({})", line(&user.name), user.uid));
+    }
     if !status.listen.is_empty() {
         field("listens on", line(&status.listen.join(", ")));
     }

@@ -17,6 +17,7 @@ use super::text::line;
 use crate::api::client::{ClientError, DEFAULT_SOCKET, runtime};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::config;
+use crate::config::spec::AUTO_USER;
 use crate::fleet::drive::Link;
 use crate::fleet::inventory::{Fleet, Host};
 use crate::fleet::setup::{self, Found, MAIN, Wanted};
@@ -223,11 +224,13 @@ fn wanted(host: &Host, fleet: Option<&Fleet>, files: &Files, args: &SetupArgs, p
         wanted.files.insert(format!("conf.d/{name}.toml"), text.clone());
         let Some(service) = files.config.services.get(name.as_str()) else { continue };
         let root = service.root.as_ref().map(|root| root.display().to_string());
-        if let Some(user) = service.user.as_deref().filter(|user| user.parse::<u32>().is_err()) {
+        // One of its own is svd's to choose, there.
+        let user = service.user.as_deref().filter(|user| *user != AUTO_USER);
+        if let Some(user) = user.filter(|user| user.parse::<u32>().is_err()) {
             wanted.users.insert(user.to_owned(), root.clone());
         }
         if let Some(root) = root {
-            let user = service.user.as_deref().map(str::to_owned);
+            let user = user.map(str::to_owned);
             let shared = service.deploy.iter().flat_map(|deploy| deploy.shared.iter());
             for shared in shared.filter(|name| is_directory(name)) {
                 wanted.directories.insert(format!("{root}/shared/{shared}"), user.clone());

@@ -17,6 +17,7 @@ pub(super) static SCHEMA: Schema = Schema {
         "root",
         "user",
         "group",
+        "groups",
         "directory",
         "umask",
         "autostart",
@@ -78,6 +79,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         kind: kind::decode(&top, &scope),
         user: top.get("user", account),
         group: top.get("group", account),
+        groups: groups(&top),
         directory: top.get("directory", |item| scope.directory(item)),
         umask: top.get("umask", units::octal),
         after,
@@ -108,6 +110,14 @@ fn account(item: &Item<'_>) -> Result<Box<str>, Problem> {
         true => Err(item.problem(format!("{name:?} cannot be the name of a user or group"))),
         false => Ok(name),
     }
+}
+
+/// Sorted, each once, as their order means nothing.
+fn groups(top: &Section<'_>) -> Vec<Box<str>> {
+    let mut all = top.values("groups", account);
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// Names of services, sorted, each once: their order means nothing.
@@ -174,12 +184,12 @@ mod tests {
     #[test]
     fn keys_of_the_top() {
         let s = service(&with(
-            "root = '/srv/{service}'\nuser = 'a'\ngroup = '7'\ndirectory = '{release}/x'\numask = '0027'\nautostart = false\n\
+            "root = '/srv/{service}'\nuser = 'a'\ngroup = '7'\ngroups = ['z', '12', 'z']\ndirectory = '{release}/x'\numask = '0027'\nautostart = false\n\
              instances = 3\nafter = ['z', 'b', 'z']\nenvironment_files = ['-/etc/default/a', '{root}/env']\n[environment]\nB = '{venv}'\nA = ''",
         ));
         assert_eq!(s.root.as_deref(), Some("/srv/test".as_ref()));
         assert_eq!((s.umask, s.instances, s.autostart), (Some(0o27), 3, false));
-        assert_eq!(s.after.len(), 2, "sorted, each once");
+        assert_eq!((s.after.len(), s.groups), (2, vec!["12".into(), "z".into()]), "sorted, each once");
         assert_eq!(&*s.environment[0].0, "A");
         assert_eq!(s.environment_files.len(), 2);
     }
@@ -189,6 +199,8 @@ mod tests {
         assert_eq!(helps(&with("umask = 27")), ["write \"0027\""]);
         assert_eq!(helps(&with("umask = '999'")), ["write octal digits from \"0000\" to \"0777\""]);
         assert_eq!(helps(&with("user = 1000")), ["write \"1000\""]);
+        assert_eq!(errors(&with("groups = ['a b', '']")).len(), 2);
+        assert_eq!(helps(&with("groups = 'media'")), ["write [\"media\"]"]);
         assert_eq!(helps(&with("root = 'srv'")), ["begin it with \"/\""]);
         assert_eq!(helps(&with("directory = '{venv}/x'")), ["add root = \"/srv/test\", or write the path itself"]);
         assert_eq!(errors(&with("umask = '8'\ninstances = 0\nautostart = 'yes'\nafter = ['a b']")).len(), 4);

@@ -66,6 +66,9 @@ pub struct AccessRule {
     pub services: Vec<Box<str>>,
 }
 
+/// As a service's `user`: a user that no other service and no account has.
+pub const AUTO_USER: &str = "auto";
+
 /// One file of `conf.d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
@@ -73,10 +76,13 @@ pub struct Service {
     pub kind: Kind,
     /// Where the releases are; the directory of svd's configuration is never assumed.
     pub root: Option<PathBuf>,
-    /// `None`: svd's own user.
+    /// `None`: svd's own user. [`AUTO_USER`]: one of its own.
     pub user: Option<Box<str>>,
     /// `None`: the user's primary group.
     pub group: Option<Box<str>>,
+    /// Supplementary groups, beside those of the user.
+    #[serde(default)]
+    pub groups: Vec<Box<str>>,
     /// Default `{release}` where there is a root, else `/`.
     pub directory: Option<Template>,
     pub umask: Option<u32>,

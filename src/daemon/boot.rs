@@ -6,7 +6,7 @@ use super::background::Report;
 use super::guardian::Client;
 use super::host::{Host, Inputs, MESSAGES, Start};
 use super::keeping::{self, Keeper};
-use super::launch::{Surroundings, login_of};
+use super::launch::Surroundings;
 use super::logs::{InFlight, LogThread, Options};
 use super::messages::Messages;
 use super::orders::Orders;
@@ -16,6 +16,7 @@ use super::state::aside::{self, Aside};
 use super::state::{Key, State};
 use super::store::Store;
 use super::upgrade::Successor;
+use super::users::{self, Users};
 use super::{audit, checks, token, update};
 use crate::api::audit::Numbers;
 use crate::api::public;
@@ -24,7 +25,6 @@ use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
 use crate::config::spec::{Config, Daemon, Listen};
 use crate::config::{self, diff};
 use crate::core::Event;
-use crate::kinds::environment::Login;
 use crate::sys::cgroup::{Group, Tree};
 use crate::sys::kernel::Features;
 use crate::sys::lock::{Lock, LockError};
@@ -182,9 +182,9 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     };
     let (store, trouble) = Store::open(&paths);
     let own = Account::own().map_err(|e| e.to_string())?;
-    let own = Arc::new(login_of(&own));
+    let users = Arc::new(Users::new(users::login_of(&own), paths.users_file(), paths.homes()));
     let found = match (&unusable, &config) {
-        (Some(_), Ok(config)) => rebuild(config, &paths, &store, &own, &mut kept),
+        (Some(_), Ok(config)) => rebuild(config, &paths, &store, &users, &mut kept),
         _ => found,
     };
     let daemon = match (&found, &config) {
@@ -260,7 +260,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         signals,
         containment,
         around,
-        own,
+        users,
         logs: log_thread.handle(),
         store,
         daemon: Daemon::default(),
@@ -398,9 +398,9 @@ impl Host {
 }
 
 /// What runs of services whose records are lost.
-fn rebuild(config: &Config, paths: &Paths, store: &Store, own: &Arc<Login>, kept: &mut Kept) -> Option<Found> {
+fn rebuild(config: &Config, paths: &Paths, store: &Store, users: &Users, kept: &mut Kept) -> Option<Found> {
     let tree = Tree::create(&paths.id()).ok()?;
-    adopt::rebuild::rebuild(config, store, &tree, own, kept)
+    adopt::rebuild::rebuild(config, store, &tree, users, kept)
 }
 
 /// # Errors

@@ -116,7 +116,7 @@ impl Host {
         };
         let spec = Arc::clone(&unit.spec);
         if release.is_none() && launch::at_hand(&spec) {
-            let plan = launch::plan(&spec, None, &self.own).map(Rc::new);
+            let plan = launch::plan(&spec, None, &self.users).map(Rc::new);
             return self.handle_planned(id, plan);
         }
         self.plan_in_pool(id, spec, release);
@@ -125,12 +125,12 @@ impl Host {
     pub fn plan_in_pool(&mut self, id: GenerationId, spec: Arc<Service>, release: Option<Box<str>>) {
         let beside = if spec.reload.overlap { self.processes_of(id.service) } else { Vec::new() };
         let leaving = self.processes_that_never_served(id.service);
-        let own = self.own.clone();
+        let users = Arc::clone(&self.users);
         let (pool, messages) = (self.pool.clone(), self.messages.clone());
         let task = tokio::task::spawn_local(async move {
             let plan = move || {
                 launch::room_for_two(&beside, &leaving)?;
-                launch::plan(&spec, release.as_deref(), &own)
+                launch::plan(&spec, release.as_deref(), &users)
             };
             let plan = pool.run(Lane::Files(id.service), plan).await;
             let _ = messages.send(Message::Planned { generation: id, plan }).await;

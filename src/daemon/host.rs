@@ -20,7 +20,6 @@ use crate::api::types::ActionResult;
 use crate::api::{Call, Reply};
 use crate::config::spec::{Config, Daemon};
 use crate::core::{Event, GenerationId, Machine, OpId, ServiceId, Time, WorkerId};
-use crate::kinds::environment::Login;
 use crate::sys::poll::{Poll, Ready, Signals};
 use crate::sys::spawn::Spawner;
 use crate::sys::worker::Containment;
@@ -148,7 +147,7 @@ pub struct Host {
     pub spawner: Spawner,
     pub containment: Containment,
     pub around: Surroundings,
-    pub own: std::sync::Arc<Login>,
+    pub users: std::sync::Arc<super::users::Users>,
     pub logs: LogHandle,
     pub store: Store,
     pub pool: Pool,
@@ -241,7 +240,7 @@ pub struct Start {
     pub signals: Signals,
     pub containment: Containment,
     pub around: Surroundings,
-    pub own: std::sync::Arc<Login>,
+    pub users: std::sync::Arc<super::users::Users>,
     pub logs: LogHandle,
     pub store: Store,
     pub daemon: Daemon,
@@ -279,7 +278,7 @@ impl Host {
             spawner: Spawner::without_heap(),
             containment: start.containment,
             around: start.around,
-            own: start.own,
+            users: start.users,
             logs: start.logs,
             store: start.store,
             pool: Pool::default(),

@@ -4,12 +4,12 @@ use super::logs::Stream;
 use super::paths::Paths;
 use super::statsd;
 use super::unit::{Generation, Plan, RunAs};
+use super::users::Users;
 use crate::config::spec::{Kind, Listen, Service, Stderr, Template};
-use crate::kinds::environment::{self, HandedOver, Login};
+use crate::kinds::environment::{self, HandedOver};
 use crate::kinds::{self, Argv, Context, FIRST_SOCKET, gunicorn};
 use crate::sys::files;
-use crate::sys::spawn::{Ids, Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
-use crate::sys::user::{self, Account};
+use crate::sys::spawn::{Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,9 +19,10 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Arc<Login>) -> Result<Plan, String> {
+pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result<Plan, String> {
     let places = kinds::resolve(spec.root.as_deref(), release)?;
-    let run_as = run_as(spec, own)?;
+    let (ids, login) = users.find(spec)?;
+    let run_as = RunAs { ids, login };
     let mut variables = Vec::new();
     for template in &spec.environment_files {
         // Only what is known without a worker; the rest has no meaning in a file's name.
@@ -60,7 +61,8 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, own: &Arc<Login>) -> Res
 pub fn at_hand(spec: &Service) -> bool {
     let elsewhere = spec.root.is_some() || !spec.environment_files.is_empty();
     let owner = |l: &Listen| matches!(l, Listen::Unix { owner, group, .. } if owner.is_some() || group.is_some());
-    let names = spec.user.is_some() || spec.group.is_some() || spec.sockets.iter().any(|s| owner(&s.listen));
+    let names = spec.user.is_some() || spec.group.is_some() || !spec.groups.is_empty();
+    let names = names || spec.sockets.iter().any(|s| owner(&s.listen));
     let own_path = spec.environment.iter().any(|(name, _)| &**name == "PATH");
     let Kind::Command { command } = &spec.kind else { return false };
     let is_systems = |program: &Template| {
@@ -139,38 +141,6 @@ fn memory_available(meminfo: &str) -> Option<u64> {
 fn memory_line(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|l| l.strip_prefix(name))?;
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-fn run_as(spec: &Service, own: &Arc<Login>) -> Result<RunAs, String> {
-    let ids = ids_of(spec)?;
-    let Some(name) = &spec.user else {
-        return Ok(RunAs { ids, login: Arc::clone(own) });
-    };
-    let account = Account::find(name).map_err(|e| e.to_string())?;
-    Ok(RunAs { ids, login: Arc::new(login_of(&account)) })
-}
-
-/// Whom a service runs as; `None`: as svd itself. Asks the user database, which may hang.
-///
-/// # Errors
-/// A sentence: there is no such user or group.
-pub fn ids_of(spec: &Service) -> Result<Option<Ids>, String> {
-    let group = spec.group.as_deref().map(user::group).transpose().map_err(|e| e.to_string())?;
-    let account = match &spec.user {
-        Some(name) => Account::find(name),
-        None if group.is_none() => return Ok(None),
-        None => Account::own(),
-    };
-    let ids = account.and_then(|account| account.ids(group)).map_err(|e| e.to_string())?;
-    Ok(Some(ids))
-}
-
-pub fn login_of(account: &Account) -> Login {
-    Login {
-        name: account.name.clone(),
-        home: account.home.to_string_lossy().into_owned(),
-        shell: account.shell.to_string_lossy().into_owned(),
-    }
 }
 
 /// What stays the same for all spawns of this svd.
@@ -410,6 +380,7 @@ mod tests {
             "command = ['run']\n[environment]\nPATH = '/srv/bin'",
             "command = ['sleep']\nroot = '/srv/x'",
             "command = ['sleep']\nuser = 'nobody'",
+            "command = ['sleep']\ngroups = ['nogroup']",
             "command = ['sleep']\nenvironment_files = ['/srv/x']",
             "command = ['sleep']\n[sockets.a]\nlisten = 'unix:/run/x'\nowner = 'nobody'",
         ] {

@@ -60,6 +60,7 @@ mod trim;
 mod unit;
 mod update;
 mod upgrade;
+mod users;
 mod workers;
 
 #[cfg(any(test, feature = "fuzz"))]

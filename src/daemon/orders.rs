@@ -155,7 +155,7 @@ impl Host {
     /// What a signal to svd asks for, as if somebody had asked by the control socket.
     pub fn obey_signal(&mut self, request: Request, signal: &str) {
         let pid = std::process::id().cast_signed();
-        let (uid, user) = (nix::unistd::geteuid().as_raw(), self.own.name.as_str().into());
+        let (uid, user) = (nix::unistd::geteuid().as_raw(), self.users.own.name.as_str().into());
         let peer = Peer { uid, pid, user, groups: Arc::new([]) };
         let call = Call::by_signal(request, signal, peer, &self.orders.numbers, &self.orders.journal);
         self.handle_call(call);

@@ -112,6 +112,16 @@ impl Paths {
         self.state.join("services.json")
     }
 
+    /// The ids of services with a user of their own.
+    pub fn users_file(&self) -> PathBuf {
+        self.state.join("users.json")
+    }
+
+    /// The homes of these users.
+    pub fn homes(&self) -> PathBuf {
+        self.state.join("homes")
+    }
+
     pub fn audit_file(&self) -> PathBuf {
         self.state.join("audit.log")
     }

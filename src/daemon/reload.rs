@@ -26,9 +26,9 @@ impl Host {
         let Some(spec) = self.stopped_first(service) else {
             return self.tell(Event::Command { op, service, command });
         };
-        let (own, pool, messages) = (self.own.clone(), self.pool.clone(), self.messages.clone());
+        let (users, pool, messages) = (Arc::clone(&self.users), self.pool.clone(), self.messages.clone());
         tokio::task::spawn_local(async move {
-            let plan = move || launch::plan(&spec, release.as_deref(), &own).map(drop);
+            let plan = move || launch::plan(&spec, release.as_deref(), &users).map(drop);
             let result = pool.run(Lane::Files(service), plan).await;
             let _ = messages.send(Message::LookedAt { look: Look { op, service, command }, result }).await;
         });

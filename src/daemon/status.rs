@@ -4,19 +4,20 @@ use super::control::{last_lines, unknown};
 use super::host::Host;
 use super::launch;
 use super::statsd::Reported;
-use super::unit::{Announced, Generation, Gunicorn};
+use super::unit::{Announced, Generation, Gunicorn, RunAs};
 use crate::api::Reply;
 use crate::api::request::Name;
 use crate::api::types::{
     Desired, FullStatusList, GenerationRole, GenerationStatus, GunicornWorker, HealthStatus, HostHealth, Latency,
-    MetricsSnapshot, ServiceHealth, ServiceState, ServiceStatus, StatusRow, SvdMetric, Traffic, WorkerState,
-    WorkerStatus, rfc3339,
+    MetricsSnapshot, ServiceHealth, ServiceState, ServiceStatus, StatusRow, SvdMetric, Traffic, UserStatus,
+    WorkerState, WorkerStatus, rfc3339,
 };
 use crate::core::{self, Phase, Role, Service, ServiceId, SlotState, State};
 use crate::kinds::{
     self,
     counters::{self, Recent, Snapshot},
 };
+use crate::sys::spawn::Ids;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -136,7 +137,18 @@ impl Host {
             listen: unit.spec.sockets.iter().map(|s| super::sockets::text(&s.listen).into()).collect(),
             traffic,
             memory_bytes: None,
+            user: self.user_of(service),
         })
+    }
+
+    /// Whom what runs of it, or is kept of it, runs as.
+    fn user_of(&self, service: &Service) -> Option<UserStatus> {
+        let shown = service.committed().or_else(|| service.candidate());
+        let made = shown.and_then(|g| self.generations.get(&g.id)).map(|made| &made.plan);
+        let kept = || self.units.get(&service.id)?.kept.as_ref().map(|(_, plan)| plan);
+        let RunAs { ids, login } = &made.or_else(kept)?.run_as;
+        let Ids { uid, gid, groups } = ids.clone()?;
+        Some(UserStatus { name: login.name.as_str().into(), uid, gid, groups })
     }
 
     fn next_attempt(&self, service: &Service) -> Option<f64> {

@@ -101,6 +101,11 @@ pub fn group_name(gid: u32) -> String {
     }
 }
 
+/// Has this number an account? Where that cannot be asked, it may have.
+pub fn is_known(uid: u32) -> bool {
+    lookup("", User::from_uid(Uid::from_raw(uid))).map_or(true, |found| found.is_some())
+}
+
 /// Whether a user is a member of a group, primary or supplementary.
 pub fn is_member(uid: u32, gid: u32) -> bool {
     Account::by_uid(uid)

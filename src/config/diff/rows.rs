@@ -82,6 +82,7 @@ pub fn service(service: &Service) -> Vec<Row> {
         root,
         user,
         group,
+        groups,
         directory,
         umask,
         after,
@@ -106,6 +107,7 @@ pub fn service(service: &Service) -> Vec<Row> {
     rows.some("root", root.as_ref().map(|path| path.display()), ByReload);
     rows.some("user", user.as_deref(), ByReload);
     rows.some("group", group.as_deref(), ByReload);
+    rows.names("groups", groups, ByReload);
     rows.some("directory", directory.as_ref().map(text), ByReload);
     rows.some("umask", umask.map(octal), ByReload);
     rows.add("instances", instances, Scale);

@@ -14,7 +14,7 @@ use crate::daemon::state::records::{
     GenerationRecord, GunicornRecord, Head, PlanRecord, ProcessRecord, UnitRecord, kept as names,
 };
 use crate::daemon::store::Store;
-use crate::kinds::environment::Login;
+use crate::daemon::users::Users;
 use crate::sys::cgroup::{Group, Tree};
 use crate::sys::process::{self, Identity, ProcStat};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +51,7 @@ fn first_of(group: &Group) -> Option<Identity> {
 }
 
 /// Services of the configuration of which exactly one generation runs.
-pub fn rebuild(config: &Config, store: &Store, tree: &Arc<Tree>, own: &Arc<Login>, kept: &mut Kept) -> Option<Found> {
+pub fn rebuild(config: &Config, store: &Store, tree: &Arc<Tree>, users: &Users, kept: &mut Kept) -> Option<Found> {
     let mut running: BTreeMap<Box<str>, BTreeMap<u64, Vec<Running>>> = BTreeMap::new();
     let mut uncertain: BTreeSet<Box<str>> = BTreeSet::new();
     for group in tree.groups().ok()? {
@@ -78,7 +78,7 @@ pub fn rebuild(config: &Config, store: &Store, tree: &Arc<Tree>, own: &Arc<Login
     for (name, mut generations) in running {
         let Some(spec) = config.services.get(&name) else { continue };
         if let (Some((number, workers)), true) = (generations.pop_first(), generations.is_empty()) {
-            found.add(spec, number, workers, store, own, kept);
+            found.add(spec, number, workers, store, users, kept);
         }
     }
     (!found.units.is_empty()).then_some(found)
@@ -91,7 +91,7 @@ impl Found {
         number: u64,
         workers: Vec<Running>,
         store: &Store,
-        own: &Arc<Login>,
+        users: &Users,
         kept: &mut Kept,
     ) {
         let slots: BTreeSet<u32> = workers.iter().map(|w| w.slot).collect();
@@ -102,7 +102,7 @@ impl Found {
         let id = ServiceId(self.head.last_service + 1);
         let generation = GenerationId { service: id, number };
         let release = workers.first().and_then(|worker| release_of(spec, worker.process.pid));
-        let Ok(plan) = launch::plan(spec, release.as_deref(), own) else { return };
+        let Ok(plan) = launch::plan(spec, release.as_deref(), users) else { return };
         let Some(plan) = PlanRecord::of(&plan, None).owned() else { return };
         self.head.last_service = id.0;
         let setup = Setup {

@@ -60,8 +60,8 @@ impl Place {
 impl Task {
     /// Resolves the release's directories, the user and the environment files.
     pub async fn place(&self, id: &ReleaseId) -> Result<Place, ApiError> {
-        let (spec, own, id) = (Arc::clone(&self.lead), Arc::clone(&self.own), id.clone());
-        let plan = on_disk(move || launch::plan(&spec, Some(id.as_str()), &own).map(Arc::new));
+        let (spec, users, id) = (Arc::clone(&self.lead), Arc::clone(&self.users), id.clone());
+        let plan = on_disk(move || launch::plan(&spec, Some(id.as_str()), &users).map(Arc::new));
         Ok(Place { plan: plan.await.map_err(|why| self.failed(why))? })
     }
 

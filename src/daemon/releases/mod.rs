@@ -28,12 +28,12 @@ pub use switch::Matter;
 
 use super::host::{Host, Message};
 use super::launch::Surroundings;
+use super::users::Users;
 use crate::api::apps::{AppRequest, Fence};
 use crate::api::request::{Name, Verb};
 use crate::api::types::{ApiError, ErrorCode, Progress};
 use crate::api::{Call, Peer, Reply, Request, internal};
 use crate::config::spec::{Deploy, Service};
-use crate::kinds::environment::Login;
 use crate::release::ReleaseId;
 use crate::release::app::{self, App, Refusal};
 use crate::release::layout::Layout;
@@ -64,7 +64,7 @@ struct Task {
     deploy: Deploy,
     layout: Layout,
     around: Surroundings,
-    own: Arc<Login>,
+    users: Arc<Users>,
     /// svd's own user is root.
     root: bool,
     peer: Peer,
@@ -211,7 +211,7 @@ impl Host {
             lead: Arc::clone(lead),
             layout: Layout::new(root),
             around: self.around.clone(),
-            own: Arc::clone(&self.own),
+            users: Arc::clone(&self.users),
             root: nix::unistd::geteuid().is_root(),
             peer,
             may_deploy,

@@ -169,8 +169,8 @@ impl Task {
         if !self.root {
             return Ok(Hands { from, to: None });
         }
-        let spec = std::sync::Arc::clone(&self.lead);
-        let ids = on_disk(move || crate::daemon::launch::ids_of(&spec)).await.map_err(|why| self.failed(why))?;
+        let (spec, users) = (std::sync::Arc::clone(&self.lead), std::sync::Arc::clone(&self.users));
+        let ids = on_disk(move || users.find(&spec).map(|(ids, _)| ids)).await.map_err(|why| self.failed(why))?;
         Ok(Hands { from, to: Some(Owner { uid: 0, gid: ids.map_or(0, |ids| ids.gid) }) })
     }
 
