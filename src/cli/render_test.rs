@@ -72,6 +72,7 @@ fn details_of_a_service_with_everything() {
            kind: gunicorn
         enabled: yes
         release: deploy-2026-11-22_18-40-00
+           user: airdock-web (71234)
      listens on: 0.0.0.0:8000
          health: healthy, checked 2026-11-22T18:44:55Z
          memory: 175 MiB
