@@ -8,7 +8,7 @@ mod rows;
 use std::sync::Arc;
 
 use super::spec::{Config, Service};
-use rows::Row;
+pub use rows::Row;
 
 /// What must be done so that a change takes effect, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +99,11 @@ pub fn keep_unchanged(old: &Config, new: &mut Config) {
             *service = Arc::clone(known);
         }
     }
+}
+
+/// A specification spelt out, key by key; what is absent and has no default has no row.
+pub fn rows(service: &Service) -> Vec<Row> {
+    rows::service(service)
 }
 
 fn changed(name: &str, old: &Service, new: &Service) -> Option<Change> {

@@ -34,6 +34,18 @@ struct Text<'t> {
 /// # Errors
 /// Everything that is wrong in all files, and every file that cannot be read.
 pub fn load(dir: &Path) -> Result<Config, Diagnostics> {
+    load_as_if(dir, None)
+}
+
+/// As [`load`], as if the file of this service said this.
+///
+/// # Errors
+/// As of [`load`].
+pub fn load_with(dir: &Path, service: &str, text: &str) -> Result<Config, Diagnostics> {
+    load_as_if(dir, Some((service, text)))
+}
+
+fn load_as_if(dir: &Path, instead: Option<(&str, &str)>) -> Result<Config, Diagnostics> {
     let mut errors = Vec::new();
     let mut reader = Reader::default();
     let shown = |name: &str| {
@@ -51,16 +63,25 @@ pub fn load(dir: &Path) -> Result<Config, Diagnostics> {
     if dir.join(daemon).symlink_metadata().is_ok() {
         reader.read(&dir.join(daemon), shown(daemon), None, &mut errors);
     }
-    match service_files(&dir.join("conf.d")) {
-        Ok(names) => {
-            for name in names {
-                let path = shown(&format!("conf.d/{name}"));
-                let file = dir.join("conf.d").join(&name);
-                reader.read(&file, path, Some(stem(&name).to_owned()), &mut errors);
-            }
+    let mut names = match service_files(&dir.join("conf.d")) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            errors.push(unreadable(&dir.join("conf.d"), &shown("conf.d"), &error));
+            Vec::new()
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => errors.push(unreadable(&dir.join("conf.d"), &shown("conf.d"), &error)),
+    };
+    if let Some((service, _)) = instead
+        && let Err(at) = names.binary_search_by(|name| stem(name).cmp(service))
+    {
+        names.insert(at, format!("{service}.toml"));
+    }
+    for name in names {
+        let path = shown(&format!("conf.d/{name}"));
+        match instead.filter(|(service, _)| *service == stem(&name)) {
+            Some((service, text)) => reader.take(text, path, service),
+            None => reader.read(&dir.join("conf.d").join(&name), path, Some(stem(&name).to_owned()), &mut errors),
+        }
     }
     assemble(&reader.texts(), errors)
 }
@@ -168,6 +189,13 @@ impl Reader {
             }
         };
         self.files.push((path, service, range));
+    }
+
+    /// A text in the place of a file's.
+    fn take(&mut self, text: &str, path: String, service: &str) {
+        let start = self.buffer.len();
+        self.buffer.push_str(text);
+        self.files.push((path, Some(service.to_owned()), Some(start..self.buffer.len())));
     }
 
     fn append(&mut self, file: &Path, path: &str) -> Result<(), Diagnostic> {

@@ -189,7 +189,7 @@ impl<'t> File<'t> {
         start..end
     }
 
-    fn position(&self, span: Span) -> Position {
+    pub fn position(&self, span: Span) -> Position {
         let mut start = (span.start as usize).min(self.text.len());
         while !self.text.is_char_boundary(start) {
             start -= 1;

@@ -259,3 +259,20 @@ fn services_share_what_they_have_equally() {
     assert!(Arc::ptr_eq(&a.ready, &b.ready) && Arc::ptr_eq(&a.restart, &b.restart) && Arc::ptr_eq(&b.ready, &c.ready));
     assert_eq!(c.restart.delay, std::time::Duration::from_secs(1));
 }
+
+#[test]
+fn a_file_may_be_tried_before_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = "kind = 'command'\ncommand = ['a']\n";
+    assert_eq!(load_with(dir.path(), "b", good).unwrap().services.len(), 1);
+    fs::create_dir(dir.path().join("conf.d")).unwrap();
+    for name in ["a", "c"] {
+        fs::write(dir.path().join(format!("conf.d/{name}.toml")), good).unwrap();
+    }
+    let names = |config: Config| config.services.keys().map(|k| k.to_string()).collect::<Vec<_>>().join(" ");
+    assert_eq!(names(load_with(dir.path(), "b", good).unwrap()), "a b c");
+    assert_eq!(names(load_with(dir.path(), "c", good).unwrap()), "a c");
+    let errors = load_with(dir.path(), "c", "kind = 'command'\nx = 1").unwrap_err();
+    assert!(errors.0.iter().all(|e| e.file.ends_with("conf.d/c.toml")), "{errors}");
+    assert_eq!(load(dir.path()).unwrap().services.len(), 2);
+}

@@ -7,9 +7,12 @@ use super::super::spec::*;
 use super::super::units::{show_duration, show_signal, show_size};
 use super::Needs::{self, Live, Nothing, Reload as ByReload, Restart as ByRestart, Scale};
 
+/// One key.
 pub struct Row {
+    /// As in the file, sections included: `logs.max_size`.
     pub key: String,
     pub value: String,
+    /// What a change of it asks for.
     pub needs: Needs,
 }
 
