@@ -12,6 +12,7 @@ pub mod access;
 pub mod apps;
 pub mod audit;
 pub mod client;
+mod configuration;
 mod connections;
 mod error;
 mod handle;

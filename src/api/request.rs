@@ -25,6 +25,10 @@ pub enum Request {
     Service {
         name: Name,
     },
+    /// Its settings, with where they come from. [`super::types::Configuration`].
+    Configuration {
+        name: Name,
+    },
     /// Until ready. [`super::types::ActionResult`], as for the next ones.
     Start {
         services: Vec<Name>,
@@ -166,6 +170,8 @@ pub enum Verb {
     /// `status`, `pid`, `events`, `is-active`.
     Status,
     Logs,
+    /// The settings of a service, and what its processes have.
+    Inspect,
     Start,
     Stop,
     Restart,
@@ -189,9 +195,10 @@ pub enum Verb {
 }
 
 impl Verb {
-    pub const ALL: [Verb; 17] = [
+    pub const ALL: [Verb; 18] = [
         Verb::Status,
         Verb::Logs,
+        Verb::Inspect,
         Verb::Start,
         Verb::Stop,
         Verb::Restart,
@@ -213,6 +220,7 @@ impl Verb {
         match self {
             Verb::Status => "status",
             Verb::Logs => "logs",
+            Verb::Inspect => "inspect",
             Verb::Start => "start",
             Verb::Stop => "stop",
             Verb::Restart => "restart",
@@ -242,7 +250,7 @@ impl Verb {
 
     /// Changes nothing, and is not in the audit journal.
     pub fn is_read(self) -> bool {
-        matches!(self, Verb::Status | Verb::Logs | Verb::Version)
+        matches!(self, Verb::Status | Verb::Logs | Verb::Inspect | Verb::Version)
     }
 }
 
@@ -291,6 +299,7 @@ impl Request {
             Request::Scale { .. } => Verb::Scale,
             Request::Signal { .. } => Verb::Signal,
             Request::Logs(_) => Verb::Logs,
+            Request::Configuration { .. } => Verb::Inspect,
             Request::Update { .. } => Verb::Update,
             Request::Exec { .. } => Verb::Exec,
             Request::Upgrade { .. } => Verb::Upgrade,
@@ -307,6 +316,7 @@ impl Request {
             Request::Events(_) => true,
             Request::Status { .. }
             | Request::Service { .. }
+            | Request::Configuration { .. }
             | Request::Pid { .. }
             | Request::Logs(_)
             | Request::Version
@@ -334,7 +344,7 @@ impl Request {
     /// The one name, where the request has exactly one.
     pub fn single_name(&self) -> Option<&str> {
         match self {
-            Request::Service { name } | Request::App { name, .. } => Some(name),
+            Request::Service { name } | Request::Configuration { name } | Request::App { name, .. } => Some(name),
             Request::Logs(logs) => Some(&logs.name),
             _ => None,
         }

@@ -16,6 +16,7 @@ use crate::config::{check_name as check_service_name, parse_signal};
 pub enum Endpoint {
     Status,
     Service,
+    Configuration,
     Start,
     Stop,
     Restart,
@@ -67,6 +68,7 @@ const fn route(method: &'static str, path: &'static str, endpoint: Endpoint, abo
 pub const ROUTES: &[Route] = &[
     route("GET", "/v1/status", Endpoint::Status, "State of services"),
     route("GET", "/v1/services/{name}", Endpoint::Service, "Everything about one service"),
+    route("GET", "/v1/services/{name}/configuration", Endpoint::Configuration, "Settings, and where they come from"),
     route("POST", "/v1/services/{names}/start", Endpoint::Start, "Start, until ready"),
     route("POST", "/v1/services/{names}/stop", Endpoint::Stop, "Stop, until nothing is left"),
     route("POST", "/v1/services/{names}/restart", Endpoint::Restart, "Stop and start"),
@@ -220,10 +222,13 @@ pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) ->
             nothing(body)?;
             request
         }
-        Endpoint::Service => {
+        Endpoint::Service | Endpoint::Configuration => {
             nothing(body)?;
             let name = found.names.into_iter().next().unwrap_or_default();
-            Request::Service { name }
+            match endpoint {
+                Endpoint::Configuration => Request::Configuration { name },
+                _ => Request::Service { name },
+            }
         }
         Endpoint::Pid => {
             nothing(body)?;

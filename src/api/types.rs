@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+pub use super::configuration::Configuration;
 pub use super::error::{ApiError, ErrorCode};
 pub use super::health::{GenerationHealth, HostHealth, MetricsSnapshot, ServiceHealth, SvdMetric};
 pub use super::results::{
@@ -463,6 +464,9 @@ pub struct Version {
     pub fallback: Option<Box<str>>,
     /// Number of services.
     pub services: u64,
+    /// The directory of `svd.toml` and `conf.d`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Box<str>>,
     /// What this host's kernel lacks, and what that costs; sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limitations: Vec<Box<str>>,

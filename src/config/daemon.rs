@@ -18,9 +18,9 @@ pub(super) static CONTROL: Schema = Schema { name: "[control]", keys: &["mode", 
 pub(super) static ACCESS: Schema = Schema { name: "[[access]]", keys: &["users", "groups", "verbs", "services"] };
 
 /// What a rule can grant; `*` is all but the last three.
-pub(super) const VERBS: [&str; 17] = [
-    "*", "status", "logs", "start", "stop", "restart", "reload", "update", "enable", "disable", "drain", "scale",
-    "signal", "shutdown", "exec", "upgrade", "deploy",
+pub(super) const VERBS: [&str; 18] = [
+    "*", "status", "logs", "inspect", "start", "stop", "restart", "reload", "update", "enable", "disable", "drain",
+    "scale", "signal", "shutdown", "exec", "upgrade", "deploy",
 ];
 
 /// They concern svd as a whole, and are granted over all services or not at all.

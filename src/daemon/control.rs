@@ -54,6 +54,7 @@ impl Host {
             }
             Request::Status { services, full: true } => self.answer_full(&services, reply),
             Request::Service { name } => self.answer_service(name, reply),
+            Request::Configuration { name } => self.answer_configuration(name, reply),
             Request::Start { services } => self.each(services, reply, "running", |_, _| Command::Start),
             Request::Stop { services } => self.each(services, reply, "stopped", |_, _| Command::Stop),
             Request::Restart { services } => self.each(services, reply, "restarted", |_, _| Command::Restart),
@@ -103,6 +104,7 @@ impl Host {
             image: self.image(),
             fallback: self.fallback.clone(),
             services: self.units.len() as u64,
+            config: Some(self.around.paths.config.display().to_string().into()),
             limitations: self.limitations.clone(),
         }
     }

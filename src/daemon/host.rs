@@ -110,6 +110,12 @@ pub enum Message {
         services: Vec<Box<str>>,
         done: tokio::sync::oneshot::Sender<std::collections::BTreeSet<Box<str>>>,
     },
+    /// The files were read for `svctl show`.
+    FilesRead {
+        name: crate::api::request::Name,
+        read: Box<super::show::Read>,
+        reply: Box<Reply>,
+    },
     /// A standby may need memory that others want.
     LookAtMemory,
     /// Something that people should see.
@@ -511,6 +517,7 @@ impl Host {
             Message::Lease { app, matter } => self.handle_lease(&app, matter),
             // Whoever asked may have been dropped meanwhile; what was given stays.
             Message::Given { specs, services, done } => _ = done.send(self.handle_given(&specs, &services)),
+            Message::FilesRead { name, read, reply } => self.handle_files_read(&name, *read, *reply),
             Message::LookAtMemory => self.look_at_memory(),
             Message::OfApp { app, text } => self.handle_of_app(&app, &text),
             Message::Saved { result, answer } => self.handle_saved(result, answer),

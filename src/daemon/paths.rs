@@ -63,13 +63,28 @@ impl Paths {
     /// # Errors
     /// All that is wrong with it.
     pub fn load(&self) -> Result<Config, Diagnostics> {
+        self.load_as_if(None)
+    }
+
+    /// As [`Paths::load`], as if the file of this service said this.
+    ///
+    /// # Errors
+    /// As of [`Paths::load`].
+    pub fn load_as_if(&self, instead: Option<(&str, &str)>) -> Result<Config, Diagnostics> {
         let mut errors = config::distrusted(&self.config, trust::in_words);
-        let loaded = config::load(&self.config);
+        let loaded = match instead {
+            Some((service, text)) => config::load_with(&self.config, service, text),
+            None => config::load(&self.config),
+        };
         if errors.is_empty() {
             return loaded;
         }
         errors.extend(loaded.err().into_iter().flat_map(|others| others.0));
         Err(Diagnostics(errors))
+    }
+
+    pub fn service_file(&self, name: &str) -> PathBuf {
+        self.config.join("conf.d").join(format!("{name}.toml"))
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -30,6 +30,8 @@ pub enum Lane {
     Memory(ServiceId),
     /// Its log, for `svctl logs`.
     Log(ServiceId),
+    /// Its file and what its processes have, for `svctl show` and `svctl inspect`.
+    Look(ServiceId),
     /// svd's own state file.
     State,
 }
@@ -39,7 +41,7 @@ impl Lane {
         let what = match self {
             Lane::Files(_) => "its files or its user could not be read",
             Lane::Memory(_) => "the memory of its processes could not be read",
-            Lane::Log(_) => "it could not be read",
+            Lane::Log(_) | Lane::Look(_) => "it could not be read",
             Lane::State => "svd's state directory could not be written",
         };
         format!("{what} within {} s: does a disk or a name service hang?", limit.as_secs_f32().ceil())
@@ -153,7 +155,7 @@ impl Pool {
     /// The service is gone; what still hangs ends by itself.
     pub fn forget(&self, service: ServiceId) {
         let mut lanes = self.lanes.borrow_mut();
-        for lane in [Lane::Files(service), Lane::Memory(service), Lane::Log(service)] {
+        for lane in [Lane::Files(service), Lane::Memory(service), Lane::Log(service), Lane::Look(service)] {
             lanes.remove(&lane);
         }
     }

@@ -392,18 +392,22 @@ fn applied(changes: &[Shown]) -> String {
     }
 }
 
+/// What is done to a service whose file now says this.
+pub fn action(spec: &Service, needs: Needs) -> ChangeAction {
+    match needs {
+        Needs::Nothing | Needs::Live => ChangeAction::Adjust,
+        Needs::Scale if scales(spec) => ChangeAction::Scale,
+        Needs::Scale | Needs::Reload => ChangeAction::Reload,
+        Needs::Restart => ChangeAction::Restart,
+    }
+}
+
 fn show(change: &Change, new: &Config) -> Option<Shown> {
-    let live = |service: &str| new.services.get(service).is_some_and(|spec| scales(spec));
     let (service, action, keys) = match change {
         Change::Added { service } => (service.clone(), ChangeAction::Add, Vec::new()),
         Change::Removed { service } => (service.clone(), ChangeAction::Remove, Vec::new()),
         Change::Changed { service, keys, needs } => {
-            let action = match needs {
-                Needs::Nothing | Needs::Live => ChangeAction::Adjust,
-                Needs::Scale if live(service) => ChangeAction::Scale,
-                Needs::Scale | Needs::Reload => ChangeAction::Reload,
-                Needs::Restart => ChangeAction::Restart,
-            };
+            let action = new.services.get(service).map_or(ChangeAction::Reload, |spec| action(spec, *needs));
             (service.clone(), action, keys.iter().map(|k| k.key.as_str().into()).collect())
         }
         Change::Daemon { .. } => return None,
