@@ -1,5 +1,7 @@
 //! The command line's grammar.
 
+mod local;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::api::client::DEFAULT_SOCKET;
 use crate::config::units;
+pub use local::{EditArgs, InitArgs, InitKind, ShowArgs};
 
 /// What `--help` ends with; `docs/svctl.md` says more.
 const EXIT_CODES: &str = "\
@@ -163,6 +166,12 @@ pub enum Command {
     Setup(SetupArgs),
     /// Take a service off hosts: stop it and remove its file
     Remove(RemoveArgs),
+    /// Write a service's file from a look at its project
+    Init(InitArgs),
+    /// Show a service's settings, each with where it comes from
+    Show(ShowArgs),
+    /// Change a service's file in an editor; it is checked before it counts
+    Edit(EditArgs),
     /// Check a configuration without svd
     Check(CheckArgs),
     /// Print the versions of svctl and svd

@@ -12,11 +12,14 @@ mod completion;
 mod context;
 mod demo;
 mod deploy;
+mod edit;
 mod events;
 mod exec;
 mod exit;
+mod files;
 mod host;
 mod hosts;
+mod init;
 mod lanes;
 mod logs;
 mod manual;
@@ -29,6 +32,7 @@ pub mod render;
 mod render_releases;
 pub mod screen;
 mod setup;
+mod show;
 mod shutdown;
 mod status;
 pub mod text;
@@ -144,6 +148,9 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         Command::Rollback(args) => releases::rollback(context, args),
         Command::Lock(args) => releases::lock(context, args),
         Command::Unlock(args) => releases::unlock(context, args),
+        Command::Init(args) => init::init(context, args),
+        Command::Show(args) => show::show(context, args),
+        Command::Edit(args) => edit::edit(context, args),
         Command::Check(args) => configuration(context, &args.dir),
         Command::Completions(args) => completion::completions(args.shell),
         Command::Man => manual::man(),

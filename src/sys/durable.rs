@@ -32,6 +32,30 @@ fn write_with(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<
     if sync { sync_directory(dir) } else { Ok(()) }
 }
 
+/// Replaces a file by one with this content, the same owner, group and permission bits; on disk when it returns.
+pub fn replace(path: &Path, content: &[u8], like: &std::fs::Metadata) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let (dir, temporary) = beside(path)?;
+    let make = || {
+        write_file(&temporary, content, 0o600, false)?;
+        let file = OpenOptions::new().write(true).open(&temporary)?;
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
+            std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()))?;
+        }
+        // After the owner, as that takes some bits away.
+        file.set_permissions(std::fs::Permissions::from_mode(like.mode() & 0o7777))?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    if let Err(error) = make() {
+        // Best effort: the first error is the one to tell.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_directory(dir)
+}
+
 fn beside(path: &Path) -> io::Result<(&Path, PathBuf)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let dir = match path.parent() {

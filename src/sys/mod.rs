@@ -25,6 +25,7 @@ pub mod cgroup;
 pub mod durable;
 pub mod fifo;
 pub mod files;
+pub mod foreground;
 pub mod kernel;
 pub mod lock;
 pub mod memory;
