@@ -1,7 +1,7 @@
 //! `svctl`: arguments ([`args`]), one file per verb or close family, rendering ([`render`], pure) and exit codes
 //! (`exit`). Talks to svd through [`crate::api::client`] alone.
 //!
-//! Data goes to stdout, progress and messages to stderr; nothing ever asks a question. `-H` runs a verb on many hosts (`hosts`), each
+//! Data goes to stdout, progress and messages to stderr; nothing but `edit` on a terminal ever asks a question. `-H` runs a verb on many hosts (`hosts`), each
 //! of which has a [`Context`] of its own; no verb knows of it.
 
 mod act;

@@ -124,10 +124,16 @@ pub fn init(context: &Context, args: &InitArgs) -> Result<Exit, CliError> {
     let current = root.join("current").canonicalize().ok().filter(|real| real.starts_with(root.join("releases")));
     let mut found = look(args, current.as_deref().unwrap_or(&root))?;
     let user = user(&args.name, current.as_deref().unwrap_or(&root), &mut found.notes);
+    let in_place = args.root.is_none() && current.is_none();
+    if in_place && found.steps.iter().any(|step| step.name == "migrate") {
+        found.notes.push(
+            "nothing runs the migrations of what is served in place: that is a step of `svctl deploy`".to_owned(),
+        );
+    }
     let page = Page {
         name: &args.name,
         root: args.root.as_deref().unwrap_or(&root),
-        in_place: args.root.is_none() && current.is_none(),
+        in_place,
         user: user.as_deref(),
         as_root: nix::unistd::geteuid().is_root(),
         port: free_port(&config, &args.name, if matches!(found.program, Program::Jar { .. }) { 8080 } else { 8000 }),

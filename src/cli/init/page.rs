@@ -119,7 +119,7 @@ impl Page<'_> {
                 let why = "{fd}: svd's socket, which old and new processes share";
                 let _ = writeln!(out, "# {why}");
                 if drains.is_none() {
-                    out.push_str("# uvicorn closes idle connections when it stops: docs/fastapi.md has a wrapper that loses no request\n");
+                    out.push_str("# uvicorn closes idle connections when it stops: docs/uvicorn.md has a wrapper that loses no request\n");
                 }
                 line(out, &format!("command = {}", list(&words)), "");
             }
