@@ -212,7 +212,10 @@ fn the_file_of_a_django_project_starts_it() {
     let port = free_port();
     svd.service(
         "airship",
-        &text.replace("127.0.0.1:8000", &format!("127.0.0.1:{port}")).replace("workers = \"auto\"", "workers = 2"),
+        &text
+            .replace("127.0.0.1:8000", &format!("127.0.0.1:{port}"))
+            .replace("workers = \"auto\"", "workers = 2")
+            .replace("\nuser =", "\n# user ="),
     );
     svd.start();
     wait_for("airship runs", PATIENCE, || {

@@ -123,7 +123,7 @@ pub fn init(context: &Context, args: &InitArgs) -> Result<Exit, CliError> {
     // A root with releases: what is served is looked at.
     let current = root.join("current").canonicalize().ok().filter(|real| real.starts_with(root.join("releases")));
     let mut found = look(args, current.as_deref().unwrap_or(&root))?;
-    let user = user(&args.name, current.as_deref().unwrap_or(&root), &mut found.notes);
+    let user = user(&args.name, current.as_deref().unwrap_or(&root));
     let in_place = args.root.is_none() && current.is_none();
     if in_place && found.steps.iter().any(|step| step.name == "migrate") {
         found.notes.push(
@@ -134,8 +134,7 @@ pub fn init(context: &Context, args: &InitArgs) -> Result<Exit, CliError> {
         name: &args.name,
         root: args.root.as_deref().unwrap_or(&root),
         in_place,
-        user: user.as_deref(),
-        as_root: nix::unistd::geteuid().is_root(),
+        user: user.as_ref().map(|(user, why)| (user.as_str(), *why)),
         port: free_port(&config, &args.name, if matches!(found.program, Program::Jar { .. }) { 8080 } else { 8000 }),
         secrets: config.join(format!("{}.env", args.name)),
         found: &found,
@@ -206,23 +205,20 @@ fn look(args: &InitArgs, dir: &Path) -> Result<Found, CliError> {
     })
 }
 
-/// Whom the service should run as: an account of its own name, or whose the files are. Never root, if it can be helped.
-fn user(name: &str, dir: &Path, notes: &mut Vec<String>) -> Option<String> {
+/// Whom the service should run as, and why: never root. `None` where svd is no root that could choose.
+fn user(name: &str, dir: &Path) -> Option<(String, &'static str)> {
     use std::os::unix::fs::MetadataExt;
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
     if Account::find(name).is_ok() {
-        return Some(name.to_owned());
+        return Some((name.to_owned(), "the account of its name; what breaks in has this user's rights"));
     }
     let owner = std::fs::metadata(dir).ok().map(|meta| meta.uid()).filter(|uid| *uid != 0);
     if let Some(account) = owner.and_then(|uid| Account::by_uid(uid).ok()) {
-        return Some(account.name);
+        return Some((account.name, "whose the project is; \"auto\" would be a user of its own"));
     }
-    notes.push(format!(
-        "it would run as root: make an account (useradd --system --shell /usr/sbin/nologin {name}) and set `user`"
-    ));
-    None
+    Some(("auto".to_owned(), "a user of its own, without an account; what it writes to must be its own"))
 }
 
 /// The first port from `first` on that no other service has.

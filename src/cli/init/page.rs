@@ -16,9 +16,8 @@ pub struct Page<'a> {
     pub root: &'a Path,
     /// The project is served from where it is, without releases.
     pub in_place: bool,
-    pub user: Option<&'a str>,
-    /// Without a user it would run as root.
-    pub as_root: bool,
+    /// And why.
+    pub user: Option<(&'a str, &'a str)>,
     /// Nobody else's.
     pub port: u16,
     /// A file for what must not stand in this one.
@@ -157,18 +156,8 @@ impl Page<'_> {
                 "where it is imported from",
             );
         }
-        match self.user {
-            Some(user) => {
-                line(out, &format!("user = {}", quoted(user)), "never root: what breaks in has this user's rights")
-            }
-            None if self.as_root => {
-                line(
-                    out,
-                    &format!("# user = {}", quoted(self.name)),
-                    "without one it runs as svd's own user: root, where that is root's",
-                );
-            }
-            None => {}
+        if let Some((user, why)) = self.user {
+            line(out, &format!("user = {}", quoted(user)), why);
         }
         line(out, "umask = \"0027\"", "new files are not for others");
     }
