@@ -257,11 +257,11 @@ fn a_command_in_a_services_environment() {
     svd.start();
     svd.wait_state("web", "running");
     let said = svd.ok(&["exec", "web", "sh", "-c", "echo $COLOUR; pwd; echo err >&2; echo ${LISTEN_FDS-none}"]);
-    assert_eq!(said, format!("blue\n{}\nerr\nnone\n", svd.path("etc").display()));
+    assert_eq!(said, format!("blue\n{}\nnone\n", svd.path("etc").display()));
     let code = |args: &[&str]| svd.svctl(args).status.code();
     assert_eq!(code(&["exec", "web", "--", "sh", "-c", "exit 42"]), Some(42));
     assert_eq!(code(&["exec", "web", "sh", "-c", "kill -9 $$"]), Some(137));
-    assert_eq!(code(&["exec", "off", "true"]), Some(3), "what does not run has no environment");
+    assert_eq!(code(&["exec", "off", "sh", "-c", "exit 7"]), Some(7), "also where nothing runs");
     assert_eq!(code(&["exec", "ghost", "true"]), Some(4));
     assert_eq!(code(&["exec", "web"]), Some(2));
     let missing = svd.fails(&["exec", "web", "no-such-program"]);

@@ -147,6 +147,7 @@ fn an_older_svd_is_asked_for_no_more_than_it_knows() {
     let svd = Fake::new(vec![
         ("GET /v1/status", 200, json!({"services": [row]})),
         ("POST /v1/services/web/reload", 400, refused),
+        ("POST /v1/services/web/exec", 200, json!({"result": {"exit_code": 3}})),
         (
             "GET /v1/version",
             200,
@@ -158,6 +159,11 @@ fn an_older_svd_is_asked_for_no_more_than_it_knows() {
     assert!(code == 0 && out.contains("web"), "{out}{err}");
     let (code, _, err) = svd.svctl(&["reload", "web", "--force"]);
     assert!(code == 2 && err.contains("no option"), "{code} {err}");
+    // No input, no terminal, but the command all the same; where a terminal is asked for, not.
+    let (code, out, err) = svd.svctl(&["exec", "web", "true"]);
+    assert!(code == 3 && out.is_empty() && err.contains("gets no input"), "{code} {out}{err}");
+    let (code, _, err) = svd.svctl(&["exec", "--tty", "web", "true"]);
+    assert!(code == 1 && err.contains("svd is older than this svctl"), "{code} {err}");
     // A path that it does not have.
     let (code, _, err) = svd.svctl(&["releases", "web"]);
     assert!(code == 1 && err.contains("svd is older than this svctl"), "{code} {err}");

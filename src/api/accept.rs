@@ -14,7 +14,7 @@ use super::server::{ServerContext, too_many};
 
 /// Where connections come in, and what is done for them.
 pub(super) trait Door: 'static {
-    type Stream: AsyncRead + AsyncWrite + Unpin + 'static;
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// What is known of who comes.
     type Guest: 'static;
     /// Said to those for whom there is no place.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderValue};
+use hyper::header::{ALLOW, HeaderValue, UPGRADE};
 use hyper::{Request as HttpRequest, Response};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -15,9 +15,10 @@ use tokio::time::timeout;
 use super::Call;
 use super::audit::{Outcome, Pending};
 use super::connections::Place;
+use super::frames::PROTOCOL;
 use super::http::{Blocks, respond, respond_error};
 use super::peer::Peer;
-use super::reply::{Counters, Reply};
+use super::reply::{Counters, Reply, Upgrade};
 use super::request::{Request, Verb};
 use super::resolve::resolve;
 use super::routes;
@@ -43,7 +44,7 @@ impl Handler {
         let work = place.work();
         Counters::add(&self.context.counters.requests);
         let path = request.uri().path().to_string();
-        let mut response = match self.answer(request, peer).await {
+        let mut response = match self.answer(request, peer, place).await {
             Ok(response) => response,
             Err(error) => {
                 let mut response = respond_error(&error);
@@ -59,7 +60,14 @@ impl Handler {
         response
     }
 
-    async fn answer(&self, request: HttpRequest<Incoming>, peer: Peer) -> Result<Response<Blocks>, ApiError> {
+    async fn answer(
+        &self,
+        mut request: HttpRequest<Incoming>,
+        peer: Peer,
+        place: Rc<Place>,
+    ) -> Result<Response<Blocks>, ApiError> {
+        let wanted = request.headers().get(UPGRADE).is_some_and(|name| name.as_bytes() == PROTOCOL.as_bytes());
+        let upgrade = wanted.then(|| Upgrade { connection: hyper::upgrade::on(&mut request), place });
         let found = routes::find(request.method().as_str(), request.uri().path())?;
         let (head, body) = request.into_parts();
         let most = self.most_bytes(&found, &peer)?;
@@ -82,7 +90,7 @@ impl Handler {
             audit.clone().write(Outcome::Begun);
             audit
         });
-        ask(&self.context, request, peer, audit).await
+        ask(&self.context, request, peer, audit, upgrade).await
     }
 }
 
@@ -107,9 +115,10 @@ pub(super) async fn ask(
     request: Request,
     peer: Peer,
     audit: Option<Pending>,
+    upgrade: Option<Upgrade>,
 ) -> Result<Response<Blocks>, ApiError> {
     let (reply, answer) = Reply::new(request.has_lines(), Arc::clone(&context.counters), audit);
-    let call = Call { peer, request, reply };
+    let call = Call { peer, request, reply: reply.may_upgrade(upgrade) };
     if let Err(error) = context.calls.try_send(call) {
         let ending = || ApiError::new(ErrorCode::Unavailable, "svd is about to end.");
         let call = match error {

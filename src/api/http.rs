@@ -1,19 +1,19 @@
 //! What both servers have in common: response bodies, a connection that notices clients who stopped reading, and the
 //! answer when there is no room.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Sleep, timeout};
 
 use super::connections::Work;
+use super::frames::PROTOCOL;
 use super::reply::{Answer, Counters, json_line};
 use super::server::Limits;
 use super::types::ApiError;
@@ -105,6 +106,16 @@ pub(super) fn respond(answer: Answer) -> Response<Blocks> {
             }
             response
         }
+        Answer::Switch => {
+            let mut response = Blocks::of(Kind::One(None));
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            // Who talks takes his time.
+            response.body_mut().patient = true;
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+            response
+        }
     }
 }
 
@@ -128,7 +139,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Answers clients for whom there is no connection left; hyper is not involved.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Refusals(Rc<Cell<usize>>);
+pub(super) struct Refusals(Rc<std::cell::Cell<usize>>);
 
 impl Refusals {
     /// Lets the request come before the answer: HTTP clients do not expect one earlier, and closing a socket with
@@ -167,16 +178,16 @@ fn refusal(error: &ApiError) -> Vec<u8> {
 /// Serves one connection until it ends. Errors are the client's: it went away, was too slow or spoke no HTTP.
 pub(super) async fn serve_connection<S, F, Fut>(stream: S, limits: &Limits, counters: &Arc<Counters>, handle: F)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> Fut,
     Fut: Future<Output = Response<Blocks>>,
 {
     // Of the response that is being written.
-    let patient = Rc::new(Cell::new(false));
+    let patient = Arc::new(AtomicBool::new(false));
     let stream = Watched {
         inner: stream,
         limit: limits.write_timeout,
-        patient: Rc::clone(&patient),
+        patient: Arc::clone(&patient),
         waiting: None,
         counters: Arc::clone(counters),
     };
@@ -184,7 +195,7 @@ where
         let (response, patient) = (handle(request), &patient);
         async move {
             let response = response.await;
-            patient.set(response.body().patient);
+            patient.store(response.body().patient, Ordering::Relaxed);
             Ok::<_, Infallible>(response)
         }
     });
@@ -193,6 +204,7 @@ where
         .header_read_timeout(limits.request_timeout)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
 }
 
@@ -200,7 +212,7 @@ where
 struct Watched<S> {
     inner: S,
     limit: Duration,
-    patient: Rc<Cell<bool>>,
+    patient: Arc<AtomicBool>,
     waiting: Option<Pin<Box<Sleep>>>,
     counters: Arc<Counters>,
 }
@@ -208,7 +220,7 @@ struct Watched<S> {
 impl<S> Watched<S> {
     /// Starts the clock at the first write that does not go through, and stops it at the next that does.
     fn watch(&mut self, cx: &mut Context<'_>, pending: bool) -> Poll<io::Result<()>> {
-        if !pending || self.patient.get() {
+        if !pending || self.patient.load(Ordering::Relaxed) {
             self.waiting = None;
             return Poll::Pending;
         }

@@ -48,6 +48,7 @@ pub async fn ask<T: DeserializeOwned>(
             let last = last.ok_or_else(ending)?.await.map_err(|_| ending())?;
             read(&last, progress)?.ok_or_else(|| odd("it has no end"))
         }
+        Answer::Switch => Err(odd("it goes on in another way")),
     }
 }
 

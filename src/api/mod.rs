@@ -15,6 +15,7 @@ pub mod client;
 mod configuration;
 mod connections;
 mod error;
+pub mod frames;
 mod handle;
 mod health;
 mod hex;

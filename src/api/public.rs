@@ -92,7 +92,7 @@ impl Public {
     async fn ask(&self, request: Request) -> Result<Response<Blocks>, ApiError> {
         // Nobody closes it; a turn ends with the answer.
         let _turn = self.turns.acquire().await;
-        ask(&self.context, request, Peer::nobody(), None).await
+        ask(&self.context, request, Peer::nobody(), None, None).await
     }
 }
 

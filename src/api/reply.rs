@@ -1,14 +1,20 @@
 //! How the daemon answers a [`super::Call`]. Nothing here waits for the client, except where it says so.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 
 use super::audit::{AuditRecord, AuditSink, Outcome, Pending};
+use super::connections::{Place, Work};
+use super::frames::PROTOCOL;
 use super::types::{ActionResult, ApiError, ErrorCode, LogPosition, Progress};
 
 /// Progress lines that wait for a slow client; further ones are left out and counted in the next line.
@@ -54,6 +60,8 @@ pub(super) enum Answer {
         /// A client that takes nothing for long is not cut.
         patient: bool,
     },
+    /// The connection goes on in another way.
+    Switch,
 }
 
 pub(super) const JSON: &str = "application/json";
@@ -72,6 +80,47 @@ pub struct Reply {
     dropped: u64,
     counters: Arc<Counters>,
     audit: Option<Pending>,
+    /// The client wants to go on in another way.
+    upgrade: Option<Upgrade>,
+}
+
+/// A connection that may go on in another way, and what is held until it ends.
+pub(super) struct Upgrade {
+    pub connection: OnUpgrade,
+    pub place: Rc<Place>,
+}
+
+/// A conversation with a client, by [`super::frames`]. Dropping it ends the connection.
+pub struct Talk {
+    connection: OnUpgrade,
+    /// The connection counts as one, and is at work.
+    _place: (Work, Rc<Place>),
+    audit: Option<Pending>,
+}
+
+impl Talk {
+    /// Both directions.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub async fn begin(&mut self) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, hyper::Error> {
+        (&mut self.connection).await.map(TokioIo::new)
+    }
+
+    /// For the journal.
+    pub fn end(mut self, outcome: Outcome) {
+        if let Some(audit) = self.audit.take() {
+            audit.write(outcome);
+        }
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        if let Some(audit) = self.audit.take() {
+            audit.write(Outcome::Left);
+        }
+    }
 }
 
 impl fmt::Debug for Reply {
@@ -87,8 +136,29 @@ impl Reply {
         audit: Option<Pending>,
     ) -> (Reply, oneshot::Receiver<Answer>) {
         let (head, answer) = oneshot::channel();
-        let reply = Reply { head: Some(head), lines, patient: false, stream: None, dropped: 0, counters, audit };
+        let reply =
+            Reply { head: Some(head), lines, patient: false, stream: None, dropped: 0, counters, audit, upgrade: None };
         (reply, answer)
+    }
+
+    pub(super) fn may_upgrade(mut self, upgrade: Option<Upgrade>) -> Reply {
+        self.upgrade = upgrade;
+        self
+    }
+
+    /// From now on both talk by frames. `None`, and the client is told: it has not asked for that.
+    pub fn talk(mut self) -> Option<Talk> {
+        let Some(Upgrade { connection, place }) = self.upgrade.take() else {
+            let why = "This is spoken on a connection that is upgraded.";
+            let hint = format!("Send the headers Connection: Upgrade and Upgrade: {PROTOCOL}.");
+            self.error(ApiError::new(ErrorCode::BadRequest, why).hint(hint));
+            return None;
+        };
+        let audit = self.audit.take();
+        if let Some(head) = self.head.take() {
+            let _ = head.send(Answer::Switch);
+        }
+        Some(Talk { connection, _place: (place.work(), place), audit })
     }
 
     /// What is in the audit journal of the call, if it changes something.

@@ -101,7 +101,7 @@ pub enum Request {
     /// [`super::types::ExecResult`].
     Exec {
         services: Vec<Name>,
-        command: Vec<String>,
+        what: ExecRequest,
     },
     /// Goes on with another program. [`super::types::UpgradeResult`].
     Upgrade {
@@ -153,6 +153,39 @@ pub struct LogsRequest {
     pub from: Option<LogPosition>,
     /// The file of its own that stderr has, where it is apart.
     pub stderr: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExecRequest {
+    pub command: Vec<String>,
+    /// Whether it runs or not; `None`: what runs, or would.
+    pub release: Option<Box<str>>,
+    /// With what the client types; `None`: only its output is wanted.
+    pub session: Option<SessionWanted>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionWanted {
+    /// `None`: the client's own input and outputs are none.
+    pub terminal: Option<TerminalWanted>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalWanted {
+    pub columns: u16,
+    pub rows: u16,
+    /// As in `$TERM`; empty: not known.
+    #[serde(default)]
+    pub kind: Box<str>,
+}
+
+impl TerminalWanted {
+    /// Could the kind be one? It becomes a variable of a command that may be root's.
+    pub fn is_plausible(&self) -> bool {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-+._".contains(&byte);
+        self.kind.len() <= 64 && self.kind.bytes().all(fits)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -323,6 +356,7 @@ impl Request {
             | Request::PublicHealth { .. }
             | Request::Metrics => false,
             Request::App { ask, .. } => !ask.is_read(),
+            Request::Exec { what, .. } => what.session.is_none(),
             _ => true,
         }
     }
@@ -369,8 +403,11 @@ impl Request {
             }
             Request::Signal { signal, .. } => format!("signal={}", show_signal(*signal)).into(),
             Request::Undrain { .. } => "undrain".into(),
-            Request::Exec { command, .. } => {
-                let whole = format!("command={}", command.join(" "));
+            Request::Exec { what: ExecRequest { command, release, session }, .. } => {
+                let release = release.as_ref().map(|id| format!("release={id} ")).unwrap_or_default();
+                let terminal = session.as_ref().is_some_and(|s| s.terminal.is_some());
+                let terminal = if terminal { "terminal " } else { "" };
+                let whole = format!("{release}{terminal}command={}", command.join(" "));
                 whole.chars().take(MOST_DETAIL).collect::<String>().into()
             }
             Request::Update { dry_run: true } => "dry-run".into(),

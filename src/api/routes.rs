@@ -7,7 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::access::Scope;
 use super::apps::{ActivateOptions, AppRequest, ReleaseOptions, StageOptions, StepOptions};
-use super::request::{EventsRequest, LogsRequest, Name, Request, Standby, parse_since};
+use super::request::{
+    EventsRequest, ExecRequest, LogsRequest, Name, Request, SessionWanted, Standby, TerminalWanted, parse_since,
+};
 use super::types::{ApiError, ErrorCode, LogPosition};
 use crate::config::{check_name as check_service_name, parse_signal};
 
@@ -34,6 +36,7 @@ pub enum Endpoint {
     Version,
     Shutdown,
     Exec,
+    Session,
     Upgrade,
     App,
     AppHistory,
@@ -82,6 +85,7 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/v1/services/{names}/pid", Endpoint::Pid, "Process ids of the workers"),
     route("GET", "/v1/services/{name}/logs", Endpoint::Logs, "Captured output"),
     route("POST", "/v1/services/{name}/exec", Endpoint::Exec, "Run a command in a service's environment"),
+    route("POST", "/v1/services/{name}/session", Endpoint::Session, "The same, with its input or with a terminal"),
     route("GET", "/v1/apps/{name}", Endpoint::App, "Releases, lock and lease of an app"),
     route("GET", "/v1/apps/{name}/history", Endpoint::AppHistory, "What was deployed here"),
     route(
@@ -354,6 +358,20 @@ struct CanaryOptions {
     stay_seconds: u64,
 }
 
+fn exec(
+    command: Vec<String>,
+    release: Option<Box<str>>,
+    session: Option<SessionWanted>,
+) -> Result<ExecRequest, ApiError> {
+    if command.first().is_none_or(String::is_empty) || command.iter().any(|word| word.contains('\0')) {
+        return Err(bad("command is a list of a program and its arguments, without NUL bytes."));
+    }
+    if let Some(id) = &release {
+        check_release(id)?;
+    }
+    Ok(ExecRequest { command, release, session })
+}
+
 /// Longest stay of a canary that nobody decides about.
 const CANARY_MOST: u64 = 7 * 24 * 3600;
 
@@ -381,6 +399,15 @@ struct UpdateOptions {
 #[serde(deny_unknown_fields)]
 struct ExecOptions {
     command: Vec<String>,
+    release: Option<Box<str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SessionOptions {
+    command: Vec<String>,
+    release: Option<Box<str>>,
+    terminal: Option<TerminalWanted>,
 }
 
 #[derive(Deserialize)]
@@ -438,11 +465,15 @@ fn act(endpoint: Endpoint, services: Vec<Name>, body: &[u8]) -> Result<Request, 
             Request::Update { dry_run }
         }
         Endpoint::Exec => {
-            let ExecOptions { command } = options(body)?;
-            if command.first().is_none_or(String::is_empty) || command.iter().any(|word| word.contains('\0')) {
-                return Err(bad("command is a list of a program and its arguments, without NUL bytes."));
+            let ExecOptions { command, release } = options(body)?;
+            Request::Exec { services, what: exec(command, release, None)? }
+        }
+        Endpoint::Session => {
+            let SessionOptions { command, release, terminal } = options(body)?;
+            if terminal.as_ref().is_some_and(|t| !t.is_plausible()) {
+                return Err(bad("kind of terminal is a name as in $TERM: letters, digits and -+._ only."));
             }
-            Request::Exec { services, command }
+            Request::Exec { services, what: exec(command, release, Some(SessionWanted { terminal }))? }
         }
         Endpoint::Upgrade => {
             let UpgradeOptions { binary, force } = options(body)?;

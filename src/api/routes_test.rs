@@ -29,7 +29,7 @@ fn every_route_is_reached() {
         let body = match route.endpoint {
             Endpoint::Scale => r#"{"count": 2}"#,
             Endpoint::Signal => r#"{"signal": "HUP"}"#,
-            Endpoint::Exec => r#"{"command": ["true"]}"#,
+            Endpoint::Exec | Endpoint::Session => r#"{"command": ["true"]}"#,
             Endpoint::AppUnlock => "{}",
             // All that any of them needs, less what this one does not take.
             _ if route.path.starts_with("/v1/apps/") && route.method == "POST" => of_app(route.endpoint),
@@ -147,7 +147,13 @@ fn unknown_paths_and_methods() {
 fn a_command_to_run_has_a_program() {
     let request = ask("POST /v1/services/a/exec", r#"{"command": ["ls", "-l"]}"#).unwrap();
     assert_eq!(request.detail(), "command=ls -l".into());
-    assert_eq!(request, Request::Exec { services: vec!["a".into()], command: vec!["ls".into(), "-l".into()] });
+    assert_eq!(
+        request,
+        Request::Exec {
+            services: vec!["a".into()],
+            what: ExecRequest { command: vec!["ls".into(), "-l".into()], release: None, session: None },
+        }
+    );
     for body in ["", "{}", r#"{"command": []}"#, r#"{"command": [""]}"#, r#"{"command": ["a\u0000b"]}"#] {
         assert_eq!(ask("POST /v1/services/a/exec", body).unwrap_err().code, ErrorCode::BadRequest, "{body}");
     }

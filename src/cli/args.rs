@@ -331,6 +331,18 @@ pub struct EventsArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct ExecArgs {
+    /// In the directory and environment of this release, whether it runs or not
+    #[arg(long, value_name = "ID")]
+    pub release: Option<String>,
+
+    /// With a terminal of its own [default: where stdin and stdout are terminals]
+    #[arg(short, long)]
+    pub tty: bool,
+
+    /// Without one
+    #[arg(short = 'T', long, conflicts_with = "tty")]
+    pub no_tty: bool,
+
     #[arg(value_name = "NAME")]
     pub name: String,
 

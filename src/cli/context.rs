@@ -47,6 +47,14 @@ impl Context {
         }
     }
 
+    /// One of several hosts: its words come in lines, and it has no input.
+    pub fn is_among_others(&self) -> bool {
+        match &self.reach {
+            Reach::Here(_) => false,
+            Reach::There(_, lane) => !lane.is_alone(),
+        }
+    }
+
     pub fn client(&self) -> Result<Client, CliError> {
         Ok(Client::over(match &self.reach {
             Reach::Here(socket) => Arc::new(Unix::new(socket)),

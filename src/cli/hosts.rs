@@ -48,7 +48,10 @@ pub fn run(context: &Context, cli: &Cli) -> Result<Exit, CliError> {
     let _ = allow_many_files();
     let ways = Arc::new(Ways::new(Local::new(&cli.socket), Ssh::new(settings)));
     let interrupted: Arc<AtomicBool> = Arc::default();
-    close_when_interrupted(Arc::clone(&ways), Arc::clone(&interrupted));
+    // A command on one host gets the signals instead.
+    if !(matches!(cli.command, Command::Exec(_)) && hosts.len() == 1 && !context.json) {
+        close_when_interrupted(Arc::clone(&ways), Arc::clone(&interrupted));
+    }
     let verb = Verb {
         hosts: hosts.into(),
         command: cli.command.clone().into(),

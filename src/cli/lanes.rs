@@ -224,6 +224,11 @@ impl Lanes {
 }
 
 impl Lane {
+    /// Nobody else prints.
+    pub fn is_alone(&self) -> bool {
+        self.all.alone
+    }
+
     pub fn print(&self, bytes: &[u8]) -> Result<(), CliError> {
         let all = &*self.all;
         let mut state = all.state();

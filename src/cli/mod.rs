@@ -31,6 +31,7 @@ mod releases;
 pub mod render;
 mod render_releases;
 pub mod screen;
+mod session;
 mod setup;
 mod show;
 mod shutdown;

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, Once, PoisonError};
 
-use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use unicode_width::UnicodeWidthChar;
 
 /// Where nobody says.
@@ -42,8 +42,52 @@ pub fn fit(text: &str, width: usize) -> String {
 const TAKE: &str = "\x1b[?1049h\x1b[?25l\x1b[2J";
 const GIVE: &str = "\x1b[?25h\x1b[?1049l";
 
-/// What has to be put back; `Some(None)`: stdin is no terminal.
-static TAKEN: Mutex<Option<Option<Termios>>> = Mutex::new(None);
+/// What has to be put back.
+static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
+
+struct Taken {
+    /// `None`: stdin is no terminal.
+    settings: Option<Termios>,
+    screen: bool,
+}
+
+/// Every key as it is pressed, and nothing shown but what is written: another terminal is behind it. Given back when it is dropped,
+/// and before a panic is told.
+#[derive(Debug)]
+pub struct Raw(());
+
+impl Raw {
+    /// stdin must be a terminal.
+    pub fn take() -> Raw {
+        give_back_at_panic();
+        let settings = tcgetattr(io::stdin()).ok();
+        if let Some(settings) = &settings {
+            let mut raw = settings.clone();
+            cfmakeraw(&mut raw);
+            // Where it cannot be, keys come with the next line.
+            let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw);
+        }
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).replace(Taken { settings, screen: false });
+        Raw(())
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+fn give_back_at_panic() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            give_back();
+            before(info);
+        }));
+    });
+}
 
 /// The whole screen, and keys as they are pressed. Given back when it is dropped, and before a panic is told.
 #[derive(Debug)]
@@ -52,14 +96,7 @@ pub struct Whole(());
 impl Whole {
     /// stdout must be a terminal.
     pub fn take() -> Whole {
-        static HOOK: Once = Once::new();
-        HOOK.call_once(|| {
-            let before = std::panic::take_hook();
-            std::panic::set_hook(Box::new(move |info| {
-                give_back();
-                before(info);
-            }));
-        });
+        give_back_at_panic();
         let stdin = io::stdin();
         let settings = if stdin.is_terminal() { tcgetattr(&stdin).ok() } else { None };
         if let Some(settings) = &settings {
@@ -70,7 +107,7 @@ impl Whole {
             // Where it cannot be, keys come with the next line; all else is the same.
             let _ = tcsetattr(&stdin, SetArg::TCSADRAIN, &raw);
         }
-        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).replace(settings);
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).replace(Taken { settings, screen: true });
         write(TAKE);
         Whole(())
     }
@@ -97,11 +134,13 @@ impl Drop for Whole {
 
 /// Once, whoever comes first.
 fn give_back() {
-    let Some(settings) = TAKEN.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-    if let Some(settings) = settings {
+    let Some(taken) = TAKEN.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    if let Some(settings) = taken.settings {
         let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &settings);
     }
-    write(GIVE);
+    if taken.screen {
+        write(GIVE);
+    }
 }
 
 /// Who has closed the terminal sees nothing, and is told so by a signal.

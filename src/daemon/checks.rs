@@ -9,14 +9,16 @@ use crate::kinds::Argv;
 use crate::sys::process::ExitStatus;
 use crate::sys::spawn::{Prepared, Source, Wire, c_path, c_string, resolve_program};
 use crate::sys::worker::{Worker, WorkerEvent};
-use std::os::fd::OwnedFd;
+use crate::sys::{io_text, terminal};
+use nix::unistd::fchown;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Commands that run at once; further ones fail and are tried again by their probe.
 const MOST: usize = 64;
+/// For a command whose client has left: from SIGHUP to SIGKILL.
+const HANG_UP: Duration = Duration::from_secs(2);
 
 /// How a command ended, or why it did not run, or not to its end.
 pub type Ended = Result<ExitStatus, String>;
@@ -27,9 +29,44 @@ pub struct Check {
     pub slot: u32,
     pub argv: Argv,
     pub limit: Duration,
-    /// Of a client's command: where its output goes, and what is closed when nobody wants it any more.
-    pub output: Option<(Arc<OwnedFd>, oneshot::Receiver<()>)>,
+    /// Of a client's command.
+    pub client: Option<ForClient>,
     pub done: oneshot::Sender<Ended>,
+}
+
+/// What a command has because a client wants it.
+pub struct ForClient {
+    pub wires: Vec<Wire>,
+    /// 0 is a terminal, of this kind; empty: not known.
+    pub terminal: Option<Box<str>>,
+    /// For its process. Closed when nobody wants it any more.
+    pub signals: mpsc::Receiver<i32>,
+}
+
+impl ForClient {
+    /// Gives the command its descriptors, which its user may open again by their names. Gives back what tells of the client.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn equip(self, prepared: &mut Prepared) -> Result<mpsc::Receiver<i32>, String> {
+        if let Some(ids) = &prepared.ids {
+            for wire in &self.wires {
+                let Source::Fd(fd) = &wire.source else { continue };
+                let given = match self.terminal {
+                    Some(_) => terminal::give(fd, ids.uid).map_err(|e| io_text(&e)),
+                    None => fchown(fd, Some(ids.uid.into()), None).map_err(|e| e.desc().to_owned()),
+                };
+                given.map_err(|why| format!("its input and output cannot be made its user's: {why}"))?;
+            }
+        }
+        let has_kind = prepared.environment.iter().any(|v| v.as_bytes().starts_with(b"TERM="));
+        if let Some(kind) = self.terminal.as_deref().filter(|kind| !kind.is_empty() && !has_kind) {
+            prepared.environment.extend(c_string(format!("TERM={kind}")));
+        }
+        prepared.terminal = self.terminal.is_some();
+        prepared.descriptors = self.wires;
+        Ok(self.signals)
+    }
 }
 
 pub struct Running {
@@ -92,13 +129,12 @@ impl Host {
     }
 
     /// Its program was looked for.
-    pub fn handle_check_found(&mut self, check: Check, prepared: Prepared, program: Result<PathBuf, String>) {
+    pub fn handle_check_found(&mut self, mut check: Check, prepared: Prepared, program: Result<PathBuf, String>) {
         let there = self.generations.contains_key(&check.generation);
         let program = program.and_then(|p| if there { Ok(p) } else { Err("its generation is gone".to_owned()) });
-        match program.and_then(|program| self.spawn_check(&check, prepared, &program)) {
-            Ok(worker) => {
-                let unwanted = check.output.map(|(_, unwanted)| unwanted);
-                self.watch_check(check.argv.shown(), check.limit, unwanted, check.done, worker);
+        match program.and_then(|program| self.spawn_check(&mut check, prepared, &program)) {
+            Ok((worker, signals)) => {
+                self.watch_check(check.argv.shown(), check.limit, signals, check.done, worker);
             }
             Err(why) => {
                 let _ = check.done.send(Err(why));
@@ -121,23 +157,33 @@ impl Host {
         Ok(Wanted { prepared, path, directory })
     }
 
-    fn spawn_check(&self, check: &Check, mut prepared: Prepared, program: &Path) -> Result<Worker, String> {
+    fn spawn_check(
+        &self,
+        check: &mut Check,
+        mut prepared: Prepared,
+        program: &Path,
+    ) -> Result<(Worker, Option<mpsc::Receiver<i32>>), String> {
         prepared.program = c_path(program).ok_or("the program's path has a NUL byte")?;
         let argv = check.argv.words().iter().map(|a| c_string(a).ok_or("an argument has a NUL byte"));
         prepared.argv = argv.collect::<Result<_, _>>()?;
-        if let Some((output, _)) = &check.output {
-            let wire = |target| Wire { source: Source::Fd(Arc::clone(output)), target };
-            prepared.descriptors = vec![wire(1), wire(2)];
-        }
+        let signals = check.client.take().map(|client| client.equip(&mut prepared)).transpose()?;
         let name = group_name(self.last_check + 1);
-        Worker::start(&self.spawner, &prepared, &self.containment, &name).map_err(|e| e.to_string())
+        let started = Worker::start(&self.spawner, &prepared, &self.containment, &name);
+        Ok((started.map_err(|e| e.to_string())?, signals))
     }
 
     /// Runs what is prepared. That it could not be started is told as any other end.
-    pub fn run_check(&mut self, prepared: &Prepared, what: String, limit: Duration, done: oneshot::Sender<Ended>) {
+    pub fn run_check(
+        &mut self,
+        prepared: &Prepared,
+        what: String,
+        limit: Duration,
+        signals: Option<mpsc::Receiver<i32>>,
+        done: oneshot::Sender<Ended>,
+    ) {
         let name = group_name(self.last_check + 1);
         match Worker::start(&self.spawner, prepared, &self.containment, &name) {
-            Ok(worker) => self.watch_check(what, limit, None, done, worker),
+            Ok(worker) => self.watch_check(what, limit, signals, done, worker),
             Err(e) => _ = done.send(Err(e.to_string())),
         }
     }
@@ -146,7 +192,7 @@ impl Host {
         &mut self,
         what: String,
         limit: Duration,
-        unwanted: Option<oneshot::Receiver<()>>,
+        signals: Option<mpsc::Receiver<i32>>,
         done: oneshot::Sender<Ended>,
         mut worker: Worker,
     ) {
@@ -161,15 +207,22 @@ impl Host {
         }
         let messages = self.messages.clone();
         let late = tokio::task::spawn_local(async move {
-            match unwanted {
-                // An end without a word is the end as well.
-                Some(unwanted) => _ = tokio::time::timeout(limit, unwanted).await,
+            match signals {
+                Some(signals) => _ = tokio::time::timeout(limit, pass_on(signals, number, &messages)).await,
                 None => tokio::time::sleep(limit).await,
             }
             let _ = messages.send(Message::CheckLate(number)).await;
         });
         let running = Running { worker, what, limit, done: Some(done), _late: super::unit::Task(late) };
         self.checks.insert(number, running);
+    }
+
+    /// By its client.
+    pub fn signal_check(&mut self, number: u64, signal: i32) {
+        let Some(running) = self.checks.get_mut(&number) else { return };
+        if let Err(e) = running.worker.signal(signal) {
+            tracing::warn!("{}: cannot send it signal {signal}: {}", running.what, e.desc());
+        }
     }
 
     /// svd ends: so do its commands.
@@ -216,4 +269,13 @@ impl Host {
             }
         }
     }
+}
+
+/// Until nobody wants the command any more, and it has had its time to end by itself.
+async fn pass_on(mut signals: mpsc::Receiver<i32>, number: u64, messages: &mpsc::Sender<Message>) {
+    while let Some(signal) = signals.recv().await {
+        let _ = messages.send(Message::SignalCheck { number, signal }).await;
+    }
+    let _ = messages.send(Message::SignalCheck { number, signal: nix::libc::SIGHUP }).await;
+    tokio::time::sleep(HANG_UP).await;
 }

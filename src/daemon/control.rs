@@ -77,8 +77,8 @@ impl Host {
             Request::Events(request) => self.follow_events(request, reply),
             Request::Update { dry_run } => self.update(dry_run, reply),
             Request::Upgrade { binary, force } => self.upgrade(binary, force, reply),
-            Request::Exec { services, command } => match &*services {
-                [name] => self.exec(name, command, reply),
+            Request::Exec { services, what } => match &*services {
+                [name] => self.exec(name, what, reply),
                 _ => reply.error(ApiError::new(ErrorCode::BadRequest, "exec takes one service.")),
             },
             Request::App { name, ask } => self.app(&name, ask, peer, reply),

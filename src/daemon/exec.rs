@@ -1,17 +1,26 @@
-//! `svctl exec`: a command as the service's user, in the environment of the generation that serves.
+//! `svctl exec`: a command as the service's user, with what a worker of it has: of the generation that serves, or of a release,
+//! whether that runs or not.
 
-use super::checks::{Check, Ended};
-use super::host::Host;
+use super::checks::{Check, Ended, ForClient};
+use super::host::{Host, Message};
+use super::launch;
+use super::pool::Lane;
+use super::releases::of_release;
+use super::session::Session;
 use crate::api::Reply;
-use crate::api::request::Name;
+use crate::api::reply::Talk;
+use crate::api::request::{ExecRequest, Name};
 use crate::api::types::{ApiError, ErrorCode, ExecResult, Progress};
+use crate::core::GenerationId;
+use crate::kinds::Argv;
+use crate::sys::io_text;
 use crate::sys::process::ExitStatus;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Commands of clients that run at once.
 const MOST: usize = 16;
@@ -19,45 +28,138 @@ const MOST: usize = 16;
 const BLOCK: usize = 16 * 1024;
 /// What takes longer is a service.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Signals of a client on their way.
+const SIGNALS: usize = 8;
 
-/// A command's output, and what tells svd that nobody wants it any more.
-struct Command {
-    service: Name,
-    output: Receiver,
-    ended: oneshot::Receiver<Ended>,
-    _wanted: oneshot::Sender<()>,
+/// What a command's answer is made of, and what tells svd that nobody wants it any more.
+pub struct Begun {
+    pub ended: oneshot::Receiver<Ended>,
+    pub signals: mpsc::Sender<i32>,
     _counted: Arc<()>,
 }
 
+/// A command whose output alone is wanted.
+struct Command {
+    service: Name,
+    output: Receiver,
+    begun: Begun,
+}
+
 impl Host {
-    /// Answers with the output as it comes, then with how the command has ended. It is killed when its client leaves.
-    pub fn exec(&mut self, name: &Name, argv: Vec<String>, reply: Reply) {
-        let running = self.machine.named(name).and_then(|s| s.committed().or_else(|| s.candidate()));
-        let Some(generation) = running.map(|g| g.id).filter(|id| self.generations.contains_key(id)) else {
-            let why = format!("{name} is not running: a command gets the environment of what runs.");
-            return reply
-                .error(ApiError::new(ErrorCode::NotRunning, why).hint(format!("`svctl start {name}` starts it.")));
-        };
+    /// Answers with the output as it comes, then with how the command has ended; or goes over to frames. The command is ended when
+    /// its client leaves.
+    pub fn exec(&mut self, name: &Name, what: ExecRequest, reply: Reply) {
         // One is the host's own.
         if Arc::strong_count(&self.executing) > MOST {
             let why = format!("{MOST} commands of clients run already.");
             return reply.error(ApiError::new(ErrorCode::Unavailable, why));
         }
-        let (output, theirs) = match pipe() {
-            Ok(pipe) => pipe,
-            Err(e) => {
-                let why = format!("no pipe for its output can be had: {}.", crate::sys::io_text(&e));
-                return reply.error(ApiError::new(ErrorCode::Failed, why));
-            }
+        if self.machine.named(name).is_none() {
+            return reply.error(super::control::unknown(name));
+        }
+        let no_pipe = |e: std::io::Error| {
+            let why = format!("no terminal or pipe for it can be had: {}.", io_text(&e));
+            ApiError::new(ErrorCode::Failed, why)
         };
-        let (done, ended) = oneshot::channel();
-        let (wanted, unwanted) = oneshot::channel();
-        let output_of = Some((Arc::new(theirs), unwanted));
-        self.start_check(Check { generation, slot: 0, argv: argv.into(), limit: LONGEST, output: output_of, done });
-        let command =
-            Command { service: name.clone(), output, ended, _wanted: wanted, _counted: Arc::clone(&self.executing) };
-        tokio::task::spawn_local(command.answer(reply));
+        let Some(session) = &what.session else {
+            let (output, theirs) = match pipe() {
+                Ok(pipe) => pipe,
+                Err(e) => return reply.error(no_pipe(e)),
+            };
+            let begun = self.begin_command(name, &what, launch::outputs(theirs), None);
+            let command = Command { service: name.clone(), output, begun };
+            return drop(tokio::task::spawn_local(command.answer(reply)));
+        };
+        let kind = session.terminal.as_ref().map(|t| t.kind.clone());
+        let (session, wires) = match Session::new(session.terminal.as_ref()) {
+            Ok(made) => made,
+            Err(e) => return reply.error(no_pipe(e)),
+        };
+        let Some(talk): Option<Talk> = reply.talk() else { return };
+        let begun = self.begin_command(name, &what, wires, kind);
+        tokio::task::spawn_local(session.run(begun, talk));
     }
+
+    /// Starts it in the generation that serves, or in what a new one would have.
+    fn begin_command(
+        &mut self,
+        name: &Name,
+        what: &ExecRequest,
+        wires: Vec<crate::sys::spawn::Wire>,
+        terminal: Option<Box<str>>,
+    ) -> Begun {
+        let (done, ended) = oneshot::channel();
+        let (signals, theirs) = mpsc::channel(SIGNALS);
+        let client = ForClient { wires, terminal, signals: theirs };
+        let argv: Argv = what.command.clone().into();
+        match self.serving(name).filter(|_| what.release.is_none()) {
+            Some(generation) => {
+                let check = Check { generation, slot: 0, argv, limit: LONGEST, client: Some(client), done };
+                self.start_check(check);
+            }
+            None => self.command_of_release(name, what.release.clone(), argv, client, done),
+        }
+        Begun { ended, signals, _counted: Arc::clone(&self.executing) }
+    }
+
+    fn serving(&self, name: &Name) -> Option<GenerationId> {
+        let running = self.machine.named(name).and_then(|s| s.committed().or_else(|| s.candidate()));
+        running.map(|g| g.id).filter(|id| self.generations.contains_key(id))
+    }
+
+    /// In a release's directory, with the configuration that it has served with; `None`: the one that would be started now.
+    fn command_of_release(
+        &self,
+        name: &Name,
+        release: Option<Box<str>>,
+        argv: Argv,
+        client: ForClient,
+        done: oneshot::Sender<Ended>,
+    ) {
+        let found = self.machine.named(name).and_then(|s| Some((s.id, Arc::clone(&self.units.get(&s.id)?.spec))));
+        let Some((service, spec)) = found else { return drop(done.send(Err(format!("there is no service {name}")))) };
+        let kept = release.as_deref().map(|id| of_release(&self.releases, &spec, id));
+        let (users, around) = (Arc::clone(&self.users), self.around.clone());
+        let (pool, messages) = (self.pool.clone(), self.messages.clone());
+        tokio::task::spawn_local(async move {
+            let prepared = async {
+                let spec = match kept {
+                    Some(kept) => kept.await?,
+                    None => spec,
+                };
+                let words = argv.words().to_vec();
+                let prepare = move || {
+                    let plan = launch::plan(&spec, release.as_deref(), &users)?;
+                    launch::prepare_command(&plan, &around, &words, Vec::new())
+                };
+                let mut prepared = pool.run(Lane::Files(service), prepare).await?;
+                let signals = client.equip(&mut prepared)?;
+                Ok((prepared, signals))
+            };
+            let (prepared, signals) = match prepared.await {
+                Ok(prepared) => prepared,
+                Err(why) => return drop(done.send(Err(why))),
+            };
+            let (prepared, signals) = (Box::new(prepared), Some(signals));
+            let _ =
+                messages.send(Message::Command { prepared, what: argv.shown(), limit: LONGEST, signals, done }).await;
+        });
+    }
+}
+
+/// How it ended, for its client.
+pub fn result_of(ended: Ended) -> Result<ExecResult, ApiError> {
+    match ended {
+        Ok(ExitStatus::Code(code)) => Ok(ExecResult { exit_code: Some(code), signal: None }),
+        Ok(ExitStatus::Signal { signal, .. }) => Ok(ExecResult { exit_code: None, signal: Some(signal) }),
+        Ok(ExitStatus::Unknown) => Ok(ExecResult { exit_code: None, signal: None }),
+        Err(why) => Err(ApiError::new(ErrorCode::Failed, format!("{why}."))),
+    }
+}
+
+/// Where svd does not know either.
+pub fn about_to_end<E>(_: E) -> Ended {
+    Err("svd is about to end".to_owned())
 }
 
 impl Command {
@@ -86,15 +188,10 @@ impl Command {
             reply.output(&Progress::of_output(Some(&self.service), &block[..kept])).await;
         }
         let ended = tokio::select! {
-            ended = &mut self.ended => ended.unwrap_or_else(|_| Err("svd is about to end".to_owned())),
+            ended = &mut self.begun.ended => ended.unwrap_or_else(about_to_end),
             () = reply.closed() => return reply.left(),
         };
-        match ended {
-            Ok(ExitStatus::Code(code)) => reply.ok(&ExecResult { exit_code: Some(code), signal: None }),
-            Ok(ExitStatus::Signal { signal, .. }) => reply.ok(&ExecResult { exit_code: None, signal: Some(signal) }),
-            Ok(ExitStatus::Unknown) => reply.ok(&ExecResult { exit_code: None, signal: None }),
-            Err(why) => reply.error(ApiError::new(ErrorCode::Failed, format!("{why}."))),
-        }
+        reply.finish(result_of(ended));
     }
 }
 

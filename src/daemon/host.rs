@@ -92,11 +92,16 @@ pub enum Message {
     },
     /// The limit of a check has passed.
     CheckLate(u64),
-    /// A command of a deploy, whose program was found.
+    SignalCheck {
+        number: u64,
+        signal: i32,
+    },
+    /// A command of a deploy, or of a client (with signals for it), whose program was found.
     Command {
         prepared: Box<crate::sys::spawn::Prepared>,
         what: String,
         limit: Duration,
+        signals: Option<mpsc::Receiver<i32>>,
         done: tokio::sync::oneshot::Sender<super::checks::Ended>,
     },
     /// The lease of an app's release may have run out.
@@ -513,7 +518,10 @@ impl Host {
             Message::UpgradeFound { found, reply } => self.handle_upgrade_found(found, *reply),
             Message::UpgradeTried { tried, reply } => self.handle_upgrade_tried(tried, *reply),
             Message::CheckLate(number) => self.end_late_check(number),
-            Message::Command { prepared, what, limit, done } => self.run_check(&prepared, what, limit, done),
+            Message::SignalCheck { number, signal } => self.signal_check(number, signal),
+            Message::Command { prepared, what, limit, signals, done } => {
+                self.run_check(&prepared, what, limit, signals, done);
+            }
             Message::Lease { app, matter } => self.handle_lease(&app, matter),
             // Whoever asked may have been dropped meanwhile; what was given stays.
             Message::Given { specs, services, done } => _ = done.send(self.handle_given(&specs, &services)),

@@ -232,7 +232,7 @@ pub fn prepare_command(
     plan: &Plan,
     around: &Surroundings,
     argv: &[String],
-    output: Arc<std::os::fd::OwnedFd>,
+    wires: Vec<Wire>,
 ) -> Result<Prepared, String> {
     let context = without_worker(plan, around);
     let directory = directory(&context)?;
@@ -243,9 +243,14 @@ pub fn prepare_command(
     let name = argv.first().ok_or("the command is empty")?;
     let program = resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?;
     let mut prepared = of_service(plan, around, &program, argv, &variables, &directory)?;
-    let wire = |target| Wire { source: Source::Fd(Arc::clone(&output)), target };
-    prepared.descriptors = vec![wire(1), wire(2)];
+    prepared.descriptors = wires;
     Ok(prepared)
+}
+
+/// Both of a command's.
+pub fn outputs(output: std::os::fd::OwnedFd) -> Vec<Wire> {
+    let output = Arc::new(output);
+    [1, 2].map(|target| Wire { source: Source::Fd(Arc::clone(&output)), target }).into()
 }
 
 /// What all that runs for a service has.

@@ -120,7 +120,7 @@ pub async fn run(target: &Target, messages: &mpsc::Sender<Message>) -> Result<()
         }
         Asked::Command { argv, generation, slot } => {
             let (done, result) = oneshot::channel();
-            let check = Check { generation: *generation, slot: *slot, argv: argv.clone(), limit, output: None, done };
+            let check = Check { generation: *generation, slot: *slot, argv: argv.clone(), limit, client: None, done };
             if messages.send(Message::Check(check)).await.is_err() {
                 return Err("svd is about to end".to_owned());
             }

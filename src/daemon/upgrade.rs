@@ -131,7 +131,7 @@ impl Host {
         prepared.environment = vec![c"PATH=/usr/bin:/bin".into()];
         prepared.limits = vec![self.around.open_files];
         let what = argv.join(" ");
-        self.run_check(&prepared, what.clone(), TRIAL, done);
+        self.run_check(&prepared, what.clone(), TRIAL, None, done);
         Ok(what)
     }
 

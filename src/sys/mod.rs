@@ -10,6 +10,7 @@
 //! | [`poll`] | epoll with tokens, signals as a descriptor |
 //! | [`socket`] | listening sockets, the notify socket, peer credentials, eventfd, shared words |
 //! | [`fifo`] | the named pipes of the logs |
+//! | [`terminal`] | terminals for commands |
 //! | [`kernel`] | what this kernel can do |
 //! | [`user`] | users and groups |
 //! | [`alone`] | what only a process with one thread may do: fork and go on, close what others opened |
@@ -34,6 +35,7 @@ pub mod process;
 pub mod socket;
 pub mod spawn;
 pub mod stub;
+pub mod terminal;
 pub mod tree;
 pub mod trust;
 pub mod user;

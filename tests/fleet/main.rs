@@ -16,6 +16,7 @@ mod many;
 mod prometheus;
 mod reach;
 mod scale;
+mod session;
 mod setup;
 mod site;
 mod verbs;

@@ -57,6 +57,26 @@ impl Pty {
         }
     }
 
+    /// As a window manager does it, and the kernel where the program has it as its session's.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        use std::os::fd::AsRawFd;
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: the kernel reads the structure.
+        let result = unsafe { nix::libc::ioctl(self.master.as_raw_fd(), nix::libc::TIOCSWINSZ, &raw const size) };
+        assert_eq!(result, 0, "resizing");
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), nix::sys::signal::Signal::SIGWINCH);
+    }
+
+    /// Bytes that were put into its input, and nobody has read.
+    pub fn unread(&self) -> i32 {
+        use std::os::fd::AsRawFd;
+        let mut count = 0;
+        // SAFETY: the kernel writes one int.
+        let result = unsafe { nix::libc::ioctl(self.slave.as_raw_fd(), nix::libc::FIONREAD, &raw mut count) };
+        assert_eq!(result, 0, "asking for unread bytes");
+        count
+    }
+
     pub fn type_in(&mut self, bytes: &[u8]) {
         self.master.write_all(bytes).expect("typing");
     }

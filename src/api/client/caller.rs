@@ -7,16 +7,17 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Request, Response};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::super::frames::PROTOCOL;
 use super::super::http::POSITION;
 use super::super::types::{ApiError, ErrorCode, LogPosition, Progress};
-use super::{ClientError, Dial};
+use super::{ClientError, Dial, Io};
 
 /// Longest line of a streamed answer; svd's are far below.
 const MAX_LINE: usize = 64 * 1024 * 1024;
@@ -184,13 +185,36 @@ impl Caller {
         if response.status().is_success() || is_lines {
             return Ok(response);
         }
+        Err(self.refusal(response).await)
+    }
+
+    /// svd's own word for why it does not.
+    async fn refusal(&self, response: Response<Incoming>) -> ClientError {
         let status = response.status();
-        let body = response.into_body().collect().await;
-        let body = body.map_err(|_| ClientError::Lost)?.to_bytes();
-        match serde_json::from_slice(&body) {
-            Ok(Line { error: Some(error), .. }) => Err(error.into()),
-            _ => Err(self.nonsense(format!("status {status} without a reason"))),
+        let Ok(body) = response.into_body().collect().await else { return ClientError::Lost };
+        match serde_json::from_slice(&body.to_bytes()) {
+            Ok(Line { error: Some(error), .. }) => error.into(),
+            _ => self.nonsense(format!("status {status} without a reason")),
         }
+    }
+
+    /// A connection of its own on which both sides talk from now on, by [`super::super::frames`].
+    ///
+    /// # Errors
+    /// As [`Caller::get`].
+    pub async fn talk(&self, path: &str, body: &serde_json::Value) -> Result<impl Io + use<>, ClientError> {
+        let request = Request::builder().method("POST").uri(path).header(HOST, "svd");
+        let request = request.header(CONTENT_TYPE, "application/json").header(CONNECTION, "upgrade");
+        let request = request.header(UPGRADE, PROTOCOL).body(Full::new(Bytes::from(body.to_string())));
+        let request = request.map_err(|e| ClientError::Api(ApiError::new(ErrorCode::BadRequest, e.to_string())))?;
+        let stream = self.dial.dial().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|_| ClientError::Lost)?;
+        tokio::spawn(connection.with_upgrades());
+        let response = sender.send_request(request).await.map_err(|_| ClientError::Lost)?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.refusal(response).await);
+        }
+        hyper::upgrade::on(response).await.map(TokioIo::new).map_err(|_| ClientError::Lost)
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {

@@ -135,6 +135,19 @@ impl Client {
         self.run(self.caller.each_block(path, begin, each))
     }
 
+    /// As [`Caller::talk`]; then what both say, to its end.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn talk<T>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        talk: impl AsyncFnOnce(Box<dyn Io>) -> T,
+    ) -> Result<T, ClientError> {
+        self.run(async { Ok(talk(Box::new(self.caller.talk(path, body).await?)).await) })
+    }
+
     fn run<T>(&self, future: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
         self.runtime.block_on(future)
     }

@@ -109,12 +109,14 @@ impl Task {
         let no_pipe = |e: std::io::Error| format!("no pipe for its output can be had: {}", crate::sys::io_text(&e));
         let (output, theirs) = crate::daemon::exec::pipe().map_err(no_pipe)?;
         let (plan, around, words) = (Arc::clone(&place.plan), self.around.clone(), argv.words().to_vec());
-        let prepared = on_disk(move || launch::prepare_command(&plan, &around, &words, Arc::new(theirs))).await?;
+        let prepared =
+            on_disk(move || launch::prepare_command(&plan, &around, &words, launch::outputs(theirs))).await?;
         let (done, ended) = oneshot::channel();
         let message = Message::Command {
             prepared: Box::new(prepared),
             what: argv.shown(),
             limit: limit.unwrap_or(LONGEST).min(LONGEST),
+            signals: None,
             done,
         };
         self.messages.send(message).await.map_err(|_| "svd is about to end".to_owned())?;

@@ -280,6 +280,25 @@ impl Task {
     }
 }
 
+/// With which configuration a release of the service has served last; that which is in force where none is kept.
+pub fn of_release(
+    releases: &Releases,
+    spec: &Arc<Service>,
+    release: &str,
+) -> impl Future<Output = Result<Arc<Service>, String>> + use<> {
+    let root = spec.root.clone();
+    let book = releases.books.borrow().values().find(|book| Some(&book.root) == root.as_ref()).cloned();
+    let name = ReleaseId::new(release).ok().and_then(|id| {
+        let app = book.as_ref()?.app();
+        app.releases.get(&id).and_then(|release| release.configuration.clone())
+    });
+    let spec = Arc::clone(spec);
+    async move {
+        let (Some(book), Some(name)) = (book, name) else { return Ok(spec) };
+        Ok(book.kept(&name).await?.remove(&*spec.name).unwrap_or(spec))
+    }
+}
+
 impl Releases {
     /// Puts what is in force in the place of what was taken back and is still in the files. A sentence for each service.
     pub fn hold_back(&self, config: &mut Config) -> Vec<Box<str>> {

@@ -23,7 +23,7 @@ mod stage;
 mod step;
 mod switch;
 
-pub use configuration::Specs;
+pub use configuration::{Specs, of_release};
 pub use switch::Matter;
 
 use super::host::{Host, Message};

@@ -173,6 +173,7 @@ pub(in crate::sys) struct Plan<'a> {
     pub(super) limits: &'a [Limit],
     pub(super) oom_score_adj: Option<i32>,
     pub(super) session: bool,
+    pub(super) terminal: bool,
     /// A bit for each signal (the lowest is 1) that svd ignores, and the child must not.
     pub(in crate::sys) ignored_signals: u64,
     /// The directory of the cgroup that the child must join itself.
@@ -223,6 +224,12 @@ pub(in crate::sys) fn run(plan: &mut Plan<'_>) -> ! {
         plan.must(Step::Session, result);
     }
     place_descriptors(plan);
+    if plan.terminal {
+        // Nobody's yet: none is taken from another session, which would need root.
+        // SAFETY: numbers only.
+        let result = unsafe { call!(libc::SYS_ioctl, 0, libc::TIOCSCTTY, 0) };
+        plan.must(Step::Terminal, result);
+    }
     set_priorities_and_limits(plan);
     take_ids(plan);
     // As the child's user: root may not see into its directories (NFS), nor should it in its place.

@@ -15,6 +15,7 @@ pub enum Step {
     Cgroup = 1,
     Session,
     Descriptor,
+    Terminal,
     Nice,
     Io,
     Cpus,
@@ -35,8 +36,8 @@ impl Step {
     pub(super) fn from_number(number: u8) -> Option<Step> {
         use Step::*;
         [
-            Cgroup, Session, Descriptor, Nice, Io, Cpus, OomScore, Limit, Groups, Gid, Uid, Directory, Exec, Stub,
-            StubFork,
+            Cgroup, Session, Descriptor, Terminal, Nice, Io, Cpus, OomScore, Limit, Groups, Gid, Uid, Directory, Exec,
+            Stub, StubFork,
         ]
         .into_iter()
         .find(|step| *step as u8 == number)
@@ -73,6 +74,7 @@ impl ExecFailure {
                 Some(path) => format!("cannot open {path} as descriptor {}", self.detail),
                 None => format!("cannot put descriptor {} in place", self.detail),
             },
+            Step::Terminal => "cannot make its terminal the controlling one".into(),
             Step::Nice => match prepared.and_then(|p| p.nice) {
                 Some(nice) => format!("cannot set the nice value {nice} ([limits] nice)"),
                 None => "cannot set the nice value".into(),

@@ -152,6 +152,8 @@ pub struct Prepared {
     pub watchdog_pid: bool,
     /// A session of its own (`setsid(2)`), without a terminal.
     pub session: bool,
+    /// Descriptor 0 is a terminal, which becomes that of the new session.
+    pub terminal: bool,
 }
 
 impl Prepared {
@@ -173,6 +175,7 @@ impl Prepared {
             listen_pid: false,
             watchdog_pid: false,
             session: true,
+            terminal: false,
         }
     }
 

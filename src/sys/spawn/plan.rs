@@ -56,6 +56,7 @@ pub(super) fn lay_out<'a>(prepared: &Prepared, slot: &'a Slot, arena: &'a Arena)
         limits: arena.copy(&prepared.limits)?,
         oom_score_adj: prepared.oom_score_adj,
         session: prepared.session,
+        terminal: prepared.terminal,
         ignored_signals: 0,
         join_cgroup: None,
         share_files: false,
