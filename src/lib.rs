@@ -9,6 +9,7 @@
 //! | [`config`] | text → a valid specification; one file per section of the file format; errors with spans, all at once | nothing of ours |
 //! | [`core`] | PURE decisions: `handle(now, event) → actions`. No clock, file, process, randomness or hash order | `config`'s types |
 //! | [`kinds`] | gunicorn, jvm, command: from a specification to what is spawned, gated, counted, stopped | `config`, `sys` types |
+//! | [`isolation`] | PURE: profiles and keys of `[isolation]` → what a process sees and may do | `config`, `sys` types |
 //! | [`sys`] | everything unsafe: processes, pidfds, cgroups, sockets, pipes; knows nothing of services | nothing of ours |
 //! | [`release`] | a host's releases: import, sealing, virtual environments, which one is in force | `config`, `sys` |
 //! | [`daemon`] | the event loop that executes the core's actions; logs, probes, notify, state | all of the above, `api` |
@@ -30,12 +31,14 @@ pub mod daemon;
 pub mod fleet;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+pub mod isolation;
 pub mod kinds;
 pub mod release;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod sys;
 
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 /// The two names of the one program.
@@ -50,6 +53,9 @@ pub fn main(default: Program) -> ExitCode {
     let mut args = std::env::args_os();
     let called = args.next().unwrap_or_default();
     let name = std::path::Path::new(&called).file_name().map(|n| n.to_os_string());
+    if name.as_deref() == Some(std::ffi::OsStr::from_bytes(sys::sandbox::entrance::NAME.to_bytes())) {
+        return sys::sandbox::entrance::main();
+    }
     let program = match name.as_deref().and_then(|n| n.to_str()) {
         Some("svd") => Program::Svd,
         Some("svctl") => Program::Svctl,

@@ -115,10 +115,11 @@ fn unsafe_code_is_in_sys_alone() {
 #[test]
 fn folders_use_what_they_may() {
     let forbidden: &[(&str, &[&str])] = &[
-        ("src/sys/", &["api", "cli", "config", "core", "daemon", "fleet", "kinds", "sim"]),
-        ("src/config/", &["api", "cli", "core", "daemon", "fleet", "kinds", "sim", "sys"]),
+        ("src/sys/", &["api", "cli", "config", "core", "daemon", "fleet", "isolation", "kinds", "sim"]),
+        ("src/config/", &["api", "cli", "core", "daemon", "fleet", "isolation", "kinds", "sim", "sys"]),
         ("src/core/", &["api", "cli", "daemon", "fleet", "kinds", "sys"]),
         ("src/api/", &["cli", "core", "daemon", "fleet", "kinds", "sim", "sys"]),
+        ("src/isolation/", &["api", "cli", "core", "daemon", "fleet", "kinds", "release", "sim"]),
         ("src/kinds/", &["api", "cli", "core", "daemon", "fleet", "sim"]),
         ("src/release/", &["api", "cli", "core", "daemon", "fleet", "kinds", "sim"]),
         ("src/fleet/", &["cli", "core", "daemon", "kinds", "sim"]),

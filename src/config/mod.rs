@@ -4,6 +4,7 @@
 //! complete and checked; what differs between two of them, and what that asks of a running service, says [`difference`].
 //! The format is described in `docs/configuration.md`, which a test keeps in step with the decoder.
 
+pub mod capability;
 mod counts;
 mod daemon;
 mod deploy;
@@ -11,6 +12,7 @@ mod diagnostic;
 pub mod diff;
 pub mod glob;
 mod health;
+mod isolation;
 mod kind;
 mod limits;
 mod load;
@@ -30,6 +32,7 @@ pub(crate) mod source;
 pub mod spec;
 mod stop;
 pub(crate) mod suggest;
+pub mod syscalls;
 pub mod template;
 pub(crate) mod units;
 

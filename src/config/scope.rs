@@ -41,7 +41,12 @@ impl<'a> Scope<'a> {
 
     /// Text in which placeholders work, each of them known to have a value.
     pub fn template(&self, item: &Item<'_>) -> Result<Template, Problem> {
-        let template = Template::new(item.text()?);
+        self.template_of(item, item.text()?)
+    }
+
+    /// As [`Scope::template`], of a part of the item's text.
+    pub fn template_of(&self, item: &Item<'_>, text: &str) -> Result<Template, Problem> {
+        let template = Template::new(text);
         for (name, near) in template.nearly() {
             let near = if name.contains('.') { format!("{{{near}.…}}") } else { format!("{{{near}}}") };
             let message = format!("{{{name}}} is no placeholder and stays as it is");

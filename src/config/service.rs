@@ -5,7 +5,7 @@ use super::scope::Scope;
 use super::section::{self, Item, Schema, Section};
 use super::source::{At, File, Problem, Span};
 use super::spec::{Service, Template};
-use super::{counts, deploy, health, limits, logs, ready, reload, restart, sockets, stop, units};
+use super::{counts, deploy, health, isolation, limits, logs, ready, reload, restart, sockets, stop, units};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -18,6 +18,7 @@ pub(super) static SCHEMA: Schema = Schema {
         "user",
         "group",
         "groups",
+        "chroot",
         "directory",
         "umask",
         "autostart",
@@ -47,6 +48,7 @@ pub(super) static SCHEMA: Schema = Schema {
         "limits",
         "logs",
         "counts",
+        "isolation",
         "deploy",
     ],
 };
@@ -80,6 +82,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         user: top.get("user", account),
         group: top.get("group", account),
         groups: groups(&top),
+        chroot: top.get("chroot", |item| scope.path(item)),
         directory: top.get("directory", |item| scope.directory(item)),
         umask: top.get("umask", units::octal),
         after,
@@ -96,6 +99,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         limits: Arc::new(limits::decode(&top, &scope)),
         logs: logs::decode(&top),
         counts: counts::decode(&top, &scope),
+        isolation: isolation::decode(&top, &scope).map(Box::new),
         deploy: deploy::decode(&top, &scope).map(Box::new),
         sockets: listening,
         root: scope.root,

@@ -7,6 +7,7 @@ mod limits;
 
 pub use limits::{CpuList, Io, Limits, Resource, Rlimit};
 
+use super::capability::Capability;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -85,6 +86,9 @@ pub struct Service {
     pub groups: Vec<Box<str>>,
     /// Default `{release}` where there is a root, else `/`.
     pub directory: Option<Template>,
+    /// What the service sees as `/`.
+    #[serde(default)]
+    pub chroot: Option<PathBuf>,
     pub umask: Option<u32>,
     pub after: Vec<Box<str>>,
     pub requires: Vec<Box<str>>,
@@ -107,6 +111,9 @@ pub struct Service {
     pub limits: Arc<Limits>,
     pub logs: Logs,
     pub counts: Counts,
+    /// Where the file has the section; nothing is isolated else.
+    #[serde(default)]
+    pub isolation: Option<Box<Isolation>>,
     /// Where the file has the section. [`Deploy::standard`] holds else.
     #[serde(default)]
     pub deploy: Option<Box<Deploy>>,
@@ -306,6 +313,65 @@ pub struct Logs {
 pub struct Counts {
     /// svd takes the generation's counts as statsd datagrams. Never for gunicorn, whose launcher counts.
     pub statsd: bool,
+}
+
+/// `[isolation]`, as written: where a key is `None`, the profile says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Isolation {
+    pub profile: Profile,
+    /// Keys that a kernel without the feature need not keep.
+    pub optional: Vec<Box<str>>,
+    pub private_tmp: Option<bool>,
+    pub read_only: Option<Vec<Template>>,
+    /// In addition to the profile's.
+    pub writable: Vec<Template>,
+    pub hidden: Option<Vec<Template>>,
+    pub bind: Vec<Bind>,
+    pub private_devices: Option<bool>,
+    pub private_pids: Option<bool>,
+    pub network: Option<Network>,
+    /// All that the service can ever have; it has them from the beginning. Sorted.
+    pub capabilities: Option<Vec<Capability>>,
+    pub no_new_privileges: Option<bool>,
+    /// Empty: no filter.
+    pub syscalls: Option<Vec<SyscallRule>>,
+    pub landlock: Option<bool>,
+}
+
+/// A bundle of isolation, documented under `[isolation]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Profile {
+    #[default]
+    None,
+    Standard,
+    Strict,
+}
+
+/// `bind = { "/target" = "/source:ro" }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Where the service sees it.
+    pub target: Box<str>,
+    pub source: Template,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    #[default]
+    Host,
+    /// Nothing but the sockets that svd hands over.
+    None,
+    /// A loopback of its own.
+    Loopback,
+}
+
+/// `"@service"`, `"~mount"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyscallRule {
+    pub allow: bool,
+    /// A system call, or a group with its `@`.
+    pub name: Box<str>,
 }
 
 /// `[deploy]`: how a release gets onto this host.

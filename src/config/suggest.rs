@@ -2,7 +2,9 @@
 
 use super::section::{self, Schema};
 use super::source::{Problem, Span};
-use super::{counts, daemon, deploy, health, limits, logs, probe, ready, reload, restart, service, sockets, stop};
+use super::{
+    counts, daemon, deploy, health, isolation, limits, logs, probe, ready, reload, restart, service, sockets, stop,
+};
 
 /// Tables of a service file, and of `svd.toml`: a key is looked for among its own.
 pub(super) static SERVICE_FILE: &[&Schema] = &[
@@ -18,6 +20,7 @@ pub(super) static SERVICE_FILE: &[&Schema] = &[
     &limits::SCHEMA,
     &logs::SCHEMA,
     &counts::SCHEMA,
+    &isolation::SCHEMA,
     &deploy::SCHEMA,
     &deploy::STEP,
 ];
@@ -42,6 +45,7 @@ static HABITS: &[(&str, &str)] = &[
     ("cpuaffinity", "the key is cpus in [limits]"),
     ("cpuquota", "the key is cpu in [limits], such as \"150%\""),
     ("cpuweight", "the key is cpu_weight in [limits]"),
+    ("capabilityboundingset", "the key is capabilities in [isolation]"),
     ("cwd", "the key is directory"),
     ("depends_on", "the key is requires (waits until ready) or after (order only)"),
     ("env", "variables stand in [environment]"),
@@ -62,6 +66,16 @@ static HABITS: &[(&str, &str)] = &[
     ("memoryswapmax", "the key is swap in [limits]"),
     ("minfds", "the key is open_files in [limits]"),
     ("nofile", "the key is open_files in [limits]"),
+    ("nonewprivileges", "the key is no_new_privileges in [isolation]"),
+    ("inaccessiblepaths", "the key is hidden in [isolation]"),
+    ("privatedevices", "the key is private_devices in [isolation]"),
+    ("privatenetwork", "the key is network in [isolation]: \"none\" or \"loopback\""),
+    ("privatetmp", "the key is private_tmp in [isolation]"),
+    ("protectsystem", "the key is read_only in [isolation], or profile = \"standard\""),
+    ("readonlypaths", "the key is read_only in [isolation]"),
+    ("readwritepaths", "the key is writable in [isolation]"),
+    ("rootdirectory", "the key is chroot"),
+    ("systemcallfilter", "the key is syscalls in [isolation]"),
     ("numprocs", "the key is instances"),
     ("oom_score_adj", "the key is oom_score in [limits]"),
     ("oomscoreadjust", "the key is oom_score in [limits]"),

@@ -250,7 +250,8 @@ impl Host {
                 Ok(Some(WorkerEvent::Exited { status, leftovers })) => {
                     self.to_reap.extend(running.worker.take_unreaped());
                     if let Some(done) = running.done.take() {
-                        let _ = done.send(Ok(status));
+                        let entrance = running.worker.entrance_failure().filter(|_| status == ExitStatus::Code(127));
+                        let _ = done.send(entrance.map_or(Ok(status), Err));
                     }
                     if !leftovers {
                         self.checks.remove(&number);

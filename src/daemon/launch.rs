@@ -51,8 +51,9 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
         }
     }
     let owners = super::sockets::owners(spec);
-    let mut plan = Plan { spec: Arc::clone(spec), places, run_as, owners, program: None, variables };
+    let mut plan = Plan { spec: Arc::clone(spec), places, run_as, owners, program: None, variables, sandbox: None };
     plan.program = find_program(&plan);
+    plan.sandbox = super::enclosure::sandbox(&plan)?.map(Arc::new);
     Ok(plan)
 }
 
@@ -272,6 +273,7 @@ fn of_service(
     prepared.ids.clone_from(&plan.run_as.ids);
     prepared.umask = plan.spec.umask.unwrap_or(around.umask);
     super::limits::prepare(&mut prepared, &plan.spec.limits, around);
+    prepared.sandbox.clone_from(&plan.sandbox);
     Ok(prepared)
 }
 
@@ -279,7 +281,7 @@ fn text_for_kernel(text: &str) -> Result<CString, String> {
     c_string(text).ok_or_else(|| format!("{text:?} has a NUL byte"))
 }
 
-fn directory(context: &Context<'_>) -> Result<PathBuf, String> {
+pub(super) fn directory(context: &Context<'_>) -> Result<PathBuf, String> {
     match (&context.spec.directory, &context.places.release) {
         (Some(template), _) => Ok(PathBuf::from(context.expand(template)?)),
         (None, Some(release)) => Ok(release.clone()),

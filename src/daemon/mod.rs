@@ -24,6 +24,7 @@ mod background;
 mod boot;
 mod checks;
 mod control;
+mod enclosure;
 mod events;
 mod exec;
 mod execute;

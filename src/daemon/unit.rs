@@ -7,6 +7,7 @@ use crate::daemon::logs::{PipeId, WatchId};
 use crate::daemon::successor::Main;
 use crate::kinds::{Places, environment::Login};
 use crate::sys::process::Identity;
+use crate::sys::sandbox::Sandbox;
 use crate::sys::socket::{Gate, NotifySocket, SharedWords};
 use crate::sys::spawn::Ids;
 use crate::sys::worker::Worker;
@@ -74,6 +75,8 @@ pub struct Plan {
     pub program: Option<PathBuf>,
     /// From the environment files.
     pub variables: Vec<(String, String)>,
+    /// What its processes are shut in.
+    pub sandbox: Option<Arc<Sandbox>>,
 }
 
 /// Whom workers run as.

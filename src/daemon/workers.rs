@@ -325,8 +325,10 @@ impl Host {
         self.requests_died(generation, id);
         let Some(process) = self.workers.get_mut(&id) else { return };
         // It never ran: the step that failed says more than an exit code.
-        let failure = process.worker.exec_failure().filter(|_| status == ExitStatus::Code(127));
-        let reason = failure.map(|failure| self.describe_failure(id, failure));
+        let never_ran = status == ExitStatus::Code(127);
+        let failure = process.worker.exec_failure().filter(|_| never_ran);
+        let entrance = process.worker.entrance_failure().filter(|_| never_ran);
+        let reason = entrance.or_else(|| failure.map(|failure| self.describe_failure(id, failure)));
         self.tell(Event::Exited { worker: id, exit: exit_of(status), leftovers, reason });
     }
 

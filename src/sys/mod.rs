@@ -3,6 +3,7 @@
 //! | file | what it gives |
 //! |---|---|
 //! | [`spawn`] | a child whose every step is prepared before the fork, and a name for the step that failed |
+//! | [`sandbox`] | other files, devices and rights for a process, made by svd's own program between svd and the service's |
 //! | [`worker`] | one handle for a worker and all its descendants, kept together by a cgroup or by a stub |
 //! | [`cgroup`] | the v2 tree: a directory per worker, kill, "is anything left" |
 //! | [`stub`] | the sub-reaper process that does the same where no cgroup can be made |
@@ -32,6 +33,7 @@ pub mod lock;
 pub mod memory;
 pub mod poll;
 pub mod process;
+pub mod sandbox;
 pub mod socket;
 pub mod spawn;
 pub mod stub;

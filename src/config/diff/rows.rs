@@ -1,6 +1,8 @@
 //! A specification as rows of key, value and price of a change. Structures are taken apart by name, so that a new field
 //! does not compile until it has a row.
 
+use super::super::capability::Capability;
+use super::super::isolation::{show_network, show_profile};
 use super::super::limits::show_rlimit;
 use super::super::sockets::show as show_listen;
 use super::super::spec::*;
@@ -87,6 +89,7 @@ pub fn service(service: &Service) -> Vec<Row> {
         group,
         groups,
         directory,
+        chroot,
         umask,
         after,
         requires,
@@ -103,6 +106,7 @@ pub fn service(service: &Service) -> Vec<Row> {
         limits: most,
         logs: output,
         counts: Counts { statsd },
+        isolation: apart,
         deploy: releases,
     } = service;
     let mut rows = Rows::default();
@@ -112,6 +116,7 @@ pub fn service(service: &Service) -> Vec<Row> {
     rows.some("group", group.as_deref(), ByReload);
     rows.names("groups", groups, ByReload);
     rows.some("directory", directory.as_ref().map(text), ByReload);
+    rows.some("chroot", chroot.as_ref().map(|path| path.display()), ByReload);
     rows.some("umask", umask.map(octal), ByReload);
     rows.add("instances", instances, Scale);
     rows.add("autostart", autostart, Nothing);
@@ -138,6 +143,9 @@ pub fn service(service: &Service) -> Vec<Row> {
     logs(&mut rows, output);
     // Where to send them is in the environment.
     rows.add("counts.statsd", statsd, ByReload);
+    if let Some(apart) = apart {
+        isolation(&mut rows, apart);
+    }
     if let Some(releases) = releases {
         deploy(&mut rows, releases);
     }
@@ -179,6 +187,34 @@ fn step(rows: &mut Rows, name: &str, step: &Step) {
     rows.list(&format!("deploy.{name}.command"), command, Live);
     rows.add(format!("deploy.{name}.timeout"), timeout.map_or("never".to_owned(), show_duration), Live);
     rows.names(&format!("deploy.{name}.when_changed"), when_changed, Live);
+}
+
+/// All of it is settled before the program runs.
+fn isolation(rows: &mut Rows, isolation: &Isolation) {
+    let Isolation { profile, optional, private_tmp, read_only, writable, hidden, bind, private_devices, .. } =
+        isolation;
+    let Isolation { private_pids, network, capabilities, no_new_privileges, syscalls, landlock, .. } = isolation;
+    rows.add("isolation.profile", show_profile(*profile), ByReload);
+    rows.names("isolation.optional", optional, ByReload);
+    rows.some("isolation.private_tmp", *private_tmp, ByReload);
+    for (key, paths) in [("isolation.read_only", read_only), ("isolation.hidden", hidden)] {
+        rows.some(key, paths.as_ref().map(|paths| list(paths.iter().map(text))), ByReload);
+    }
+    rows.list("isolation.writable", writable, ByReload);
+    for Bind { target, source, read_only } in bind {
+        let mode = if *read_only { ":ro" } else { "" };
+        rows.add(format!("isolation.bind.{target}"), format!("{}{mode}", text(source)), ByReload);
+    }
+    rows.some("isolation.private_devices", *private_devices, ByReload);
+    rows.some("isolation.private_pids", *private_pids, ByReload);
+    rows.some("isolation.network", network.map(show_network), ByReload);
+    let names = |all: &Vec<Capability>| all.iter().map(|c| c.name()).collect::<Vec<_>>();
+    rows.some("isolation.capabilities", capabilities.as_ref().map(|all| format!("{:?}", names(all))), ByReload);
+    rows.some("isolation.no_new_privileges", *no_new_privileges, ByReload);
+    let rule = |r: &SyscallRule| format!("{}{}", if r.allow { "" } else { "~" }, r.name);
+    let rules = |all: &Vec<SyscallRule>| format!("{:?}", all.iter().map(rule).collect::<Vec<_>>());
+    rows.some("isolation.syscalls", syscalls.as_ref().map(rules), ByReload);
+    rows.some("isolation.landlock", *landlock, ByReload);
 }
 
 fn kind(rows: &mut Rows, kind: &Kind) {

@@ -10,6 +10,7 @@ use crate::daemon::successor::Main;
 use crate::daemon::unit::{Generation, Gunicorn, Plan, Process, RunAs, Unit};
 use crate::kinds::Places;
 use crate::sys::process::Identity;
+use crate::sys::sandbox::Sandbox;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -98,6 +99,8 @@ pub struct PlanRecord<'a> {
     owners: Cow<'a, Result<Vec<Owner>, String>>,
     program: Cow<'a, Option<PathBuf>>,
     variables: Cow<'a, [(String, String)]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sandbox: Option<Arc<Sandbox>>,
 }
 
 impl PlanRecord<'_> {
@@ -110,6 +113,7 @@ impl PlanRecord<'_> {
             owners: Cow::Borrowed(&plan.owners),
             program: Cow::Borrowed(&plan.program),
             variables: Cow::Borrowed(&plan.variables),
+            sandbox: plan.sandbox.clone(),
         }
     }
 
@@ -129,6 +133,7 @@ impl PlanRecord<'_> {
             owners: self.owners.into_owned(),
             program: self.program.into_owned(),
             variables: self.variables.into_owned(),
+            sandbox: self.sandbox,
         }
     }
 }

@@ -182,7 +182,7 @@ fn interpreter(program: &Path) -> Option<String> {
     text.split_whitespace().next().map(str::to_string)
 }
 
-fn limit_name(resource: u32) -> String {
+pub(in crate::sys) fn limit_name(resource: u32) -> String {
     let (name, key) = match resource {
         libc::RLIMIT_NOFILE => ("NOFILE", "open_files"),
         libc::RLIMIT_CORE => ("CORE", "core"),
@@ -209,6 +209,8 @@ pub enum SpawnError {
     Fork(Errno),
     #[error("cannot start a process in its cgroup: {}", .0.desc())]
     Cgroup(Errno),
+    #[error("cannot hand over what the process is to be shut in: {}", .0.desc())]
+    Entrance(Errno),
     #[error("cannot map memory for a child's report: {}", .0.desc())]
     Slot(Errno),
     #[error("cannot lay out the arguments and the environment: {}{}", .0.desc(), layout_hint(.0))]

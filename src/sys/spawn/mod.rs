@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
+pub(super) use failure::limit_name;
 pub use failure::{ExecFailure, SpawnError, Step};
 pub use program::{ProgramError, resolve_program};
 pub use slots::{Slot, StepSlots};
@@ -61,7 +62,7 @@ pub struct Ids {
 }
 
 /// A resource limit, see `setrlimit(2)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Limit {
     /// `libc::RLIMIT_…`
     pub resource: u32,
@@ -121,6 +122,21 @@ impl CpuMask {
     }
 }
 
+impl Limit {
+    /// For this process.
+    pub(super) fn apply(self) -> Result<(), Errno> {
+        let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the structure is written by the kernel.
+        let result = unsafe { libc::prlimit(0, self.resource, std::ptr::null(), &raw mut old) };
+        Errno::result(result)?;
+        let hard = self.hard.unwrap_or(old.rlim_max);
+        let new = libc::rlimit { rlim_cur: self.soft.min(hard), rlim_max: hard };
+        // SAFETY: the structure is read by the kernel.
+        let result = unsafe { libc::prlimit(0, self.resource, &raw const new, std::ptr::null_mut()) };
+        Errno::result(result).map(drop)
+    }
+}
+
 /// Everything a child needs. Plain data; keep it and use it for every restart.
 #[derive(Clone, Debug)]
 pub struct Prepared {
@@ -154,6 +170,8 @@ pub struct Prepared {
     pub session: bool,
     /// Descriptor 0 is a terminal, which becomes that of the new session.
     pub terminal: bool,
+    /// What [`super::worker::Worker::start`] shuts it in.
+    pub sandbox: Option<Arc<super::sandbox::Sandbox>>,
 }
 
 impl Prepared {
@@ -176,6 +194,7 @@ impl Prepared {
             watchdog_pid: false,
             session: true,
             terminal: false,
+            sandbox: None,
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Worker {
     slot: Option<Slot>,
     /// Our child has ended, which was told, and is to be reaped when that is written down.
     unreaped: Option<i32>,
+    /// Where the entrance of its sandbox says what went wrong.
+    report: Option<super::sandbox::Report>,
 }
 
 /// What [`Worker::adopt_below_stub`] found.
@@ -113,6 +115,21 @@ impl Worker {
         containment: &Containment,
         name: &str,
     ) -> Result<Worker, SpawnError> {
+        let Some(sandbox) = &prepared.sandbox else {
+            return Worker::start_as_is(spawner, prepared, containment, name);
+        };
+        let enclosed = super::sandbox::enclose(sandbox, prepared)?;
+        let mut worker = Worker::start_as_is(spawner, &enclosed.prepared, containment, name)?;
+        worker.report = Some(enclosed.report);
+        Ok(worker)
+    }
+
+    fn start_as_is(
+        spawner: &Spawner,
+        prepared: &Prepared,
+        containment: &Containment,
+        name: &str,
+    ) -> Result<Worker, SpawnError> {
         match containment {
             Containment::Cgroup(tree) => {
                 let failed =
@@ -132,11 +149,12 @@ impl Worker {
                     },
                     slot: Some(child.slot),
                     unreaped: None,
+                    report: None,
                 })
             }
             Containment::Stub(place) => {
                 let (stub, slot) = Stub::start(spawner, prepared, place, name)?;
-                Ok(Worker { keeper: Keeper::Stub(stub), slot: Some(slot), unreaped: None })
+                Ok(Worker { keeper: Keeper::Stub(stub), slot: Some(slot), unreaped: None, report: None })
             }
         }
     }
@@ -159,6 +177,7 @@ impl Worker {
             keeper: Keeper::Group { pidfd, group, stage: Stage::Running, parent },
             slot: None,
             unreaped: None,
+            report: None,
         })
     }
 
@@ -167,7 +186,7 @@ impl Worker {
     /// # Errors
     /// The stub lives, and cannot be reached within `limit`: [`stub::end`].
     pub fn adopt_below_stub(place: &stub::Place, file: &str, known: Identity, limit: Duration) -> io::Result<Below> {
-        let worker = |stub| Worker { keeper: Keeper::Stub(stub), slot: None, unreaped: None };
+        let worker = |stub| Worker { keeper: Keeper::Stub(stub), slot: None, unreaped: None, report: None };
         Ok(match Stub::adopt(place, file, known, limit)? {
             Ok((stub, None)) => Below::Worker(worker(stub)),
             Ok((stub, Some(exit))) => Below::Others(worker(stub), exit),
@@ -178,7 +197,7 @@ impl Worker {
     /// Takes over a worker whose stub was killed: the process of that number and start time, if it lives.
     pub fn adopt_alone(recorded: Identity) -> Option<Worker> {
         let (pidfd, _) = stub::open(recorded)?;
-        Some(Worker { keeper: Keeper::Alone { pidfd, ended: false }, slot: None, unreaped: None })
+        Some(Worker { keeper: Keeper::Alone { pidfd, ended: false }, slot: None, unreaped: None, report: None })
     }
 
     /// How an adopted worker has ended, by its parent; [`Worker::handle_ready`] gives it.
@@ -213,7 +232,12 @@ impl Worker {
         let left = look_for_leftovers(&group)?;
         Ok(left.map(|events| {
             let (stage, parent) = (Stage::Leftovers(events), Parent::Other { tells: Tells::Nobody, told: None });
-            Worker { keeper: Keeper::Group { pidfd: None, group, stage, parent }, slot: None, unreaped: None }
+            Worker {
+                keeper: Keeper::Group { pidfd: None, group, stage, parent },
+                slot: None,
+                unreaped: None,
+                report: None,
+            }
         }))
     }
 
@@ -284,6 +308,11 @@ impl Worker {
             Keeper::Alone { pidfd, .. } => Some(pidfd),
             Keeper::Stub(stub) => stub.worker(),
         }
+    }
+
+    /// Why the program never ran, by the entrance of its sandbox. Ask after an exit with 127.
+    pub fn entrance_failure(&self) -> Option<String> {
+        self.report.as_ref()?.failure()
     }
 
     /// Why the program never ran, once the worker has exited with 127.

@@ -1,0 +1,55 @@
+//! What a generation's processes are shut in: its settings, with the paths of its release.
+
+use super::unit::Plan;
+use crate::config::spec::Template;
+use crate::isolation::{self, Settings, Surroundings};
+use crate::kinds::Context;
+use crate::sys::sandbox::Sandbox;
+use std::path::{Path, PathBuf};
+
+/// `None`: nothing. Looks at paths, which may hang: for the pool.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn sandbox(plan: &Plan) -> Result<Option<Sandbox>, String> {
+    let settings = isolation::settings(plan.spec.isolation.as_deref(), plan.spec.root.is_some());
+    if settings == Settings::default() {
+        return Ok(None);
+    }
+    let context = Context {
+        spec: &plan.spec,
+        places: &plan.places,
+        host: "",
+        generation: 0,
+        worker: 0,
+        port: None,
+        workers: None,
+        launcher: Path::new(""),
+    };
+    let around = Surroundings { needed: needed(plan, &context) };
+    let expand = |template: &Template| context.expand(template).map(|path| without_links(Path::new(&path)));
+    let bounding = settings.bounding_set();
+    Ok(Some(Sandbox {
+        mounts: isolation::mounts(&settings, &around, expand)?,
+        bounding: bounding.map(|all| all.into_iter().map(|c| c.0).collect()),
+        ambient: settings.capabilities.is_some(),
+        no_new_privileges: settings.no_new_privileges,
+    }))
+}
+
+/// Where links lead; what is not there stays as it is.
+fn without_links(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// What the processes must see, whatever is hidden.
+fn needed(plan: &Plan, context: &Context<'_>) -> Vec<PathBuf> {
+    let places = &plan.places;
+    // `current` may be said to be elsewhere, and what is linked into a release lies in the root.
+    let found =
+        [places.root.clone(), places.release.clone(), places.venv.clone(), places.real_venv().map(Path::to_owned)];
+    let directory = super::launch::directory(context).ok();
+    let program = plan.program.as_ref().and_then(|p| p.canonicalize().ok()?.parent().map(Path::to_owned));
+    let all = found.into_iter().flatten().chain(directory).chain(program);
+    all.map(|path| without_links(&path)).filter(|path| path != Path::new("/")).collect()
+}

@@ -1,0 +1,151 @@
+//! What a service sees of the host's files, as steps of making it.
+
+use super::Settings;
+use crate::sys::sandbox::Mount;
+use std::path::{Path, PathBuf};
+
+/// Where the service is, all of it absolute and without links.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// What it must see wherever it lies: its releases, its directory, its program, svd's sockets for it.
+    pub needed: Vec<PathBuf>,
+}
+
+/// Paths of the settings, expanded.
+#[derive(Clone, Debug, Default)]
+struct Paths {
+    read_only: Vec<PathBuf>,
+    writable: Vec<PathBuf>,
+    hidden: Vec<PathBuf>,
+    binds: Vec<(PathBuf, PathBuf, bool)>,
+}
+
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+const DEVICES: &str = "/dev";
+/// What is left of [`DEVICES`]; `log` is a socket.
+const HARMLESS: [&str; 7] = ["full", "log", "null", "random", "tty", "urandom", "zero"];
+
+/// The steps that make the view, in their order. `expand` gives the path that a template means, without links; one that is not there
+/// stays as it is.
+///
+/// # Errors
+/// What `expand` says.
+pub fn mounts<E>(
+    settings: &Settings,
+    around: &Surroundings,
+    expand: impl Fn(&crate::config::spec::Template) -> Result<PathBuf, E>,
+) -> Result<Vec<Mount>, E> {
+    let all =
+        |templates: &[crate::config::spec::Template]| templates.iter().map(&expand).collect::<Result<Vec<_>, E>>();
+    let binds = settings.bind.iter().map(|b| Ok((PathBuf::from(&*b.target), expand(&b.source)?, b.read_only)));
+    let paths = Paths {
+        read_only: all(&settings.read_only)?,
+        writable: all(&settings.writable)?,
+        hidden: all(&settings.hidden)?,
+        binds: binds.collect::<Result<_, E>>()?,
+    };
+    Ok(steps(settings, &paths, &around.needed))
+}
+
+fn steps(settings: &Settings, paths: &Paths, needed: &[PathBuf]) -> Vec<Mount> {
+    let mut steps = Vec::new();
+    let visible: Vec<&PathBuf> = needed.iter().chain(&paths.writable).collect();
+    let keep = |cover: &Path| {
+        let mut below: Vec<PathBuf> =
+            visible.iter().filter(|p| p.starts_with(cover) && ***p != *cover).map(|p| (*p).clone()).collect();
+        below.sort();
+        below.dedup();
+        // What lies below something that is kept comes with it.
+        let outermost = |p: &PathBuf| !below.iter().any(|other| other != p && p.starts_with(other));
+        below.iter().filter(|p| outermost(p)).cloned().collect::<Vec<_>>()
+    };
+    let mut places = paths.binds.iter().map(|(target, ..)| target.clone()).collect::<Vec<_>>();
+    places.sort();
+    let made = |cover: &Path| places.iter().filter(|t| t.starts_with(cover)).cloned().collect::<Vec<_>>();
+    let mut writable = paths.writable.clone();
+    if settings.private_tmp {
+        for path in TEMPORARY.map(PathBuf::from) {
+            // What it must see there it need not be able to change.
+            steps.push(Mount::Cover {
+                keep: keep(&path),
+                make: made(&path),
+                path: path.clone(),
+                mode: 0o1777,
+                empty: false,
+            });
+            writable.push(path);
+        }
+    }
+    if settings.private_devices {
+        let devices = Path::new(DEVICES);
+        let mut all = keep(devices);
+        all.extend(HARMLESS.map(|name| devices.join(name)));
+        steps.push(Mount::Cover { path: devices.into(), mode: 0o755, keep: all, make: made(devices), empty: false });
+        steps.push(Mount::Terminals);
+    }
+    writable.push(DEVICES.into());
+    writable.push("/proc".into());
+    for path in &paths.hidden {
+        let (keep, make) = (keep(path), made(path));
+        let empty = keep.is_empty() && make.is_empty();
+        steps.push(Mount::Cover { path: path.clone(), mode: if empty { 0 } else { 0o555 }, keep, make, empty });
+    }
+    for (target, source, read_only) in &paths.binds {
+        steps.push(Mount::Bind { source: source.clone(), target: target.clone() });
+        if !read_only {
+            writable.push(target.clone());
+        }
+    }
+    let mut read_only = paths.read_only.clone();
+    read_only.extend(paths.binds.iter().filter(|(.., ro)| *ro).map(|(target, ..)| target.clone()));
+    // What is hidden is empty, and stays so.
+    read_only.extend(paths.hidden.iter().cloned());
+    if !read_only.is_empty() {
+        // A path that is said to be both: what is more special wins, and then what can be written.
+        read_only.retain(|path| !writable.contains(path) || path == Path::new("/"));
+        steps.push(Mount::ReadOnly { paths: read_only, except: writable });
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::spec::{Bind, Template};
+
+    fn paths(all: &[&str]) -> Vec<PathBuf> {
+        all.iter().map(PathBuf::from).collect()
+    }
+
+    fn of(settings: &Settings, needed: &[&str]) -> Vec<Mount> {
+        let around = Surroundings { needed: paths(needed) };
+        mounts(settings, &around, |t: &Template| Ok::<_, ()>(PathBuf::from(&*t.0))).expect("no error is possible")
+    }
+
+    #[test]
+    fn what_is_needed_stays_visible_below_what_is_hidden() {
+        let settings = Settings { hidden: vec![Template::new("/home")], ..Settings::default() };
+        let steps = of(&settings, &["/home/a/app", "/home/a/app/releases/1", "/srv/x", "/home"]);
+        let Mount::Cover { keep, empty, mode, .. } = &steps[0] else { panic!("{steps:?}") };
+        assert_eq!((keep.clone(), *empty, *mode), (paths(&["/home/a/app"]), false, 0o555));
+        let Mount::Cover { mode, empty, .. } = &of(&settings, &["/homes/a"])[0] else { panic!("a cover") };
+        assert_eq!((*mode, *empty), (0, true));
+    }
+
+    #[test]
+    fn binds_are_made_after_covers_and_have_their_place_in_them() {
+        let bind = Bind { target: "/tmp/data".into(), source: Template::new("/srv/data"), read_only: true };
+        let steps = of(&Settings { private_tmp: true, bind: vec![bind], ..Settings::default() }, &[]);
+        let Mount::Cover { make, .. } = &steps[0] else { panic!("{steps:?}") };
+        assert_eq!(*make, paths(&["/tmp/data"]));
+        assert!(matches!(&steps[2], Mount::Bind { .. }), "{steps:?}");
+        let Mount::ReadOnly { paths: read_only, except } = &steps[3] else { panic!("{steps:?}") };
+        assert_eq!(*read_only, paths(&["/tmp/data"]));
+        assert!(except.contains(&"/tmp".into()));
+    }
+
+    #[test]
+    fn nothing_asked_nothing_done() {
+        assert!(of(&Settings::default(), &["/srv/x"]).is_empty());
+    }
+}

@@ -1,0 +1,267 @@
+//! The view: a mount namespace in which things are covered, bound, and made read-only.
+
+use super::Mount;
+use super::entrance::{Result, cannot};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Leaves the host's view, and changes what is seen.
+pub(super) fn make(steps: &[Mount]) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(cannot("leave the host's view of its files (mount namespace)"))?;
+    // What the host mounts is seen here as well, and not the other way round.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(cannot("keep mounts apart from the host's"))?;
+    // From the host's view, before any of it is covered.
+    let trees: Vec<_> = steps.iter().map(open).collect::<Result<_>>()?;
+    for (step, trees) in steps.iter().zip(trees) {
+        match step {
+            Mount::Cover { path, mode, make, empty, .. } => cover(path, *mode, make, *empty, trees)?,
+            Mount::Terminals => terminals()?,
+            Mount::Bind { target, .. } => {
+                for (_, tree) in trees {
+                    attach(&tree, target).map_err(|e| match e {
+                        Errno::ENOENT => {
+                            format!(
+                                "cannot show anything at {0}: it is not there; create it (mkdir {0})",
+                                target.display()
+                            )
+                        }
+                        e => cannot(format_args!("show anything at {}", target.display()))(e),
+                    })?;
+                }
+            }
+            Mount::ReadOnly { paths, except } => read_only(paths, except)?,
+        }
+    }
+    // The directory of before is a way out of the view.
+    nix::unistd::chdir("/").map_err(cannot("change to directory /"))
+}
+
+/// A path of the host's, and what is there, to be attached elsewhere.
+type Trees = Vec<(PathBuf, OwnedFd)>;
+
+fn open(step: &Mount) -> Result<Trees> {
+    match step {
+        Mount::Cover { path, keep, .. } if path.is_dir() => {
+            let found = keep.iter().map(|path| match clone_tree(path) {
+                Ok(tree) => Ok(Some((path.clone(), tree))),
+                Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+                Err(e) => Err(cannot(format_args!("keep {} visible", path.display()))(e)),
+            });
+            Ok(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        }
+        Mount::Bind { source, target } => match clone_tree(source) {
+            Ok(tree) => Ok(vec![(source.clone(), tree)]),
+            Err(e) => Err(cannot(format_args!("show {} at {}", source.display(), target.display()))(e)),
+        },
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn text(path: &Path) -> std::result::Result<std::ffi::CString, Errno> {
+    std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
+}
+
+/// `open_tree(2)`, Linux 5.2.
+fn clone_tree(path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let path = text(path)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    // SAFETY: a NUL-terminated string that lives through the call.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// `move_mount(2)`.
+fn attach(tree: &OwnedFd, target: &Path) -> std::result::Result<(), Errno> {
+    let target = text(target)?;
+    // SAFETY: two NUL-terminated strings that live through the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+fn make_directory(path: &Path) -> std::result::Result<(), Errno> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
+    made.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)))
+}
+
+fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees) -> Result<()> {
+    let failed = |e| cannot(format_args!("cover {}", path.display()))(e);
+    match std::fs::metadata(path) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(()),
+        Ok(meta) if !meta.is_dir() => {
+            let null = clone_tree(Path::new("/dev/null")).map_err(failed)?;
+            return attach(&null, path).map_err(failed);
+        }
+        // What cannot be looked at (a stale NFS) can be covered nevertheless.
+        _ => {}
+    }
+    let flags = MsFlags::MS_NOSUID | if path == Path::new("/dev") { MsFlags::MS_NOEXEC } else { MsFlags::MS_NODEV };
+    // Its own mode is set below: nothing could be made in one without permissions where there is no right to ignore them.
+    let limits = if empty { "mode=0755,size=4k,nr_inodes=8" } else { "mode=0755" };
+    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(limits)).map_err(failed)?;
+    // 0755 for what is made, whatever the service's umask is.
+    let umask = nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+    let kept = trees.into_iter().try_for_each(|(path, tree)| {
+        let is_directory = nix::sys::stat::fstat(&tree).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR);
+        if is_directory {
+            make_directory(&path)?;
+        } else {
+            make_directory(path.parent().unwrap_or(Path::new("/")))?;
+            let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+            file.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)))?;
+        }
+        attach(&tree, &path)
+    });
+    let made = kept.and_then(|()| make.iter().try_for_each(|path| make_directory(path)));
+    nix::sys::stat::umask(umask);
+    made.map_err(failed)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+        .map_err(|e| failed(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL))))
+}
+
+/// What programs expect in `/dev` beside devices.
+fn terminals() -> Result<()> {
+    let failed = |what: &str| cannot(format!("make /dev/{what}"));
+    make_directory(Path::new("/dev/pts")).map_err(failed("pts"))?;
+    let options = "newinstance,ptmxmode=0666,mode=620";
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, Some(options)).map_err(failed("pts"))?;
+    make_directory(Path::new("/dev/shm")).map_err(failed("shm"))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), flags, Some("mode=1777")).map_err(failed("shm"))?;
+    let links = [
+        ("pts/ptmx", "ptmx"),
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+    ];
+    for (to, name) in links {
+        std::os::unix::fs::symlink(to, Path::new("/dev").join(name))
+            .map_err(|e| failed(name)(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL))))?;
+    }
+    Ok(())
+}
+
+/// A mount, by `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
+#[derive(Debug, PartialEq, Eq)]
+struct Mounted {
+    path: PathBuf,
+    flags: MsFlags,
+}
+
+fn mounted() -> Result<Vec<Mounted>> {
+    let text = std::fs::read("/proc/self/mountinfo")
+        .map_err(|e| format!("cannot read /proc/self/mountinfo: {}", super::super::io_text(&e)))?;
+    Ok(text.split(|b| *b == b'\n').filter_map(parse).collect())
+}
+
+fn parse(line: &[u8]) -> Option<Mounted> {
+    let mut fields = line.split(|b| *b == b' ').skip(4);
+    let path = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.next()?)));
+    let flags = fields.next()?.split(|b| *b == b',').fold(MsFlags::empty(), |all, word| {
+        all | match word {
+            b"ro" => MsFlags::MS_RDONLY,
+            b"nosuid" => MsFlags::MS_NOSUID,
+            b"nodev" => MsFlags::MS_NODEV,
+            b"noexec" => MsFlags::MS_NOEXEC,
+            b"noatime" => MsFlags::MS_NOATIME,
+            b"nodiratime" => MsFlags::MS_NODIRATIME,
+            b"relatime" => MsFlags::MS_RELATIME,
+            _ => MsFlags::empty(),
+        }
+    });
+    Some(Mounted { path, flags })
+}
+
+/// `\040` → a blank.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, tail)) = rest.split_first() {
+        let code = tail.get(..3).filter(|_| *first == b'\\');
+        let code = code.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match code {
+            Some(code) => {
+                out.push(code);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// Makes every mount at and below the paths read-only, and nothing else: what the host has read-only stays so below an
+/// exception.
+fn read_only(paths: &[PathBuf], except: &[PathBuf]) -> Result<()> {
+    let rules = paths.iter().map(|p| (p, true)).chain(except.iter().map(|p| (p, false)));
+    // A rule needs a mount of its own to hold for.
+    for (path, is_read_only) in rules.clone() {
+        if path == Path::new("/") {
+            continue;
+        }
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        match mount(Some(path), path, None::<&str>, flags, None::<&str>) {
+            Ok(()) => {}
+            Err(Errno::ENOENT | Errno::ENOTDIR) if is_read_only => {}
+            Err(Errno::ENOENT) => {
+                return Err(format!("{0} is to be writable and is not there; create it", path.display()));
+            }
+            Err(e) => return Err(cannot(format_args!("set {} apart", path.display()))(e)),
+        }
+    }
+    // The longest rule decides; of two of one length, that it can be written.
+    let is_read_only = |path: &Path| {
+        let found = rules.clone().filter(|(rule, _)| path.starts_with(rule));
+        found.max_by_key(|(rule, ro)| (rule.components().count(), !ro)).is_some_and(|(_, ro)| ro)
+    };
+    for Mounted { path, flags } in mounted()? {
+        if flags.contains(MsFlags::MS_RDONLY) || !is_read_only(&path) {
+            continue;
+        }
+        let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        match mount(None::<&str>, &path, None::<&str>, flags, None::<&str>) {
+            Ok(()) => {}
+            // Covered by another mount, so that nobody can write there by this name.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EINVAL) => {}
+            Err(e) => return Err(cannot(format_args!("make {} read-only", path.display()))(e)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_as_the_kernel_writes_them() {
+        let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime,nosuid master:1 - ext3 /dev/root rw,errors=continue";
+        let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID;
+        assert_eq!(parse(line), Some(Mounted { path: "/mnt 2".into(), flags }));
+        assert_eq!(parse(b""), None);
+        assert_eq!(unescape(b"a\\134b\\"), b"a\\b\\");
+        assert!(mounted().expect("mountinfo").iter().any(|m| m.path == Path::new("/")));
+    }
+}

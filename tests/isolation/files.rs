@@ -1,0 +1,103 @@
+//! What of the host's files a service sees, and may change.
+
+use super::{breaks_out_only_without, works_with};
+use crate::support::plain::needs_root;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
+
+const AS_NOBODY: &str = "user = 'nobody'";
+
+/// A directory of the host's that everybody may write to, outside of /tmp.
+fn open_directory() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("airdock-open-").tempdir_in("/var/lib").expect("a directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("its mode");
+    dir
+}
+
+#[test]
+fn read_only_files_are_not_written_by_root_either() {
+    if needs_root() {
+        return;
+    }
+    let dir = open_directory();
+    let path = dir.path().display();
+    let write = format!("open('{path}/x', 'a').write('x')");
+    for top in ["", AS_NOBODY] {
+        breaks_out_only_without("read_only = ['/']", top, &write, "Read-only file system");
+        breaks_out_only_without(&format!("read_only = ['{path}']"), top, &write, "Read-only file system");
+        works_with(&format!("read_only = ['/']\nwritable = ['{path}']"), top, &write);
+    }
+    // Whoever has no right to mount cannot mount it anew.
+    let remount = format!("call('mount', 0, b'{path}', 0, 0x1020, 0)\n{write}");
+    breaks_out_only_without(&format!("read_only = ['{path}']"), "", &write, "Read-only file system");
+    match super::Attempt::new(&format!("read_only = ['{path}']"), &remount).run() {
+        super::Outcome::Refused(why) => assert!(why.contains("Operation not permitted"), "{why}"),
+        super::Outcome::Done => panic!("mounted anew"),
+    }
+}
+
+#[test]
+fn hidden_files_are_not_seen() {
+    if needs_root() {
+        return;
+    }
+    let dir = open_directory();
+    let path = dir.path().display();
+    fs::write(dir.path().join("secret"), "s3cret").expect("a secret");
+    fs::create_dir(dir.path().join("kept")).expect("a directory");
+    let read = format!("assert open('{path}/secret').read() == 's3cret'");
+    breaks_out_only_without(&format!("hidden = ['{path}']"), "", &read, "No such file");
+    breaks_out_only_without(&format!("hidden = ['{path}']"), AS_NOBODY, &read, "Permission denied");
+    breaks_out_only_without(&format!("hidden = ['{path}/secret']"), "", &read, "");
+    // What the service may write to stays visible below it.
+    let kept = format!("open('{path}/kept/x', 'a').write('x')\nassert os.listdir('{path}') == ['kept']");
+    works_with(&format!("hidden = ['{path}']\nwritable = ['{path}/kept']"), AS_NOBODY, &kept);
+    let elsewhere = format!("open('{path}/new', 'a').write('x')");
+    let keys = format!("hidden = ['{path}']\nwritable = ['{path}/kept']");
+    breaks_out_only_without(&keys, "", &elsewhere, "Read-only file system");
+}
+
+#[test]
+fn a_private_tmp_is_empty_and_writable() {
+    if needs_root() {
+        return;
+    }
+    let mark = tempfile::Builder::new().prefix("airdock-mark-").tempfile_in("/tmp").expect("a file");
+    let see = format!("os.stat('{}')", mark.path().display());
+    breaks_out_only_without("private_tmp = true", "", &see, "No such file");
+    works_with("private_tmp = true", AS_NOBODY, "open('/tmp/x', 'w').write('x')\nopen('/var/tmp/x', 'w').write('x')");
+    assert!(!std::path::Path::new("/tmp/x").exists());
+}
+
+#[test]
+fn devices_of_the_host_are_not_there() {
+    if needs_root() {
+        return;
+    }
+    breaks_out_only_without("private_devices = true", "", "open('/dev/kmsg', 'rb', 0)", "No such file");
+    // Nor can they be made.
+    let make = "os.mknod('/tmp/airdock-kmsg', 0o20600, os.makedev(1, 11))\nos.unlink('/tmp/airdock-kmsg')";
+    breaks_out_only_without("private_devices = true", "", make, "Operation not permitted");
+    works_with(
+        "private_devices = true",
+        AS_NOBODY,
+        "open('/dev/null', 'w').write('x')\nassert len(open('/dev/urandom', 'rb').read(8)) == 8\n\
+         open('/dev/shm/x', 'w').write('x')\nimport pty\npty.openpty()\nopen('/dev/fd/1').close\nassert os.path.exists('/dev/stdin')",
+    );
+}
+
+#[test]
+fn binds_show_something_else() {
+    if needs_root() {
+        return;
+    }
+    let (here, there) = (open_directory(), open_directory());
+    let (target, source) = (here.path().display(), there.path().display());
+    fs::write(there.path().join("mark"), "m").expect("a mark");
+    let write = format!("assert os.path.exists('{target}/mark')\nopen('{target}/x', 'w').write('x')");
+    works_with(&format!("bind = {{ '{target}' = '{source}' }}"), AS_NOBODY, &write);
+    assert!(there.path().join("x").exists() && !here.path().join("x").exists());
+    fs::write(here.path().join("mark"), "m").expect("a mark for the control");
+    breaks_out_only_without(&format!("bind = {{ '{target}' = '{source}:ro' }}"), AS_NOBODY, &write, "Read-only");
+}
