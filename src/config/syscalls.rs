@@ -139,7 +139,8 @@ pub(super) fn decode(item: &Item<'_>) -> Result<SyscallRule, Problem> {
         }
     ));
     let groups: Vec<_> = GROUPS.iter().map(|(group, _)| format!("@{group}")).collect();
-    let candidates = groups.iter().map(String::as_str).chain(GROUPS.iter().flat_map(|(_, all)| all.split(' ')));
+    let candidates =
+        groups.iter().map(String::as_str).chain(["@service"]).chain(GROUPS.iter().flat_map(|(_, all)| all.split(' ')));
     Err(match suggest::closest(name, candidates) {
         Some(near) => problem.help(format!("did you mean {near:?}?")),
         None => problem.help("write \"@service\" for what servers need; \"~@clock\" takes a group away"),

@@ -22,7 +22,7 @@ fn read_only_files_are_not_written_by_root_either() {
     }
     let dir = open_directory();
     let path = dir.path().display();
-    let write = format!("open('{path}/x', 'a').write('x')");
+    let write = format!("open('{path}/x', 'a').write('x')\nos.unlink('{path}/x')");
     for top in ["", AS_NOBODY] {
         breaks_out_only_without("read_only = ['/']", top, &write, "Read-only file system");
         breaks_out_only_without(&format!("read_only = ['{path}']"), top, &write, "Read-only file system");
@@ -46,6 +46,7 @@ fn hidden_files_are_not_seen() {
     let path = dir.path().display();
     fs::write(dir.path().join("secret"), "s3cret").expect("a secret");
     fs::create_dir(dir.path().join("kept")).expect("a directory");
+    fs::set_permissions(dir.path().join("kept"), fs::Permissions::from_mode(0o777)).expect("its mode");
     let read = format!("assert open('{path}/secret').read() == 's3cret'");
     breaks_out_only_without(&format!("hidden = ['{path}']"), "", &read, "No such file");
     breaks_out_only_without(&format!("hidden = ['{path}']"), AS_NOBODY, &read, "Permission denied");

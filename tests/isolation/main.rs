@@ -65,7 +65,9 @@ impl<'a> Attempt<'a> {
         svd.start();
         let line = wait_for("what became of the attempt", PATIENCE, || {
             let output = svd.output("hostile");
-            let line = output.lines().find(|l| *l == "done" || l.starts_with("refused:")).map(str::to_owned);
+            // What is not at its end yet would be taken for something else.
+            let lines = output.split_inclusive('\n').filter_map(|l| l.strip_suffix('\n'));
+            let line = lines.into_iter().find(|l| *l == "done" || l.starts_with("refused:")).map(str::to_owned);
             line.or_else(|| {
                 let status = svd.status("hostile");
                 let failed = ["failed", "backoff"].contains(&status["state"].as_str().unwrap_or_default());
@@ -73,8 +75,8 @@ impl<'a> Attempt<'a> {
                 None
             })
         });
-        match line.strip_prefix("refused: ") {
-            Some(why) => Outcome::Refused(why.to_owned()),
+        match line.strip_prefix("refused:") {
+            Some(why) => Outcome::Refused(why.trim().to_owned()),
             None => Outcome::Done,
         }
     }
