@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 /// A sentence for the operator.
 pub fn sandbox(plan: &Plan) -> Result<Option<Sandbox>, String> {
     let settings = isolation::settings(plan.spec.isolation.as_deref(), plan.spec.root.is_some());
-    if settings == Settings::default() {
+    if settings == Settings::default() && plan.spec.chroot.is_none() {
         return Ok(None);
+    }
+    if let Some(key) = not_done(plan, &settings) {
+        return Err(format!("{key} is not done by this svd yet; leave it out"));
     }
     let context = Context {
         spec: &plan.spec,
@@ -35,6 +38,18 @@ pub fn sandbox(plan: &Plan) -> Result<Option<Sandbox>, String> {
         ambient: settings.capabilities.is_some(),
         no_new_privileges: settings.no_new_privileges,
     }))
+}
+
+/// A key that is read, and that nothing is done for.
+fn not_done(plan: &Plan, settings: &Settings) -> Option<&'static str> {
+    let asked = [
+        ("chroot", plan.spec.chroot.is_some()),
+        ("[isolation] private_pids", settings.private_pids),
+        ("[isolation] network", settings.network != crate::config::spec::Network::Host),
+        ("[isolation] syscalls", !settings.syscalls.is_empty()),
+        ("[isolation] landlock", settings.landlock),
+    ];
+    asked.into_iter().find(|(_, asked)| *asked).map(|(key, _)| key)
 }
 
 /// Where links lead; what is not there stays as it is.

@@ -124,11 +124,11 @@ mod tests {
 
     #[test]
     fn what_is_needed_stays_visible_below_what_is_hidden() {
-        let settings = Settings { hidden: vec![Template::new("/home")], ..Settings::default() };
-        let steps = of(&settings, &["/home/a/app", "/home/a/app/releases/1", "/srv/x", "/home"]);
+        let settings = Settings { hidden: vec![Template::new("/home2")], ..Settings::default() };
+        let steps = of(&settings, &["/home2/a/app", "/home2/a/app/releases/1", "/srv/x", "/home2"]);
         let Mount::Cover { keep, empty, mode, .. } = &steps[0] else { panic!("{steps:?}") };
-        assert_eq!((keep.clone(), *empty, *mode), (paths(&["/home/a/app"]), false, 0o555));
-        let Mount::Cover { mode, empty, .. } = &of(&settings, &["/homes/a"])[0] else { panic!("a cover") };
+        assert_eq!((keep.clone(), *empty, *mode), (paths(&["/home2/a/app"]), false, 0o555));
+        let Mount::Cover { mode, empty, .. } = &of(&settings, &["/home22/a"])[0] else { panic!("a cover") };
         assert_eq!((*mode, *empty), (0, true));
     }
 

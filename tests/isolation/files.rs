@@ -78,7 +78,7 @@ fn devices_of_the_host_are_not_there() {
     }
     breaks_out_only_without("private_devices = true", "", "open('/dev/kmsg', 'rb', 0)", "No such file");
     // Nor can they be made.
-    let make = "os.mknod('/tmp/airdock-kmsg', 0o20600, os.makedev(1, 11))\nos.unlink('/tmp/airdock-kmsg')";
+    let make = "os.mknod('/tmp/a-kmsg', 0o20600, os.makedev(1, 11))\nos.unlink('/tmp/a-kmsg')";
     breaks_out_only_without("private_devices = true", "", make, "Operation not permitted");
     works_with(
         "private_devices = true",
