@@ -354,3 +354,60 @@ fn what_others_changed_meanwhile_is_not_lost() {
     assert!(edit(&svd, &inner, &["--yes"]).status.success());
     assert!(fs::read_to_string(svd.path("inner")).unwrap().contains("being edited by somebody else"));
 }
+
+/// What one of its processes has.
+fn item<'a>(process: &'a Value, what: &str) -> &'a Value {
+    process["has"].as_array().unwrap().iter().find(|has| has["what"] == what).unwrap_or(&Value::Null)
+}
+
+#[test]
+fn processes_are_seen_as_they_are() {
+    let mut svd = Svd::new();
+    let port = free_port();
+    let root = nix::unistd::geteuid().is_root();
+    let user = if root { "user = \"nobody\"\n" } else { "" };
+    let text = format!(
+        "kind = \"command\"\n{user}umask = \"0027\"\ncommand = [\"sh\", \"-c\", \"sleep 1000 & exec sleep 1000\", \"--password=geheim\"]\n\
+         [sockets.http]\nlisten = \"127.0.0.1:{port}\"\n[limits]\nnice = 3\nopen_files = 512\n[environment]\nAPI_TOKEN = \"geheim\"\n"
+    );
+    svd.service("web", &text);
+    svd.start();
+    let running = || String::from_utf8_lossy(&svd.svctl(&["is-active", "web"]).stdout).contains("running");
+    support::wait_until("web runs", PATIENCE, running);
+    let seen = wait_for("both processes", PATIENCE, || {
+        let seen = svd.json(&["inspect", "web"]);
+        let all = seen["processes"].as_array().unwrap().clone();
+        let run = all.iter().all(|p| p["command"][0] == "sleep");
+        (all.len() == 2 && run).then_some(seen)
+    });
+    assert_eq!(seen["differs"], false, "{seen:#}");
+    let first = &seen["processes"][0];
+    for (what, value) in [("umask", "0027"), ("limits.nice", "3"), ("directory", "/"), ("limits.open_files", "512")] {
+        assert_eq!(item(first, what)["value"], value, "{seen:#}");
+    }
+    assert_eq!(item(first, "listens on")["value"], format!("127.0.0.1:{port}"));
+    assert!(
+        item(first, "environment")["value"].as_str().unwrap().contains("API_TOKEN")
+            && !seen.to_string().contains("geheim"),
+        "{seen:#}"
+    );
+    if root {
+        assert!(item(first, "user")["value"].as_str().unwrap().starts_with("nobody"), "{seen:#}");
+        assert!(item(first, "capabilities")["value"].as_str().unwrap().starts_with("none"), "{seen:#}");
+    }
+    let said = svd.ok(&["inspect", "web"]);
+    assert!(said.contains("All that the file says is so.") && said.contains("  as "), "{said}");
+
+    // Another limit than the file has, by somebody from outside.
+    let pid = first["pid"].to_string();
+    let renice = std::process::Command::new("renice").args(["-n", "9", "-p", &pid]).output().unwrap();
+    assert!(renice.status.success());
+    let seen = svd.json(&["inspect", "web"]);
+    assert_eq!(
+        (&item(&seen["processes"][0], "limits.nice")["wanted"], &seen["differs"]),
+        (&"3".into(), &true.into()),
+        "{seen:#}"
+    );
+    svd.ok(&["stop", "web"]);
+    assert_eq!(svd.svctl(&["inspect", "web"]).status.code(), Some(3));
+}

@@ -20,6 +20,7 @@ mod handle;
 mod health;
 mod hex;
 mod http;
+mod inspected;
 pub mod internal;
 pub mod metrics;
 pub mod peer;

@@ -29,6 +29,10 @@ pub enum Request {
     Configuration {
         name: Name,
     },
+    /// What its processes have. [`super::types::Inspection`].
+    Inspect {
+        name: Name,
+    },
     /// Until ready. [`super::types::ActionResult`], as for the next ones.
     Start {
         services: Vec<Name>,
@@ -332,7 +336,7 @@ impl Request {
             Request::Scale { .. } => Verb::Scale,
             Request::Signal { .. } => Verb::Signal,
             Request::Logs(_) => Verb::Logs,
-            Request::Configuration { .. } => Verb::Inspect,
+            Request::Configuration { .. } | Request::Inspect { .. } => Verb::Inspect,
             Request::Update { .. } => Verb::Update,
             Request::Exec { .. } => Verb::Exec,
             Request::Upgrade { .. } => Verb::Upgrade,
@@ -350,6 +354,7 @@ impl Request {
             Request::Status { .. }
             | Request::Service { .. }
             | Request::Configuration { .. }
+            | Request::Inspect { .. }
             | Request::Pid { .. }
             | Request::Logs(_)
             | Request::Version
@@ -378,7 +383,10 @@ impl Request {
     /// The one name, where the request has exactly one.
     pub fn single_name(&self) -> Option<&str> {
         match self {
-            Request::Service { name } | Request::Configuration { name } | Request::App { name, .. } => Some(name),
+            Request::Service { name }
+            | Request::Configuration { name }
+            | Request::Inspect { name }
+            | Request::App { name, .. } => Some(name),
             Request::Logs(logs) => Some(&logs.name),
             _ => None,
         }

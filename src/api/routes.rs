@@ -19,6 +19,7 @@ pub enum Endpoint {
     Status,
     Service,
     Configuration,
+    Inspect,
     Start,
     Stop,
     Restart,
@@ -72,6 +73,7 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/v1/status", Endpoint::Status, "State of services"),
     route("GET", "/v1/services/{name}", Endpoint::Service, "Everything about one service"),
     route("GET", "/v1/services/{name}/configuration", Endpoint::Configuration, "Settings, and where they come from"),
+    route("GET", "/v1/services/{name}/inspect", Endpoint::Inspect, "What its processes have"),
     route("POST", "/v1/services/{names}/start", Endpoint::Start, "Start, until ready"),
     route("POST", "/v1/services/{names}/stop", Endpoint::Stop, "Stop, until nothing is left"),
     route("POST", "/v1/services/{names}/restart", Endpoint::Restart, "Stop and start"),
@@ -226,11 +228,12 @@ pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) ->
             nothing(body)?;
             request
         }
-        Endpoint::Service | Endpoint::Configuration => {
+        Endpoint::Service | Endpoint::Configuration | Endpoint::Inspect => {
             nothing(body)?;
             let name = found.names.into_iter().next().unwrap_or_default();
             match endpoint {
                 Endpoint::Configuration => Request::Configuration { name },
+                Endpoint::Inspect => Request::Inspect { name },
                 _ => Request::Service { name },
             }
         }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use super::configuration::Configuration;
 pub use super::error::{ApiError, ErrorCode};
 pub use super::health::{GenerationHealth, HostHealth, MetricsSnapshot, ServiceHealth, SvdMetric};
+pub use super::inspected::{Has, Inspected, Inspection};
 pub use super::results::{
     ActionResult, Change, ChangeAction, ExecResult, Progress, ServiceResult, UpdateResult, UpgradeResult,
 };

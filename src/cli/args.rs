@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::api::client::DEFAULT_SOCKET;
 use crate::config::units;
-pub use local::{EditArgs, InitArgs, InitKind, ShowArgs};
+pub use local::{EditArgs, InitArgs, InitKind, InspectArgs, ShowArgs};
 
 /// What `--help` ends with; `docs/svctl.md` says more.
 const EXIT_CODES: &str = "\
@@ -170,6 +170,8 @@ pub enum Command {
     Init(InitArgs),
     /// Show a service's settings, each with where it comes from
     Show(ShowArgs),
+    /// Show what the processes of a service really have, and where that is not what its file says
+    Inspect(InspectArgs),
     /// Change a service's file in an editor; it is checked before it counts
     Edit(EditArgs),
     /// Check a configuration without svd

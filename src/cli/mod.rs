@@ -20,6 +20,7 @@ mod files;
 mod host;
 mod hosts;
 mod init;
+mod inspect;
 mod lanes;
 mod logs;
 mod manual;
@@ -151,6 +152,7 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         Command::Unlock(args) => releases::unlock(context, args),
         Command::Init(args) => init::init(context, args),
         Command::Show(args) => show::show(context, args),
+        Command::Inspect(args) => inspect::inspect(context, args),
         Command::Edit(args) => edit::edit(context, args),
         Command::Check(args) => configuration(context, &args.dir),
         Command::Completions(args) => completion::completions(args.shell),

@@ -281,6 +281,11 @@ fn text_for_kernel(text: &str) -> Result<CString, String> {
     c_string(text).ok_or_else(|| format!("{text:?} has a NUL byte"))
 }
 
+/// Where the processes of a generation begin, where that can be told without a worker.
+pub fn directory_of(plan: &Plan, around: &Surroundings) -> Option<PathBuf> {
+    directory(&without_worker(plan, around)).ok()
+}
+
 pub(super) fn directory(context: &Context<'_>) -> Result<PathBuf, String> {
     match (&context.spec.directory, &context.places.release) {
         (Some(template), _) => Ok(PathBuf::from(context.expand(template)?)),

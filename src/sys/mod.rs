@@ -28,6 +28,7 @@ pub mod durable;
 pub mod fifo;
 pub mod files;
 pub mod foreground;
+pub mod inspect;
 pub mod kernel;
 pub mod lock;
 pub mod memory;

@@ -81,3 +81,9 @@ pub struct EditArgs {
     #[arg(short, long, value_name = "DIR")]
     pub config: Option<PathBuf>,
 }
+
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
