@@ -17,7 +17,7 @@ use super::state::{Key, State};
 use super::store::Store;
 use super::upgrade::Successor;
 use super::users::{self, Users};
-use super::{audit, checks, token, update};
+use super::{audit, checks, features, token, update};
 use crate::api::audit::Numbers;
 use crate::api::public;
 use crate::api::reply::Counters;
@@ -195,7 +195,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     crate::sys::process::set_child_subreaper().map_err(|e| format!("cannot become a sub-reaper: {}", e.desc()))?;
     write_launcher(&paths)?;
     let mut limitations: Vec<Box<str>> = features.lacking().into_iter().map(Into::into).collect();
-    let containment = contain(&paths, found.as_ref(), &mut limitations)?;
+    let (containment, no_tree) = contain(&paths, found.as_ref(), &mut limitations)?;
     let (log_events, logs_in) = mpsc::unbounded_channel();
     let notify = Box::new(move |event| {
         // Only while svd ends is nobody there to hear it.
@@ -217,6 +217,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         open_files: open_files.for_children(),
         oom_score_adj: crate::sys::spawn::fresh_oom_score(),
         umask: 0o022,
+        features: Arc::new(features::Features::probe(&containment, no_tree)),
     };
     let poll = Poll::new(64).map_err(|e| format!("cannot make an epoll set: {}", e.desc()))?;
     poll.add(&signals, Interest::Read, token::SIGNALS).map_err(|e| format!("cannot watch signals: {}", e.desc()))?;
@@ -405,27 +406,31 @@ fn rebuild(config: &Config, paths: &Paths, store: &Store, users: &Users, kept: &
 
 /// # Errors
 /// A sentence.
-fn contain(paths: &Paths, found: Option<&Found>, limitations: &mut Vec<Box<str>>) -> Result<Containment, String> {
+fn contain(
+    paths: &Paths,
+    found: Option<&Found>,
+    limitations: &mut Vec<Box<str>>,
+) -> Result<(Containment, Option<String>), String> {
     let failed = |e| format!("cannot read {}: {}", paths.run.display(), crate::sys::io_text(&e));
     let stubs = stub::Place::open(&paths.run, &paths.stubs()).map_err(failed)?;
     let recorded = found.map(Found::groups).unwrap_or_default();
     let mut left = stubs.end_orphans(&found.map(Found::stubs).unwrap_or_default(), LEFT_LIMIT);
     stubs.sweep(|file| recorded.contains(file));
-    let containment = match Tree::create(&paths.id()) {
+    let contained = match Tree::create(&paths.id()) {
         Ok(tree) => {
             left += sweep(&tree, |group| !recorded.contains(group.name()));
-            Containment::Cgroup(tree)
+            (Containment::Cgroup(tree), None)
         }
         Err(why) => {
             limitations.push(format!("no cgroups ({why}): each worker has a small stub process above it").into());
-            Containment::Stub(stubs)
+            (Containment::Stub(stubs), Some(why.reason))
         }
     };
     if left > 0 {
         let left = config::counted(left, "worker");
         tracing::warn!("an svd that was killed has left {left}; they are ended, and the services started anew");
     }
-    Ok(containment)
+    Ok(contained)
 }
 
 /// Ends what an svd that was killed has left and no record names: forked at the very moment of its death. Gives how many workers there were.

@@ -67,6 +67,7 @@ impl Host {
                 let shutting_down = self.machine.is_shutting_down();
                 self.state.mark_end(Key::Plan(generation), shutting_down);
                 self.state.mark_end(Key::Generation(generation), shutting_down);
+                self.forget_oom(generation);
                 let Some(gone) = self.generations.remove(&generation) else { return };
                 self.let_generation_go(generation, &gone);
                 if let Some(gunicorn) = &gone.gunicorn {
@@ -192,6 +193,7 @@ impl Host {
     }
 
     fn make_generation(&mut self, id: GenerationId, plan: Rc<Plan>) -> Result<(), String> {
+        self.around.features.suffice(&plan.spec)?;
         let sockets = self.sockets_for(id, &plan)?;
         let from = plan.places.id.as_ref().map(|id| format!(" from release {id}")).unwrap_or_default();
         self.progress(id.service, None, "boot", &format!("generation {} boots{from}", id.number));

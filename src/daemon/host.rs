@@ -123,6 +123,8 @@ pub enum Message {
     },
     /// A standby may need memory that others want.
     LookAtMemory,
+    /// A process of a generation may have been killed for its memory.
+    LookForKills(GenerationId),
     /// Something that people should see.
     OfApp {
         app: crate::api::request::Name,
@@ -187,6 +189,7 @@ pub struct Host {
     /// Delays of readiness and watchdogs.
     pub alarms: BTreeSet<(Time, WorkerId, Alarm)>,
     pub statsd: super::statsd::Statsd,
+    pub oom: super::oom::Oom,
     /// Notifications of processes that are not of the service, and main processes that are not.
     pub foreign_notifications: u64,
     /// Why output cannot be written, while that is so: by the service's name and the file.
@@ -312,6 +315,7 @@ impl Host {
             inbox: VecDeque::new(),
             alarms: BTreeSet::new(),
             statsd: super::statsd::Statsd::default(),
+            oom: super::oom::Oom::default(),
             foreign_notifications: 0,
             unwritten: BTreeMap::new(),
             log_lost: 0,
@@ -527,6 +531,7 @@ impl Host {
             Message::Given { specs, services, done } => _ = done.send(self.handle_given(&specs, &services)),
             Message::FilesRead { name, read, reply } => self.handle_files_read(&name, *read, *reply),
             Message::LookAtMemory => self.look_at_memory(),
+            Message::LookForKills(id) => self.handle_look_for_kills(id),
             Message::OfApp { app, text } => self.handle_of_app(&app, &text),
             Message::Saved { result, answer } => self.handle_saved(result, answer),
             Message::Owners { service, change, owners } => self.handle_owners(service, &change, owners),

@@ -1,5 +1,6 @@
 //! From a generation to a process: the plan, resolved once, and what each spawn is prepared with.
 
+use super::features::Features;
 use super::logs::Stream;
 use super::paths::Paths;
 use super::statsd;
@@ -152,6 +153,7 @@ pub struct Surroundings {
     pub open_files: Limit,
     pub oom_score_adj: Option<i32>,
     pub umask: u32,
+    pub features: Arc<Features>,
 }
 
 /// What one spawn has of its own.

@@ -1,11 +1,24 @@
-//! `[limits]`, as what is spawned is prepared with it.
+//! `[limits]`: what is spawned is prepared with it, and what runs is changed.
 
+use super::features::Features;
+use super::host::Host;
 use super::launch::Surroundings;
+use super::state::Key;
+use super::unit::Plan;
+use crate::config::spec::Service;
 use crate::config::spec::{Io, Limits, Rlimit};
+use crate::core::GenerationId;
+use crate::core::ServiceId;
+use crate::sys::cgroup::control::{self, Setting};
+use crate::sys::limits::{self as own, Change};
 use crate::sys::spawn::{CpuMask, IoPriority, Limit, Prepared};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
 
 /// What each process gets by itself.
 pub fn prepare(prepared: &mut Prepared, limits: &Limits, around: &Surroundings) {
+    prepared.limited.settings = around.features.limits().settings(limits);
     prepared.nice = limits.nice;
     prepared.io = limits.io.map(io_priority);
     prepared.cpus = limits.cpus.as_ref().map(|cpus| CpuMask::of(cpus.ranges())).unwrap_or_default();
@@ -14,6 +27,11 @@ pub fn prepare(prepared: &mut Prepared, limits: &Limits, around: &Surroundings) 
     let says = |resource| own.iter().any(|limit| limit.resource == resource);
     let open_files = Some(around.open_files).filter(|limit| !says(limit.resource));
     prepared.limits = open_files.into_iter().chain(own.iter().copied()).collect();
+}
+
+/// The directory of a generation, which has the limits of all its workers, where there can be such limits.
+pub fn together(name: &str, generation: GenerationId, features: &Features) -> Option<Box<str>> {
+    features.limits().together.then(|| control::together(&format!("{name}.{}", generation.number)))
 }
 
 fn io_priority(io: Io) -> IoPriority {
@@ -26,4 +44,119 @@ fn io_priority(io: Io) -> IoPriority {
 
 fn rlimit(limit: &Rlimit) -> Limit {
     Limit { resource: limit.resource.number(), soft: limit.soft, hard: Some(limit.hard) }
+}
+
+/// Looks for processes that were forked while others were changed.
+const ROUNDS: usize = 4;
+
+/// What changes of each process, by key.
+struct Changes {
+    nice: Option<i32>,
+    io: Option<IoPriority>,
+    cpus: Option<CpuMask>,
+    oom_score: Option<i32>,
+    limits: Vec<(&'static str, Limit)>,
+}
+
+impl Changes {
+    /// A limit that is taken away leaves svd's own.
+    fn between(old: &Limits, new: &Limits, around: &Surroundings) -> Changes {
+        let changed = |is: bool| is.then_some(());
+        let cpus = || new.cpus.as_ref().map_or_else(own::own_cpus, |cpus| CpuMask::of(cpus.ranges()));
+        let score = || new.oom_score.or(around.oom_score_adj).unwrap_or_else(|| around.features.limits().oom_score);
+        let gone = old.rlimits.iter().filter(|limit| !new.rlimits.iter().any(|other| other.resource == limit.resource));
+        let own_limit = |limit: &Rlimit| {
+            let resource = limit.resource.number();
+            let (soft, hard) = own::limit_of(resource)?;
+            let soft = if resource == around.open_files.resource { around.open_files.soft } else { soft };
+            Some((limit.resource.full_key(), Limit { resource, soft, hard: Some(hard) }))
+        };
+        let set = new.rlimits.iter().filter(|limit| !old.rlimits.contains(limit));
+        let set = set.map(|limit| (limit.resource.full_key(), rlimit(limit)));
+        Changes {
+            nice: changed(old.nice != new.nice).map(|()| new.nice.unwrap_or_else(own::nice)),
+            io: changed(old.io != new.io).map(|()| new.io.map_or(IoPriority::None, io_priority)),
+            cpus: changed(old.cpus != new.cpus).map(|()| cpus()),
+            oom_score: changed(old.oom_score != new.oom_score).map(|()| score()),
+            limits: set.chain(gone.filter_map(own_limit)).collect(),
+        }
+    }
+
+    fn all(&self) -> Vec<(&'static str, Change<'_>)> {
+        let mut all = Vec::new();
+        all.extend(self.cpus.as_ref().map(|cpus| ("limits.cpus", Change::Cpus(cpus))));
+        all.extend(self.nice.map(|nice| ("limits.nice", Change::Nice(nice))));
+        all.extend(self.io.map(|io| ("limits.io", Change::Io(io))));
+        all.extend(self.oom_score.map(|score| ("limits.oom_score", Change::OomScore(score))));
+        all.extend(self.limits.iter().map(|(key, limit)| (*key, Change::Limit(*limit))));
+        all
+    }
+}
+
+impl Host {
+    /// Changes the limits of all that runs of a service. Gives what could not be changed: a sentence for each key.
+    pub fn change_limits(&mut self, id: ServiceId, old: &Limits, new: &Arc<Limits>) -> Vec<String> {
+        let changes = Changes::between(old, new, &self.around);
+        let settings = self.around.features.limits().changed(old, new);
+        let mut failed: Vec<(&'static str, String)> = self.change_groups(id, &settings);
+        // Checks and commands end soon, and the next ones have the new limits.
+        let of_it = || self.workers.values().filter(|process| process.generation.service == id);
+        for (key, change) in changes.all() {
+            let mut done = BTreeSet::new();
+            for _ in 0..ROUNDS {
+                let now: BTreeSet<i32> = of_it().flat_map(|process| process.worker.processes()).collect();
+                let more: Vec<i32> = now.difference(&done).copied().collect();
+                if more.is_empty() {
+                    break;
+                }
+                let errors = more.iter().filter_map(|pid| Some((*pid, change.apply(*pid).err()?)));
+                failed.extend(errors.map(|(pid, errno)| (key, format!("of process {pid}: {}", errno.desc()))).next());
+                done.extend(more);
+            }
+        }
+        self.replan(id, new);
+        let mut told = BTreeSet::new();
+        failed.retain(|(key, _)| told.insert(*key));
+        let sentence =
+            |(key, why): (&str, String)| format!("{key} is not changed for what runs: {why}; a reload applies it");
+        failed.into_iter().map(sentence).collect()
+    }
+
+    fn change_groups(&self, id: ServiceId, settings: &[(&'static str, Setting)]) -> Vec<(&'static str, String)> {
+        let mut failed = Vec::new();
+        let mut done = BTreeSet::new();
+        for process in self.workers.values().filter(|process| process.generation.service == id) {
+            let Some(group) = process.worker.group() else {
+                failed.extend(settings.iter().map(|(key, _)| (*key, "it has no control group".to_owned())));
+                continue;
+            };
+            if !done.insert(group.limited_name().to_owned()) {
+                continue;
+            }
+            for (key, setting) in settings {
+                let set = group.tree().limit(group.limited_name(), std::slice::from_ref(setting));
+                failed.extend(set.err().map(|why| (*key, why)));
+            }
+        }
+        failed
+    }
+
+    /// What is started again for a generation has the new limits, too.
+    fn replan(&mut self, id: ServiceId, new: &Arc<Limits>) {
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let current = Arc::clone(&unit.spec);
+        let with = |plan: &Plan| {
+            let spec = Service { limits: Arc::clone(new), ..(*plan.spec).clone() };
+            let spec = if spec == *current { Arc::clone(&current) } else { Arc::new(spec) };
+            Rc::new(Plan { spec, ..plan.clone() })
+        };
+        if let Some((number, plan)) = &mut unit.kept {
+            *plan = with(plan);
+            self.state.mark(Key::Plan(GenerationId { service: id, number: *number }));
+        }
+        for (of, made) in self.generations.iter_mut().filter(|(of, _)| of.service == id) {
+            made.plan = with(&made.plan);
+            self.state.mark(Key::Plan(*of));
+        }
+    }
 }

@@ -17,6 +17,8 @@ pub enum Token {
     Main(WorkerId),
     Statsd,
     Guardian,
+    /// What becomes of a generation's memory.
+    Memory(GenerationId),
 }
 
 pub const SIGNALS: u64 = 0;
@@ -40,6 +42,10 @@ pub fn of_generation(id: GenerationId) -> u64 {
     4 << SHIFT | u64::from(id.service.0) << 28 | (id.number & 0xfff_ffff)
 }
 
+pub fn of_memory(id: GenerationId) -> u64 {
+    9 << SHIFT | (of_generation(id) & ((1 << SHIFT) - 1))
+}
+
 pub fn of_check(number: u64) -> u64 {
     5 << SHIFT | number
 }
@@ -50,16 +56,18 @@ pub fn of_main(worker: WorkerId) -> u64 {
 
 pub fn parse(token: u64) -> Option<Token> {
     let rest = token & ((1 << SHIFT) - 1);
+    let generation = || GenerationId { service: ServiceId((rest >> 28) as u32), number: rest & 0xfff_ffff };
     Some(match token >> SHIFT {
         0 => Token::Signals,
         1 => Token::Worker(WorkerId(rest)),
         2 => Token::Notify(WorkerId(rest)),
         3 => Token::Ready(WorkerId(rest)),
-        4 => Token::Report(GenerationId { service: ServiceId((rest >> 28) as u32), number: rest & 0xfff_ffff }),
+        4 => Token::Report(generation()),
         5 => Token::Check(rest),
         6 => Token::Main(WorkerId(rest)),
         7 => Token::Statsd,
         8 => Token::Guardian,
+        9 => Token::Memory(generation()),
         _ => return None,
     })
 }

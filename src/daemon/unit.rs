@@ -64,7 +64,7 @@ impl Health {
 }
 
 /// Everything that a generation keeps from its beginning: the configuration and the real directories.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     pub spec: Arc<Service>,
     pub places: Places,

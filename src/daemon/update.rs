@@ -92,6 +92,20 @@ impl Host {
             }
         };
         let changes = diff::difference(&self.configuration(), &new);
+        let refused = self.refused(&new, &changes);
+        if !refused.is_empty() {
+            let count = config::counted(refused.len(), "key");
+            self.warn(
+                None,
+                &format!(
+                    "this host lacks what {count} of the configuration ask for; nothing is changed: {}",
+                    refused.join("; ")
+                ),
+            );
+            let why = format!("This host lacks what {count} of the configuration ask for; nothing was changed.");
+            let details = refused.into_iter().map(Into::into).collect();
+            return reply.error(ApiError::new(ErrorCode::BadConfiguration, why).details(details));
+        }
         let shown: Vec<Shown> = changes.iter().filter_map(|change| show(change, &new)).collect();
         let mut result = UpdateResult {
             changed: !changes.is_empty(),
@@ -121,6 +135,15 @@ impl Host {
         self.releases.overruled(&changes);
         self.apply(new, &changes, Some(call));
         self.finish_call(call);
+    }
+
+    /// What the services that are new or changed ask for, and this host cannot do.
+    fn refused(&self, new: &Config, changes: &[Change]) -> Vec<String> {
+        let touched = changes.iter().filter_map(|change| match change {
+            Change::Added { service } | Change::Changed { service, .. } => new.services.get(service),
+            Change::Removed { .. } | Change::Daemon { .. } => None,
+        });
+        self.around.features.refused(touched.map(|spec| &**spec))
     }
 
     /// Of services that `changes` do not touch: those whose processes do not have the configuration that is in force.
@@ -171,7 +194,10 @@ impl Host {
                     if let (Some(id), Some(spec)) =
                         (self.machine.named(service).map(|s| s.id), new.services.get(service))
                     {
-                        self.change(id, spec, *needs);
+                        for why in self.change(id, spec, *needs) {
+                            self.note(call, service, &why);
+                            self.warn(Some(id), &why);
+                        }
                         let (policy, needed) = (Rc::new(Policy::new(spec)), to_core(spec, *needs));
                         if needed == core::Change::Reload && self.stopped_first(id).is_some() {
                             change.push((id, policy, core::Change::Next, None));
@@ -203,7 +229,9 @@ impl Host {
                 self.warn(Some(id), why);
                 continue;
             }
-            self.change(id, spec, needs);
+            for why in self.change(id, spec, needs) {
+                self.warn(Some(id), &why);
+            }
             let needed = match to_core(spec, needs) {
                 core::Change::Live => core::Change::Live,
                 _ => core::Change::Next,
@@ -306,7 +334,17 @@ impl Host {
         }
     }
 
-    fn change(&mut self, id: ServiceId, spec: &Arc<Service>, needs: Needs) {
+    /// For the answer to an update.
+    fn note(&mut self, call: Option<u64>, name: &str, text: &str) {
+        let pending = call.and_then(|call| self.calls.get_mut(&call));
+        if let Some(result) = pending.and_then(|pending| pending.update.as_mut()) {
+            result.notes.push(format!("{name}: {text}").into());
+        }
+    }
+
+    /// Gives what of it does not take effect, in sentences.
+    fn change(&mut self, id: ServiceId, spec: &Arc<Service>, needs: Needs) -> Vec<String> {
+        let old = self.units.get(&id).map(|unit| Arc::clone(&unit.spec.limits));
         self.state.mark(Key::Unit(id));
         self.mark_spec(id);
         if let Some(unit) = self.units.get_mut(&id) {
@@ -330,6 +368,10 @@ impl Host {
             if needs != Needs::Restart {
                 self.adjust_sockets(id, change);
             }
+        }
+        match old {
+            Some(old) if old != spec.limits => self.change_limits(id, &old, &spec.limits),
+            _ => Vec::new(),
         }
     }
 

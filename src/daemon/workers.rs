@@ -65,9 +65,10 @@ impl Host {
             notify: notify.as_ref().map(|(path, _)| &**path),
             ready: ready_theirs,
         };
-        let prepared = launch::prepare(made, &self.around, &own)?;
+        let mut prepared = launch::prepare(made, &self.around, &own)?;
         let name = unit.map(|u| Arc::clone(&u.name)).unwrap_or_default();
         let group = format!("{name}.{}.{slot}.{}", generation.number, id.0);
+        prepared.limited.together = super::limits::together(&name, generation, &self.around.features);
         let mut worker =
             Worker::start(&self.spawner, &prepared, &self.containment, &group).map_err(|e| e.to_string())?;
         if let Some((fd, interest)) = worker.watch()
@@ -109,6 +110,7 @@ impl Host {
         self.state.mark(Key::Process(id));
         self.keep_worker(id);
         self.store.spawned(id.0);
+        self.watch_oom(id);
         self.begin_readiness(id);
         Ok(())
     }
@@ -234,6 +236,7 @@ impl Host {
             Some(Token::Notify(id)) => self.handle_notify(id),
             Some(Token::Ready(id)) => self.handle_ready_descriptor(id),
             Some(Token::Report(id)) => self.handle_report(id),
+            Some(Token::Memory(id)) => self.handle_oom(id),
             Some(Token::Check(number)) => self.handle_check(number),
             Some(Token::Main(id)) => self.handle_main(id),
             Some(Token::Statsd) => {
@@ -329,6 +332,7 @@ impl Host {
         let failure = process.worker.exec_failure().filter(|_| never_ran);
         let entrance = process.worker.entrance_failure().filter(|_| never_ran);
         let reason = entrance.or_else(|| failure.map(|failure| self.describe_failure(id, failure)));
+        let reason = reason.or_else(|| self.killed_for_memory(id, status));
         self.tell(Event::Exited { worker: id, exit: exit_of(status), leftovers, reason });
     }
 

@@ -1,7 +1,9 @@
 //! The v2 cgroup tree: one directory per worker holds it and everything it forks, however it forks.
 //!
-//! No controllers are switched on, so the rule "no processes beside children" of `cgroups(7)` never bites, and the tree of
-//! a hybrid machine (`/sys/fs/cgroup/unified`) serves as well as a pure one.
+//! The tree of a hybrid machine (`/sys/fs/cgroup/unified`) serves as well as a pure one. No controllers are switched on before
+//! a limit needs one ([`control`]).
+
+pub mod control;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -45,7 +47,7 @@ impl Tree {
     /// Makes (or takes, if it is there) `airdock.ID` below the cgroup of this process.
     pub fn create(id: &str) -> Result<Arc<Tree>, NoTree> {
         let own = own_directory()?;
-        Tree::create_below(&own, id)
+        Tree::create_below(control::base_of(&own), id)
     }
 
     /// As [`Tree::create`], below a directory that is named.
@@ -88,7 +90,7 @@ impl Tree {
 
     /// Makes a worker's directory, or takes the one that is there.
     pub fn group(self: &Arc<Self>, name: &str) -> io::Result<Group> {
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0', '\n']) {
+        if !is_name(name) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         match mkdirat(&self.dir, name, Mode::from_bits_truncate(0o755)) {
@@ -99,8 +101,7 @@ impl Tree {
 
     /// A worker's directory that is there; `None` if it is not.
     pub fn existing_group(self: &Arc<Self>, name: &str) -> Option<Group> {
-        let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0', '\n']);
-        let group = plain.then(|| self.existing(name))?;
+        let group = is_name(name).then(|| self.existing(name))?;
         group.directory().is_ok().then_some(group)
     }
 
@@ -113,7 +114,17 @@ impl Tree {
     pub fn groups(self: &Arc<Self>) -> io::Result<Vec<Group>> {
         let mut found = Vec::new();
         for name in subdirectories(self.dir.as_fd())? {
-            found.push(self.existing(&name));
+            if !name.ends_with(control::LIMITED) {
+                found.push(self.existing(&name));
+                continue;
+            }
+            let below = open_directory(self.dir.as_fd(), &name).map_err(io::Error::from);
+            let workers = below.and_then(|dir| subdirectories(dir.as_fd())).unwrap_or_default();
+            found.extend(workers.iter().map(|worker| self.existing(&format!("{name}/{worker}"))));
+            if workers.is_empty() {
+                // A spawn was cut off there.
+                let _ = unlinkat(&self.dir, name.as_str(), UnlinkatFlags::RemoveDir);
+            }
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
@@ -163,6 +174,20 @@ impl Group {
         &self.name
     }
 
+    /// The worker's part of the name.
+    pub fn own_name(&self) -> &str {
+        self.name.split_once('/').map_or(&self.name, |(_, own)| own)
+    }
+
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The name of the directory that has its limits.
+    pub fn limited_name(&self) -> &str {
+        self.name.split_once('/').map_or(&self.name, |(together, _)| together)
+    }
+
     pub fn path(&self) -> PathBuf {
         self.tree.path.join(&*self.name)
     }
@@ -180,6 +205,14 @@ impl Group {
 
     /// Removes the directory if no process is left in it or below it: that is the check as well.
     pub fn remove(&self) -> io::Result<bool> {
+        let removed = self.remove_own()?;
+        if removed {
+            self.tree.remove_together(&self.name);
+        }
+        Ok(removed)
+    }
+
+    fn remove_own(&self) -> io::Result<bool> {
         match unlinkat(&self.tree.dir, &*self.name, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(true),
             Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}
@@ -296,6 +329,17 @@ fn populated(file: &mut File) -> io::Result<bool> {
         Err(e) => return Err(e),
     };
     Ok(String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "populated 1"))
+}
+
+/// One directory of the tree, or one in that of a generation.
+fn is_name(name: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\0', '\n']);
+    match name.split_once('/') {
+        Some((together, worker)) => {
+            together.ends_with(control::LIMITED) && plain(together) && plain(worker) && !worker.contains('/')
+        }
+        None => plain(name),
+    }
 }
 
 /// Deeper than anybody nests cgroups in earnest.

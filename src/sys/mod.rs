@@ -30,6 +30,7 @@ pub mod files;
 pub mod foreground;
 pub mod inspect;
 pub mod kernel;
+pub mod limits;
 pub mod lock;
 pub mod memory;
 pub mod poll;

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod live;
 mod processes;
 
 use std::os::unix::fs::PermissionsExt;

@@ -50,6 +50,11 @@ impl CpuList {
         CpuList(joined)
     }
 
+    /// All of a range?
+    pub fn has(&self, (first, last): (u16, u16)) -> bool {
+        self.0.iter().any(|(begin, end)| *begin <= first && last <= *end)
+    }
+
     pub fn ranges(&self) -> &[(u16, u16)] {
         &self.0
     }
@@ -131,20 +136,25 @@ impl Resource {
 
     /// As in `[limits]`.
     pub fn key(self) -> &'static str {
+        self.full_key().split_once('.').map_or("", |(_, key)| key)
+    }
+
+    /// With its section.
+    pub fn full_key(self) -> &'static str {
         match self {
-            Resource::OpenFiles => "open_files",
-            Resource::Core => "core",
-            Resource::FileSize => "file_size",
-            Resource::Stack => "stack",
-            Resource::Data => "data",
-            Resource::AddressSpace => "address_space",
-            Resource::LockedMemory => "locked_memory",
-            Resource::MessageQueues => "message_queues",
-            Resource::CpuTime => "cpu_time",
-            Resource::RealtimeTime => "realtime_time",
-            Resource::RealtimePriority => "realtime_priority",
-            Resource::PendingSignals => "pending_signals",
-            Resource::UserProcesses => "user_processes",
+            Resource::OpenFiles => "limits.open_files",
+            Resource::Core => "limits.core",
+            Resource::FileSize => "limits.file_size",
+            Resource::Stack => "limits.stack",
+            Resource::Data => "limits.data",
+            Resource::AddressSpace => "limits.address_space",
+            Resource::LockedMemory => "limits.locked_memory",
+            Resource::MessageQueues => "limits.message_queues",
+            Resource::CpuTime => "limits.cpu_time",
+            Resource::RealtimeTime => "limits.realtime_time",
+            Resource::RealtimePriority => "limits.realtime_priority",
+            Resource::PendingSignals => "limits.pending_signals",
+            Resource::UserProcesses => "limits.user_processes",
         }
     }
 

@@ -55,7 +55,7 @@ pub fn rebuild(config: &Config, store: &Store, tree: &Arc<Tree>, users: &Users, 
     let mut running: BTreeMap<Box<str>, BTreeMap<u64, Vec<Running>>> = BTreeMap::new();
     let mut uncertain: BTreeSet<Box<str>> = BTreeSet::new();
     for group in tree.groups().ok()? {
-        let Some((name, generation, slot, id)) = parse(group.name()) else { continue };
+        let Some((name, generation, slot, id)) = parse(group.own_name()) else { continue };
         let name = Box::from(name);
         let Some(process) = first_of(&group) else {
             if group.is_populated().unwrap_or(true) {

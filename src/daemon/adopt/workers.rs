@@ -216,6 +216,7 @@ impl Host {
             watchdog_every: record.watchdog_every,
         };
         self.workers.insert(id, Box::new(process));
+        self.watch_oom(id);
         if !ready {
             // Before anything is read: the line may be in the pipe.
             self.begin_log_watch(id);

@@ -211,6 +211,9 @@ pub enum SpawnError {
     Cgroup(Errno),
     #[error("cannot hand over what the process is to be shut in: {}", .0.desc())]
     Entrance(Errno),
+    /// The cgroup itself, or a limit of it, as a sentence.
+    #[error("{0}")]
+    Limited(String),
     #[error("cannot map memory for a child's report: {}", .0.desc())]
     Slot(Errno),
     #[error("cannot lay out the arguments and the environment: {}{}", .0.desc(), layout_hint(.0))]

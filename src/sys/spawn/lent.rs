@@ -16,7 +16,7 @@
 //!   ended svd with it: there, the way is not used.
 //! - Where the kernel is out of memory and chooses to kill the child, it kills svd, too (`__oom_kill_process` in
 //!   `mm/oom_kill.c`). It chooses by size, and the child has svd's: so it would have chosen svd, unless the control group of
-//!   the child has a limit of its own, which svd sets for none.
+//!   the child has a limit of its own: who has one is forked.
 
 use std::fs::File;
 use std::io::Read;

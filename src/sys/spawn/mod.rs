@@ -28,6 +28,7 @@ pub use failure::{ExecFailure, SpawnError, Step};
 pub use program::{ProgramError, resolve_program};
 pub use slots::{Slot, StepSlots};
 
+use super::cgroup::control::Limited;
 use super::memory::Heap;
 use super::process::PidFd;
 use arena::Arena;
@@ -113,6 +114,10 @@ impl CpuMask {
         CpuMask(words)
     }
 
+    pub(in crate::sys) fn of_words(words: Vec<u64>) -> CpuMask {
+        CpuMask(words)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -158,6 +163,8 @@ pub struct Prepared {
     /// The CPUs that it may run on; none: all that svd may.
     pub cpus: CpuMask,
     pub limits: Vec<Limit>,
+    /// Of its control group.
+    pub limited: Limited,
     /// Written to `oom_score_adj`; see [`fresh_oom_score`].
     pub oom_score_adj: Option<i32>,
     /// What of 0, 1 and 2 is missing becomes `/dev/null`; everything that is not named is closed.
@@ -188,6 +195,7 @@ impl Prepared {
             io: None,
             cpus: CpuMask::default(),
             limits: Vec::new(),
+            limited: Limited::default(),
             oom_score_adj: None,
             descriptors: Vec::new(),
             listen_pid: false,
@@ -340,7 +348,9 @@ impl Spawner {
         let mut plan = plan::lay_out(prepared, &slot, arena).map_err(SpawnError::Layout)?;
         plan.ignored_signals = self.ignored_signals;
         let most = if prepared.ids.is_some() { setting.most_of_other_users() } else { MOST_ARENAS };
-        let may_lend = lent < most && stub.is_none() && prepared.oom_score_adj.is_none();
+        // What the kernel kills for its memory must not be svd's.
+        let forked = prepared.oom_score_adj.is_some() || prepared.limited.memory();
+        let may_lend = lent < most && stub.is_none() && !forked;
         let plan = arena.place(plan).map_err(SpawnError::Layout)?;
         let cgroup = cgroup.map(|fd| fd.as_raw_fd());
         let pidfd = loop {

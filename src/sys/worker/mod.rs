@@ -134,7 +134,7 @@ impl Worker {
             Containment::Cgroup(tree) => {
                 let failed =
                     |e: io::Error| SpawnError::Cgroup(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)));
-                let group = tree.group(name).map_err(failed)?;
+                let group = tree.limited_group(&prepared.limited, name).map_err(SpawnError::Limited)?;
                 let directory = group.directory().map_err(failed)?;
                 let child = spawner.spawn(prepared, Some(directory.as_fd())).inspect_err(|_| {
                     // Best effort: an empty directory does no harm, and the next start takes it.
@@ -292,6 +292,14 @@ impl Worker {
     /// The worker's process, once it is known: what tells of its end.
     pub fn process(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd().map(AsFd::as_fd)
+    }
+
+    /// Its control group.
+    pub fn group(&self) -> Option<&Group> {
+        match &self.keeper {
+            Keeper::Group { group, .. } => Some(group),
+            Keeper::Stub(_) | Keeper::Alone { .. } => None,
+        }
     }
 
     /// Where the worker's cgroup is, for records.
@@ -523,12 +531,15 @@ fn ancestors(pid: i32) -> impl Iterator<Item = i32> {
 }
 
 /// Whose an orphan is, as far as a cgroup tells: the name of its group in this tree.
-pub fn group_of(tree: &Tree, pid: i32) -> Option<String> {
+pub fn group_of(tree: &Arc<Tree>, pid: i32) -> Option<String> {
     let path = cgroup::of_process(pid)?;
     let mut parts = path.components().map(|c| c.as_os_str());
     let tree_name = tree.path().file_name()?;
     parts.find(|part| *part == tree_name)?;
-    Some(parts.next()?.to_string_lossy().into_owned())
+    let group = parts.next()?.to_string_lossy().into_owned();
+    // A worker that shares its limits with others is one directory deeper.
+    let below = parts.next().map(|part| format!("{group}/{}", part.to_string_lossy()));
+    Some(below.filter(|name| tree.existing_group(name).is_some()).unwrap_or(group))
 }
 
 #[cfg(test)]
