@@ -411,3 +411,32 @@ fn processes_are_seen_as_they_are() {
     svd.ok(&["stop", "web"]);
     assert_eq!(svd.svctl(&["inspect", "web"]).status.code(), Some(3));
 }
+
+#[test]
+fn exposure_is_scored_and_weak_combinations_are_told() {
+    let svd = Svd::new();
+    let config = svd.path("etc");
+    let config = config.to_str().unwrap();
+    let command = "kind = \"command\"\ncommand = [\"sleep\", \"1000\"]\n";
+    svd.service("open", command);
+    svd.service(
+        "shut",
+        &format!("user = \"auto\"\n{command}root = \"/srv/shut\"\n[isolation]\nprofile = \"strict\"\n"),
+    );
+    let scored = svd.json(&["security", "-c", config]);
+    let total = |n: usize| scored["services"][n]["total"].as_f64().unwrap();
+    assert!(total(0) > 9.0 && total(1) < 4.0, "{scored}");
+    let table = svd.ok(&["security", "-c", config]);
+    assert!(table.lines().count() == 3 && table.contains("unsafe") && table.contains("user = \"auto\""), "{table}");
+    let one = svd.ok(&["security", "-c", config, "shut"]);
+    assert!(one.contains("isolation.network") && one.contains("→ [isolation] network"), "{one}");
+    assert_eq!(svd.svctl(&["security", "-c", config, "--at-most", "5", "o*"]).status.code(), Some(1));
+    assert_eq!(svd.svctl(&["security", "-c", config, "--at-most", "5", "shut"]).status.code(), Some(0));
+    assert_eq!(svd.svctl(&["security", "-c", config, "none"]).status.code(), Some(4));
+    assert!(!svd.ok(&["check", config]).contains("warning"));
+
+    svd.service("weak", &format!("user = \"auto\"\n{command}root = \"/srv/weak\"\n[isolation]\nprofile = \"strict\"\nwritable = [\"{{release}}\"]\n"));
+    let said = svd.ok(&["check", config]);
+    assert!(said.contains("weak.toml:7:1: {release} has its own code") && said.contains("1 warning"), "{said}");
+    assert_eq!(svd.json(&["check", config])["warnings"][0]["line"], 7);
+}

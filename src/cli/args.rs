@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::api::client::DEFAULT_SOCKET;
 use crate::config::units;
-pub use local::{EditArgs, InitArgs, InitKind, InspectArgs, ShowArgs};
+pub use local::{EditArgs, InitArgs, InitKind, InspectArgs, SecurityArgs, ShowArgs};
 
 /// What `--help` ends with; `docs/svctl.md` says more.
 const EXIT_CODES: &str = "\
@@ -172,6 +172,8 @@ pub enum Command {
     Show(ShowArgs),
     /// Show what the processes of a service really have, and where that is not what its file says
     Inspect(InspectArgs),
+    /// Score how much of the host services could reach, and say what to change
+    Security(SecurityArgs),
     /// Change a service's file in an editor; it is checked before it counts
     Edit(EditArgs),
     /// Check a configuration without svd

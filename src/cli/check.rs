@@ -24,6 +24,8 @@ pub fn check_dir(dir: &Path, json: bool) -> Checked {
     if let Ok(config) = &mut result {
         // Of whoever checks, and perhaps not of the files where they will be used: no reason to call them wrong.
         config.warnings.extend(config::distrusted(dir, trust::in_words));
+        let weak = super::security::warnings(dir, config);
+        config.warnings.extend(weak);
     }
     let valid = result.is_ok();
     let text = match (result, json) {

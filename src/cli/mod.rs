@@ -32,6 +32,7 @@ mod releases;
 pub mod render;
 mod render_releases;
 pub mod screen;
+mod security;
 mod session;
 mod setup;
 mod show;
@@ -153,6 +154,7 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
         Command::Init(args) => init::init(context, args),
         Command::Show(args) => show::show(context, args),
         Command::Inspect(args) => inspect::inspect(context, args),
+        Command::Security(args) => security::security(context, args),
         Command::Edit(args) => edit::edit(context, args),
         Command::Check(args) => configuration(context, &args.dir),
         Command::Completions(args) => completion::completions(args.shell),

@@ -60,7 +60,7 @@ fn of_files(dir: &Path, name: &str) -> Result<Configuration, CliError> {
     })
 }
 
-fn wrong(dir: &Path, errors: &Diagnostics) -> CliError {
+pub fn wrong(dir: &Path, errors: &Diagnostics) -> CliError {
     let details = errors.0.iter().map(|e| e.to_string().into()).collect();
     let why = format!("The configuration in {} has {}.", dir.display(), config::counted(errors.0.len(), "error"));
     CliError::Said { exit: Exit::Failed, error: ApiError::new(ErrorCode::BadConfiguration, why).details(details) }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
+use super::diagnostic::Position;
 use super::diff::{self, Needs, Row};
 use super::secrecy;
 use super::source::{File, Span};
@@ -185,6 +186,12 @@ fn rows(service: &Service, scaled: Option<u32>) -> Vec<Row> {
         rows.push(Row { key: implied.key.to_owned(), value: value.to_owned(), needs: Needs::Nothing });
     }
     rows
+}
+
+/// Where a key stands in a service's file.
+pub fn position(text: &str, key: &str) -> Option<Position> {
+    let places = Places::of(text);
+    Some(places.file.position(find(&places.table, key)?))
 }
 
 /// Where the keys of a file stand.

@@ -6,6 +6,7 @@ use super::pool::Lane;
 use crate::api::Reply;
 use crate::api::request::Name;
 use crate::api::types::{ApiError, ErrorCode, Has, Inspected, Inspection};
+use crate::config::capability::Capability;
 use crate::config::spec::{Resource, Service};
 use crate::config::{diff, secrecy};
 use crate::sys::inspect::{Seen, group_cpu, group_limit};
@@ -221,7 +222,7 @@ fn sets(seen: &Seen) -> String {
     let shown = |set: u64| match set & all {
         0 => "none".to_owned(),
         set if set == all => "all".to_owned(),
-        set => (0..64).filter(|n| set >> n & 1 == 1).map(capability).collect::<Vec<_>>().join(" "),
+        set => (0..64).filter(|n| set >> n & 1 == 1).map(|n| Capability(n).name()).collect::<Vec<_>>().join(" "),
     };
     let (effective, bounding, ambient) =
         (seen.capabilities("CapEff"), seen.capabilities("CapBnd"), seen.capabilities("CapAmb"));
@@ -240,54 +241,6 @@ fn capabilities() -> u64 {
     let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse().ok());
     let count: u32 = last.map_or(41, |last: u32| last.saturating_add(1)).min(64);
     u64::MAX.checked_shr(64 - count).unwrap_or(u64::MAX)
-}
-
-/// By its number (`capabilities(7)`).
-fn capability(number: u32) -> String {
-    const NAMES: [&str; 41] = [
-        "chown",
-        "dac_override",
-        "dac_read_search",
-        "fowner",
-        "fsetid",
-        "kill",
-        "setgid",
-        "setuid",
-        "setpcap",
-        "linux_immutable",
-        "net_bind_service",
-        "net_broadcast",
-        "net_admin",
-        "net_raw",
-        "ipc_lock",
-        "ipc_owner",
-        "sys_module",
-        "sys_rawio",
-        "sys_chroot",
-        "sys_ptrace",
-        "sys_pacct",
-        "sys_admin",
-        "sys_boot",
-        "sys_nice",
-        "sys_resource",
-        "sys_time",
-        "sys_tty_config",
-        "mknod",
-        "lease",
-        "audit_write",
-        "audit_control",
-        "setfcap",
-        "mac_override",
-        "mac_admin",
-        "syslog",
-        "wake_alarm",
-        "block_suspend",
-        "audit_read",
-        "perfmon",
-        "bpf",
-        "checkpoint_restore",
-    ];
-    NAMES.get(number as usize).map_or_else(|| number.to_string(), |name| (*name).to_owned())
 }
 
 fn number(limit: Option<u64>) -> String {

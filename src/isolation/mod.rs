@@ -1,7 +1,11 @@
 //! What isolation means: profiles and keys → what a process sees and may do. Pure; [`crate::sys::sandbox`] does it.
 
+mod exposure;
 mod settings;
 mod view;
+mod weak;
 
+pub use exposure::{Exposure, Part, exposure};
 pub use settings::{Settings, settings};
 pub use view::{Surroundings, mounts};
+pub use weak::{Weak, weak};

@@ -87,3 +87,23 @@ pub struct InspectArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
 }
+
+#[derive(Clone, Debug, Args)]
+pub struct SecurityArgs {
+    /// Names; * stands for any characters [default: one line for each service]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// Fail (exit code 1) where a service has more than this
+    #[arg(long, value_name = "EXPOSURE", value_parser = exposure)]
+    pub at_most: Option<f64>,
+
+    /// Directory with svd.toml and conf.d [default: that of svd, else /etc/airdock]
+    #[arg(short, long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+}
+
+fn exposure(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|n| (0.0..=10.0).contains(n));
+    number.ok_or_else(|| "it is a number from 0 to 10".to_owned())
+}
