@@ -187,6 +187,11 @@ pub enum Event {
         service: ServiceId,
         reason: String,
     },
+    /// It has used more memory than the file allows, for a while.
+    Oversized {
+        service: ServiceId,
+        reason: String,
+    },
     /// Memory is short: what answers nobody is given up.
     Crowded {
         service: ServiceId,

@@ -117,7 +117,10 @@ impl Machine {
             Event::Extend { worker, by } => self.handle_extend(worker, by),
             Event::Exited { worker, exit, leftovers, reason } => self.handle_exited(worker, exit, leftovers, reason),
             Event::Empty { worker } => self.handle_empty(worker),
-            Event::Unhealthy { service, reason } => self.handle_unhealthy(service, reason),
+            Event::Unhealthy { service, reason } => self.handle_unhealthy(service, &reason),
+            Event::Oversized { service, reason } => {
+                self.replace_for(service, format!("is replaced by a fresh generation: {reason}"));
+            }
             Event::Crowded { service, reason } => self.drop_aside(service, Level::Warning, &reason),
             Event::Grace { service, grace } => self.handle_grace(service, grace),
             Event::Tick => self.handle_tick(),

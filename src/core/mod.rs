@@ -35,6 +35,7 @@ mod aside;
 mod event;
 mod generation;
 mod machine;
+pub mod memory;
 mod order;
 mod policy;
 mod reload;

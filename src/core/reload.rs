@@ -474,7 +474,15 @@ impl Machine {
         }
     }
 
-    pub(super) fn handle_unhealthy(&mut self, id: ServiceId, reason: String) {
+    pub(super) fn handle_unhealthy(&mut self, id: ServiceId, reason: &str) {
+        if self.services.get(&id).is_some_and(|service| service.policy.health_restarts) {
+            self.replace_for(id, format!("is unhealthy and is replaced: {reason}"));
+        }
+    }
+
+    /// By another generation of the same, as soon as the pause after the last time is over: one that does not help comes more and
+    /// more seldom.
+    pub(super) fn replace_for(&mut self, id: ServiceId, why: String) {
         let now = self.now;
         let Some(service) = self.services.get_mut(&id) else {
             return;
@@ -482,7 +490,7 @@ impl Machine {
         let Some(serving) = service.committed().map(|g| g.id.number) else {
             return;
         };
-        if !service.policy.health_restarts || service.replacement.is_some() || service.phase != Phase::Active {
+        if service.replacement.is_some() || service.phase != Phase::Active {
             return;
         }
         if now < service.health_not_before {
@@ -494,7 +502,7 @@ impl Machine {
         }
         service.health_not_before = now + pause.saturating_mul(1 << service.health_restarts.min(16)).min(most);
         service.health_restarts += 1;
-        self.note(id, None, Level::Warning, format!("is unhealthy and is replaced: {reason}"));
+        self.note(id, None, Level::Warning, why);
         self.reload(id, None, Source::Again { of: serving }, false, None);
     }
 }

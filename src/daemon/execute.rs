@@ -220,6 +220,7 @@ impl Host {
         self.keep_sockets(id.service);
         self.keep_generation(id);
         self.watch_memory();
+        self.watch_limits();
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use super::state::Key;
 use super::unit::{Need, Scaling};
 use crate::api::types::ServiceResult;
 use crate::core::{Awaited, Event, Failure, GenerationId, ServiceId, WorkerId};
+use crate::kinds::counters::H_LEAVING;
 use crate::kinds::gunicorn::report::{self, MESSAGE_MAX, Report, WorkerState};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
@@ -66,6 +67,7 @@ impl Host {
                     self.tell(Event::Grace { service: id.service, grace });
                 }
                 self.gunicorn_ready(id);
+                self.recycle_on(id);
             }
             Report::Worker { pid, state, reason } => match state {
                 WorkerState::Booted => {
@@ -80,6 +82,7 @@ impl Host {
                         gunicorn.ready.insert(pid);
                     }
                     self.gunicorn_ready(id);
+                    self.recycle_on(id);
                 }
                 WorkerState::Failed => {
                     let reason = reason.unwrap_or_else(|| "failed its probe".to_owned());
@@ -99,13 +102,14 @@ impl Host {
                     let text = format!("gunicorn worker {pid} died with {open} requests open");
                     self.warn(Some(id.service), &text);
                 }
+                self.recycled(id, pid);
                 self.scale_on(id);
             }
         }
     }
 
     /// The master of a generation.
-    fn worker_of(&self, id: GenerationId) -> Option<WorkerId> {
+    pub fn worker_of(&self, id: GenerationId) -> Option<WorkerId> {
         self.workers.iter().rev().find(|(_, p)| p.generation == id).map(|(id, _)| *id)
     }
 
@@ -134,6 +138,9 @@ impl Host {
             gunicorn.booted.clear();
             gunicorn.ready.clear();
             gunicorn.workers = 0;
+            gunicorn.recycling = None;
+            // Its number may be somebody else's later.
+            gunicorn.counters.store(H_LEAVING, 0);
         }
     }
 
@@ -156,6 +163,7 @@ impl Host {
         let Some(gunicorn) = made.gunicorn.as_mut() else { return };
         let before = gunicorn.workers;
         gunicorn.target = Some(count);
+        gunicorn.recycling = None;
         if before == count && gunicorn.booted.len() == count as usize {
             gunicorn.target = None;
             let text = format!("has {count} workers");
@@ -210,7 +218,7 @@ impl Host {
     }
 
     /// One TTIN or TTOU for each worker that has booted or left: several at once coalesce.
-    fn scale_on(&mut self, id: GenerationId) {
+    pub fn scale_on(&mut self, id: GenerationId) {
         let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
         let Some(target) = gunicorn.target else { return };
         let booted = gunicorn.booted.len() as u32;

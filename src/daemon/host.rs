@@ -125,6 +125,14 @@ pub enum Message {
     LookAtMemory,
     /// A process of a generation may have been killed for its memory.
     LookForKills(GenerationId),
+    /// The next service after this one whose memory is limited is to be measured.
+    Measure {
+        after: Option<ServiceId>,
+    },
+    Measured {
+        generation: GenerationId,
+        measure: crate::core::memory::Measure,
+    },
     /// Something that people should see.
     OfApp {
         app: crate::api::request::Name,
@@ -209,6 +217,10 @@ pub struct Host {
     pub updates: VecDeque<(bool, Reply)>,
     /// Looks at the memory from time to time, while there are standbys.
     pub standby_watch: Option<super::unit::Task>,
+    /// Measures services whose files limit their memory, while there are some.
+    pub measuring: Option<super::unit::Task>,
+    /// What was measured of them.
+    pub measured: BTreeMap<ServiceId, crate::core::memory::Watch>,
     /// Of paths that others must not guess.
     pub secret: super::secret::Secret,
     /// Children that have ended and whose end is told to the core: reaped when that is written down.
@@ -327,6 +339,8 @@ impl Host {
             trim: Trim::default(),
             updates: VecDeque::new(),
             standby_watch: None,
+            measuring: None,
+            measured: BTreeMap::new(),
             secret: super::secret::Secret::new(),
             to_reap: Vec::new(),
             reap: false,
@@ -532,6 +546,8 @@ impl Host {
             Message::FilesRead { name, read, reply } => self.handle_files_read(&name, *read, *reply),
             Message::LookAtMemory => self.look_at_memory(),
             Message::LookForKills(id) => self.handle_look_for_kills(id),
+            Message::Measure { after } => self.measure(after),
+            Message::Measured { generation, measure } => self.handle_measured(generation, &measure),
             Message::OfApp { app, text } => self.handle_of_app(&app, &text),
             Message::Saved { result, answer } => self.handle_saved(result, answer),
             Message::Owners { service, change, owners } => self.handle_owners(service, &change, owners),

@@ -12,6 +12,7 @@
 //! | [`guardian`], [`keeping`], [`state`], [`adopt`], [`upgrade`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
 //! | [`guardian`] | svd's parent, which outlives it |
 //! | [`pool`], [`queue`] | threads for what may block, and the way to those that write |
+//! | [`memory`], [`recycle`] | what services use, and what is replaced when that is too much |
 //! | [`trim`] | when memory is given back |
 //! | [`logs`] | the log thread |
 //!
@@ -38,6 +39,7 @@ mod keeping;
 mod launch;
 mod limits;
 pub mod logs;
+mod memory;
 mod messages;
 mod notify;
 mod oom;
@@ -48,6 +50,7 @@ mod pool;
 mod probe;
 mod queue;
 mod readiness;
+mod recycle;
 mod releases;
 mod reload;
 mod secret;

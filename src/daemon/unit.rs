@@ -123,6 +123,8 @@ pub struct Gunicorn {
     pub target: Option<u32>,
     /// Who waits for that.
     pub scaling: Option<Scaling>,
+    /// One that has grown too large is being replaced.
+    pub recycling: Option<super::recycle::Recycling>,
 }
 
 impl Gunicorn {
@@ -146,6 +148,7 @@ impl Gunicorn {
             ready: BTreeSet::new(),
             target: None,
             scaling: None,
+            recycling: None,
         }
     }
 }

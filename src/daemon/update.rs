@@ -211,6 +211,7 @@ impl Host {
             }
         }
         self.tell(Event::Configure { add, change, remove });
+        self.watch_limits();
         reload.into_iter().for_each(|(id, op)| self.give(op, id, RELOAD));
         self.publish_directory();
         self.trim.wanted(Instant::now());

@@ -24,6 +24,10 @@ const H_DRAIN_SECONDS: usize = 2;
 const H_SEQUENCE: usize = 3;
 const H_UNCOUNTED: usize = 4;
 pub(super) const H_SLOW: usize = 5;
+/// Where svd writes the pid of a worker whose place another one has taken.
+pub const H_LEAVING: usize = 6;
+/// Not zero: the launcher heeds it.
+pub const H_LETS_GO: usize = 7;
 
 const S_TAKEN: usize = 0;
 const S_PID: usize = 1;
@@ -431,6 +435,8 @@ mod tests {
             ("H_SEQUENCE", H_SEQUENCE as u64),
             ("H_UNCOUNTED", H_UNCOUNTED as u64),
             ("H_SLOW", H_SLOW as u64),
+            ("H_LEAVING", H_LEAVING as u64),
+            ("H_LETS_GO", H_LETS_GO as u64),
             ("S_TAKEN", S_TAKEN as u64),
             ("S_PID", S_PID as u64),
             ("S_STARTED", S_STARTED as u64),

@@ -66,6 +66,7 @@ pub enum Choice {
     /// Its file is there again: the n-th of the world's.
     Add(u8),
     Unhealthy(ServiceId),
+    Oversized(ServiceId),
     Grace(ServiceId),
     /// Memory is short.
     Crowded(ServiceId),
@@ -247,6 +248,7 @@ impl World {
                 list.push(Choice::Change(id, change));
             }
             list.push(Choice::Unhealthy(id));
+            list.push(Choice::Oversized(id));
             if all {
                 list.extend([Choice::Grace(id), Choice::Remove(id)]);
             }

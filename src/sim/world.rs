@@ -254,6 +254,9 @@ impl World {
             Choice::Change(service, change) => return self.change(*service, *change),
             Choice::Remove(service) => return self.remove(*service),
             Choice::Add(file) => return self.add(*file),
+            Choice::Oversized(service) => {
+                self.feed(Event::Oversized { service: *service, reason: "it is too large".into() });
+            }
             Choice::Unhealthy(service) => {
                 self.feed(Event::Unhealthy { service: *service, reason: "probe failed".into() });
             }

@@ -398,6 +398,22 @@ pub fn pss(pid: i32) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
+/// What a process has in memory, in bytes, what it has in common with others included: at once, other than [`pss`], and never less.
+pub fn resident(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten()?;
+    pages.checked_mul(u64::try_from(page).ok()?)
+}
+
+/// Of a process with that start time.
+pub fn age(start_time: u64) -> std::time::Duration {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
+    let ticks = ticks.and_then(|ticks| u64::try_from(ticks).ok()).filter(|ticks| *ticks > 0).unwrap_or(100);
+    let began = start_time.saturating_mul(1000) / ticks;
+    std::time::Duration::from_millis(super::boot_millis().saturating_sub(began))
+}
+
 /// The sum over several processes in bytes; those that are gone count nothing.
 pub fn pss_of(pids: &[i32]) -> u64 {
     pids.iter().filter_map(|pid| pss(*pid)).sum()

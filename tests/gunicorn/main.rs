@@ -10,6 +10,7 @@ mod broken;
 mod drain;
 mod frameworks;
 mod interrupted;
+mod memory;
 mod operated;
 mod under_load;
 mod users_own;

@@ -300,6 +300,7 @@ impl Host {
             self.begin_health(id);
         }
         self.watch_memory();
+        self.watch_limits();
         self.publish_directory();
     }
 }

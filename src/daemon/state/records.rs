@@ -188,7 +188,8 @@ impl GunicornRecord {
             timeout: gunicorn.timeout,
             booted: gunicorn.booted.clone(),
             ready: gunicorn.ready.clone(),
-            target: gunicorn.target,
+            // What is half done is brought to its end by the next svd as any scaling is.
+            target: gunicorn.target.or_else(|| Some(gunicorn.recycling.as_ref()?.count)),
         }
     }
 

@@ -37,7 +37,7 @@ from time import monotonic, monotonic_ns
 # --- Layout of the counters, in 8-byte words of the machine's byte order (src/kinds/counters.rs reads it) ------------
 #
 # Pages of 512 words. Page 0 is the header and holds what ended workers have counted; every other page is the slot of
-# one living worker. Only that worker writes its slot; only the master writes page 0, except for DRAIN_SECONDS.
+# one living worker. Only that worker writes its slot; only the master writes page 0, except for DRAIN_SECONDS and LEAVING.
 # Times are microseconds of CLOCK_MONOTONIC.
 PAGE = 512
 MAGIC = 0x314B434F44524941  # "AIRDOCK1", written by svd
@@ -47,6 +47,8 @@ H_MAGIC, H_VERSION, H_DRAIN_SECONDS = 0, 1, 2
 H_SEQUENCE = 3  # odd while the master adds an ended worker's numbers to this page
 H_UNCOUNTED = 4  # workers that found no free slot
 H_SLOW = 5  # 1: the words SLOW are counted; launchers before left them at 0
+H_LEAVING = 6  # by svd: the pid of a worker whose place another one has taken already; 0: none
+H_LETS_GO = 7  # 1: the launcher heeds LEAVING; launchers before left it at 0
 # Slots only:
 S_TAKEN, S_PID, S_STARTED = 0, 1, 2
 # Both:
@@ -87,6 +89,7 @@ class Counters:
         if self.words[H_MAGIC] != MAGIC or self.words[H_VERSION] != LAYOUT_VERSION:
             raise SystemExit("airdock: AIRDOCK_COUNTERS is of another version of svd than this launcher")
         self.words[H_SLOW] = 1
+        self.words[H_LETS_GO] = 1
         self.slots = len(self.words) // PAGE - 1
         self.owners = {}
         self.ended = []
@@ -94,6 +97,13 @@ class Counters:
 
     def drain_seconds(self):
         return self.words[H_DRAIN_SECONDS]
+
+    def let_go(self, arbiter, worker):
+        """A worker that svd has told to leave: its place is not filled again."""
+        if self.words[H_LEAVING] == worker.pid:
+            self.words[H_LEAVING] = 0
+            if arbiter.num_workers > 1:
+                arbiter.num_workers -= 1
 
     def claim(self, worker):
         """Gives `worker`, about to be forked, a slot; None when all are taken."""
@@ -505,6 +515,8 @@ class Launcher:
 
         def child_exit(arbiter, worker):
             left_open = self.counters.fold(worker) if self.counters is not None else 0
+            if self.counters is not None:
+                self.counters.let_go(arbiter, worker)
             self.report.send({"event": "exit", "pid": worker.pid, "open": left_open})
             user["child_exit"](arbiter, worker)
 

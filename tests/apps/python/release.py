@@ -3,7 +3,7 @@
     {"name": "2", "import": "ok" | "raise" | "hang", "import_seconds": 0.5, "probe": "ok" | "fail" | "raise" | "hang",
      "lifespan": "ok" | "fail" (of the ASGI application), "slow_note": "a file that is made when /slow begins",
      "fail_share": 0.2 (of the requests for / are answered with 500), "fail_hosts": {"web-1": 0.2} (the same, there alone),
-     "wait": 0.3 (seconds that a request for / takes)}
+     "grown": 100 (MiB that a worker of it has from its beginning), "wait": 0.3 (seconds that a request for / takes)}
 """
 
 import json
@@ -28,6 +28,9 @@ if settings.get("import") == "raise":
 while settings.get("import") == "hang":
     time.sleep(3600)
 
+# Touched, so that it is really there.
+held = [b"x" * (settings.get("grown", 0) << 20)]
+
 
 def body():
     return "release=%s pid=%d\n" % (NAME, os.getpid())
@@ -44,13 +47,15 @@ def health():
 
 
 def answer(path, seconds):
-    """Status and body of every page: / /healthz /slow?seconds=1.5 /error /raise /environ."""
+    """Status and body of every page: / /healthz /slow?seconds=1.5 /error /raise /environ /grow (100 MiB larger for ever)."""
     if path == "/healthz":
         return health()
     if path == "/slow":
         if "slow_note" in settings:
             open(settings["slow_note"], "w").close()
         time.sleep(float(seconds or 1))
+    if path == "/grow":
+        held.append(b"x" * (100 << 20))
     if path == "/error":
         return 500, "asked to fail\n"
     if path == "/raise":
