@@ -1,10 +1,10 @@
 //! What a generation's processes are shut in: its settings, with the paths of its release.
 
 use super::unit::Plan;
-use crate::config::spec::Template;
+use crate::config::spec::{self, Template};
 use crate::isolation::{self, Settings, Surroundings};
 use crate::kinds::Context;
-use crate::sys::sandbox::Sandbox;
+use crate::sys::sandbox::{Network, Sandbox, Syscalls};
 use std::path::{Path, PathBuf};
 
 /// `None`: nothing. Looks at paths, which may hang: for the pool.
@@ -32,23 +32,26 @@ pub fn sandbox(plan: &Plan) -> Result<Option<Sandbox>, String> {
     let around = Surroundings { needed: needed(plan, &context) };
     let expand = |template: &Template| context.expand(template).map(|path| without_links(Path::new(&path)));
     let bounding = settings.bounding_set();
+    let landlock = if settings.landlock { Some(isolation::landlock(&settings, &around, expand)?) } else { None };
     Ok(Some(Sandbox {
         mounts: isolation::mounts(&settings, &around, expand)?,
         bounding: bounding.map(|all| all.into_iter().map(|c| c.0).collect()),
         ambient: settings.capabilities.is_some(),
         no_new_privileges: settings.no_new_privileges,
+        syscalls: isolation::syscalls(&settings.syscalls)
+            .map(|(allowed, names)| Syscalls::new(allowed, names.into_iter())),
+        landlock,
+        network: match settings.network {
+            spec::Network::Host => Network::Host,
+            spec::Network::None => Network::None,
+            spec::Network::Loopback => Network::Loopback,
+        },
     }))
 }
 
 /// A key that is read, and that nothing is done for.
 fn not_done(plan: &Plan, settings: &Settings) -> Option<&'static str> {
-    let asked = [
-        ("chroot", plan.spec.chroot.is_some()),
-        ("[isolation] private_pids", settings.private_pids),
-        ("[isolation] network", settings.network != crate::config::spec::Network::Host),
-        ("[isolation] syscalls", !settings.syscalls.is_empty()),
-        ("[isolation] landlock", settings.landlock),
-    ];
+    let asked = [("chroot", plan.spec.chroot.is_some()), ("[isolation] private_pids", settings.private_pids)];
     asked.into_iter().find(|(_, asked)| *asked).map(|(key, _)| key)
 }
 

@@ -1,11 +1,13 @@
 //! What isolation means: profiles and keys → what a process sees and may do. Pure; [`crate::sys::sandbox`] does it.
 
 mod exposure;
+mod rules;
 mod settings;
 mod view;
 mod weak;
 
 pub use exposure::{Exposure, Part, exposure};
+pub use rules::{landlock, syscalls};
 pub use settings::{Settings, settings};
 pub use view::{Surroundings, mounts};
 pub use weak::{Weak, weak};

@@ -102,3 +102,30 @@ fn binds_show_something_else() {
     fs::write(here.path().join("mark"), "m").expect("a mark for the control");
     breaks_out_only_without(&format!("bind = {{ '{target}' = '{source}:ro' }}"), AS_NOBODY, &write, "Read-only");
 }
+
+#[test]
+fn landlock_limits_files_and_signals() {
+    if needs_root() {
+        return;
+    }
+    if !std::fs::read_to_string("/sys/kernel/security/lsm").map_or(true, |modules| modules.contains("landlock")) {
+        println!("skipped: the kernel has no Landlock");
+        return;
+    }
+    let dir = open_directory();
+    let path = dir.path().display();
+    let write = format!("open('{path}/x', 'a').write('x')\nos.unlink('{path}/x')");
+    for top in ["", AS_NOBODY] {
+        breaks_out_only_without("landlock = true", top, &write, "Permission denied");
+        works_with(&format!("landlock = true\nwritable = ['{path}']"), top, &write);
+    }
+    fs::write(dir.path().join("secret"), "s3cret").expect("a secret");
+    let read = format!("open('{path}/secret').read()");
+    works_with("landlock = true", AS_NOBODY, &read);
+    breaks_out_only_without(&format!("landlock = true\nhidden = ['{path}']"), "", &read, "");
+    let mut victim = std::process::Command::new("sleep");
+    let mut victim = std::os::unix::process::CommandExt::uid(victim.arg("1000"), 65534).spawn().expect("a process");
+    let signal = format!("os.kill({}, 0)", victim.id());
+    breaks_out_only_without("landlock = true", AS_NOBODY, &signal, "Operation not permitted");
+    victim.kill().and_then(|()| victim.wait()).expect("its end");
+}

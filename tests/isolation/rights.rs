@@ -43,3 +43,45 @@ fn no_new_privileges_are_got_by_set_user_id_programs() {
     );
     breaks_out_only_without("no_new_privileges = true", AS_NOBODY, &ask, "it is still 65534");
 }
+
+#[test]
+fn system_calls_that_are_not_allowed_fail() {
+    if needs_root() {
+        return;
+    }
+    breaks_out_only_without("syscalls = ['@service']", "", "call('ptrace', 0, 0, 0, 0)", "Operation not permitted");
+    let chown = "import tempfile\nf = tempfile.NamedTemporaryFile()\nos.chown(f.name, 12, 12)";
+    breaks_out_only_without("syscalls = ['@service', '~@chown']", "", chown, "Operation not permitted");
+    breaks_out_only_without("syscalls = ['~@chown']", "", chown, "Operation not permitted");
+    works_with("syscalls = ['@service']", "", chown);
+    // What a server does.
+    let serve = "import subprocess, threading\ns = socket.create_server(('127.0.0.1', 0))\n\
+                 c = socket.create_connection(s.getsockname())\nt = threading.Thread(target=s.accept)\nt.start()\nt.join(9)\n\
+                 assert subprocess.run(['/bin/true']).returncode == 0";
+    works_with("syscalls = ['@service']", AS_NOBODY, serve);
+    // A program that starts anew is not free of it.
+    let anew = "import subprocess\nr = subprocess.run([sys.executable, '-c', 'import os; os.chown(\"/dev/null\", -1, -1)'], \
+                capture_output=True, text=True)\nassert r.returncode == 0, r.stderr.splitlines()[-1]";
+    breaks_out_only_without("syscalls = ['~@chown']", "", anew, "Operation not permitted");
+}
+
+#[test]
+fn the_host_cannot_be_reached_from_a_network_of_its_own() {
+    if needs_root() {
+        return;
+    }
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a listener");
+    let port = listener.local_addr().expect("its address").port();
+    let connect = format!("socket.create_connection(('127.0.0.1', {port}), 5)");
+    breaks_out_only_without("network = 'none'", "", &connect, "unreachable");
+    breaks_out_only_without("network = 'loopback'", "", &connect, "refused");
+    let own = "s = socket.create_server(('127.0.0.1', 0))\nsocket.create_connection(s.getsockname())";
+    breaks_out_only_without("network = 'none'", "", own, "");
+    works_with("network = 'loopback'", AS_NOBODY, own);
+    // Sockets without a file have names of the network's.
+    let name = format!("airdock-abstract-{}", std::process::id());
+    let address = <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(&name);
+    let _abstract = std::os::unix::net::UnixListener::bind_addr(&address.expect("a name")).expect("a listener");
+    let connect = format!("socket.socket(socket.AF_UNIX).connect(chr(0) + '{name}')");
+    breaks_out_only_without("network = 'loopback'", "", &connect, "refused");
+}

@@ -1,7 +1,7 @@
 //! The process between svd and a service's program: it makes the sandbox around itself, and becomes the program.
 
 use super::super::spawn::Limit;
-use super::{FAILED, Order, mounts, rights};
+use super::{FAILED, Order, filter, mounts, network, rights};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -74,19 +74,25 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
     let argv = argv.into_iter().map(text).collect::<Result<Vec<_>>>()?;
     let (program, directory) = (text(program)?, text(how.directory)?);
 
+    network::leave(sandbox.network)?;
     if !sandbox.mounts.is_empty() {
         mounts::make(&sandbox.mounts)?;
     }
+    // Made and opened while nothing is forbidden yet.
+    let syscalls = sandbox.syscalls.as_ref().map(filter::Syscalls::program).transpose()?;
+    let files = sandbox.landlock.as_ref().map(filter::Landlock::rules).transpose()?;
     set_limits(&how.limits)?;
     rights::limit(&sandbox, how.ids.as_ref())?;
     // As the service's user: root may not see into its directories, nor should it in its place.
     nix::unistd::chdir(directory.as_c_str())
         .map_err(|e| format!("cannot change to directory {}: {}", directory.to_string_lossy(), e.desc()))?;
-    rights::confine(&sandbox)?;
     // Rust's runtime ignores it, and that would survive.
     // SAFETY: the default action is no handler of ours.
     unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) }
         .map_err(cannot("reset SIGPIPE"))?;
+    rights::confine(&sandbox)?;
+    files.map(filter::restrict_files).transpose()?;
+    syscalls.as_ref().map(filter::restrict_syscalls).transpose()?;
     nix::unistd::execve(&program, &argv, &variables).map_err(|e| {
         let failure =
             super::super::spawn::ExecFailure { step: super::super::spawn::Step::Exec, errno: e as i32, detail: 0 };

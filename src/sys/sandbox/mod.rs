@@ -6,8 +6,12 @@
 //! fails is written into the same memfd, of which svd keeps a descriptor.
 
 pub mod entrance;
+mod filter;
 mod mounts;
+mod network;
 mod rights;
+
+pub use filter::{Landlock, Syscalls};
 
 use super::spawn::{Ids, Limit, Prepared, Source, SpawnError, Wire, c_string};
 use nix::errno::Errno;
@@ -30,6 +34,20 @@ pub struct Sandbox {
     /// The program has all of `bounding` from the beginning, whatever its user.
     pub ambient: bool,
     pub no_new_privileges: bool,
+    pub syscalls: Option<Syscalls>,
+    pub landlock: Option<Landlock>,
+    pub network: Network,
+}
+
+/// What a process has of the host's network (`network_namespaces(7)`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    #[default]
+    Host,
+    /// Descriptors that it was handed, and nothing else.
+    None,
+    /// An own 127.0.0.1 beside them.
+    Loopback,
 }
 
 /// A step of making a view (`mount_namespaces(7)`). Paths are absolute.
