@@ -4,7 +4,7 @@ use super::capability;
 use super::scope::Scope;
 use super::section::{Item, Schema, Section};
 use super::source::Problem;
-use super::spec::{Bind, Isolation, Network, Profile, Template};
+use super::spec::{Bind, Isolation, Network, Profile, ReadyBy, Service, Template};
 use super::syscalls;
 use super::template::Placeholder;
 
@@ -92,6 +92,29 @@ pub(super) fn decode(top: &Section<'_>, scope: &Scope<'_>) -> Option<Isolation> 
         section.file.report(problem.help("remove no_new_privileges = false, or set syscalls = []"));
     }
     Some(isolation)
+}
+
+/// What a network of the service's own cuts off. `service`: all of it is decoded.
+pub(super) fn check_network(top: &Section<'_>, service: &Service) {
+    let network = service.isolation.as_ref().and_then(|isolation| isolation.network).unwrap_or_default();
+    let (Some(section), true) = (top.item("isolation"), network != Network::Host) else { return };
+    let ports = service.checks().any(|check| match check {
+        ReadyBy::Tcp(_) => true,
+        ReadyBy::Http(probe) => probe.port.is_some(),
+        _ => false,
+    });
+    let problem = |what: &str| {
+        let problem = section.problem(format!("with network = {:?} svd cannot {what}", show_network(network)));
+        section.file.report(problem.help(
+            "leave network out, or let the check be a command, a notification or a probe of the service's socket",
+        ));
+    };
+    if ports {
+        problem("connect to a port of the service's for its checks");
+    }
+    if service.counts.statsd {
+        problem("be sent the service's counts");
+    }
 }
 
 fn optional(item: &Item<'_>) -> Result<Box<str>, Problem> {
@@ -199,5 +222,8 @@ mod tests {
         assert_eq!(errors(&with("optional = ['profile', 'x', 'limits.', 'landlock']")).len(), 3);
         assert_eq!(errors(&with("no_new_privileges = false\nsyscalls = ['@service']")).len(), 1);
         service(&with("no_new_privileges = false\nsyscalls = []"));
+        assert_eq!(errors(&with("network = 'none'\n[ready]\ntcp = '127.0.0.1:1'\n[counts]\nstatsd = true")).len(), 2);
+        assert_eq!(errors(&with("network = 'loopback'\n[health]\nprobe = { path = '/', port = '{port}' }")).len(), 1);
+        service(&with("network = 'none'\n[sockets.a]\nlisten = '127.0.0.1:1'\n[ready]\nprobe = { path = '/' }"));
     }
 }

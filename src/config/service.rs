@@ -104,6 +104,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         sockets: listening,
         root: scope.root,
     };
+    isolation::check_network(&top, &service);
     Decoded { service, sockets, requires: requires_spans, after: after_spans }
 }
 

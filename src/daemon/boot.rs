@@ -182,7 +182,12 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     };
     let (store, trouble) = Store::open(&paths);
     let own = Account::own().map_err(|e| e.to_string())?;
-    let users = Arc::new(Users::new(users::login_of(&own), paths.users_file(), paths.homes()));
+    let users = Arc::new(Users::new(
+        users::login_of(&own),
+        paths.users_file(),
+        paths.homes(),
+        vec![paths.launcher(), paths.notify()],
+    ));
     let found = match (&unusable, &config) {
         (Some(_), Ok(config)) => rebuild(config, &paths, &store, &users, &mut kept),
         _ => found,

@@ -1,7 +1,7 @@
 //! What a generation's processes are shut in: its settings, with the paths of its release.
 
 use super::unit::Plan;
-use crate::config::spec::{self, Template};
+use crate::config::spec::{self, JvmProgram, Kind, Template};
 use crate::isolation::{self, Settings, Surroundings};
 use crate::kinds::Context;
 use crate::sys::sandbox::{Network, Sandbox, Syscalls};
@@ -11,10 +11,13 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn sandbox(plan: &Plan) -> Result<Option<Sandbox>, String> {
-    let settings = isolation::settings(plan.spec.isolation.as_deref(), plan.spec.root.is_some());
+pub fn sandbox(plan: &Plan, shown: &[PathBuf]) -> Result<Option<Sandbox>, String> {
+    let mut settings = isolation::settings(plan.spec.isolation.as_deref(), plan.spec.root.is_some());
     if settings == Settings::default() && plan.spec.chroot.is_none() {
         return Ok(None);
+    }
+    if plan.spec.user.as_deref() == Some(spec::AUTO_USER) {
+        settings.writable.push(Template::new(plan.run_as.login.home.clone()));
     }
     if let Some(key) = not_done(plan, &settings) {
         return Err(format!("{key} is not done by this svd yet; leave it out"));
@@ -29,7 +32,7 @@ pub fn sandbox(plan: &Plan) -> Result<Option<Sandbox>, String> {
         workers: None,
         launcher: Path::new(""),
     };
-    let around = Surroundings { needed: needed(plan, &context) };
+    let around = Surroundings { needed: needed(plan, &context, shown) };
     let expand = |template: &Template| context.expand(template).map(|path| without_links(Path::new(&path)));
     let bounding = settings.bounding_set();
     let landlock = if settings.landlock { Some(isolation::landlock(&settings, &around, expand)?) } else { None };
@@ -61,13 +64,35 @@ fn without_links(path: &Path) -> PathBuf {
 }
 
 /// What the processes must see, whatever is hidden.
-fn needed(plan: &Plan, context: &Context<'_>) -> Vec<PathBuf> {
+fn needed(plan: &Plan, context: &Context<'_>, shown: &[PathBuf]) -> Vec<PathBuf> {
     let places = &plan.places;
     // `current` may be said to be elsewhere, and what is linked into a release lies in the root.
     let found =
         [places.root.clone(), places.release.clone(), places.venv.clone(), places.real_venv().map(Path::to_owned)];
     let directory = super::launch::directory(context).ok();
     let program = plan.program.as_ref().and_then(|p| p.canonicalize().ok()?.parent().map(Path::to_owned));
-    let all = found.into_iter().flatten().chain(directory).chain(program);
+    let python = plan.program.as_deref().map(of_python).unwrap_or_default();
+    let archives = archives(&plan.spec.kind).filter_map(|path| context.expand(path).ok()).map(PathBuf::from);
+    let all = found.into_iter().flatten().chain(directory).chain(program).chain(python).chain(archives);
+    let all = all.chain(shown.iter().cloned());
     all.map(|path| without_links(&path)).filter(|path| path != Path::new("/")).collect()
+}
+
+/// The virtual environment of an interpreter, and the Python that it was made from.
+fn of_python(program: &Path) -> Vec<PathBuf> {
+    let Some(venv) = program.parent().and_then(Path::parent) else { return Vec::new() };
+    let Ok(text) = std::fs::read_to_string(venv.join("pyvenv.cfg")) else { return Vec::new() };
+    let home = text.lines().find_map(|line| line.strip_prefix("home")?.trim_start().strip_prefix('='));
+    let base = home.and_then(|home| Path::new(home.trim()).parent().map(Path::to_owned));
+    [Some(venv.to_owned()), base].into_iter().flatten().collect()
+}
+
+/// What a JVM runs, which may lie beside the release.
+fn archives(kind: &Kind) -> impl Iterator<Item = &Template> {
+    let (jar, classpath) = match kind {
+        Kind::Jvm { program: JvmProgram::Jar(jar), .. } => (Some(jar), &[][..]),
+        Kind::Jvm { program: JvmProgram::Main { classpath, .. }, .. } => (None, &classpath[..]),
+        _ => (None, &[][..]),
+    };
+    jar.into_iter().chain(classpath)
 }

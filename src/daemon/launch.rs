@@ -54,7 +54,7 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
     let owners = super::sockets::owners(spec);
     let mut plan = Plan { spec: Arc::clone(spec), places, run_as, owners, program: None, variables, sandbox: None };
     plan.program = find_program(&plan);
-    plan.sandbox = super::enclosure::sandbox(&plan)?.map(Arc::new);
+    plan.sandbox = super::enclosure::sandbox(&plan, &users.shown)?.map(Arc::new);
     Ok(plan)
 }
 

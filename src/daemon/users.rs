@@ -36,6 +36,8 @@ pub struct Users {
     pub own: Arc<Login>,
     table: PathBuf,
     homes: PathBuf,
+    /// Svd's own files that services need, whatever else is hidden from them: gunicorn's launcher, the notify sockets.
+    pub shown: Vec<PathBuf>,
     /// Two services that start at once must not get the same one.
     turn: Mutex<()>,
 }
@@ -55,8 +57,8 @@ pub fn login_of(account: &Account) -> Login {
 
 impl Users {
     /// `table`: where the ids are written down. `homes`: where the homes of such users are.
-    pub fn new(own: Login, table: PathBuf, homes: PathBuf) -> Users {
-        Users { own: Arc::new(own), table, homes, turn: Mutex::default() }
+    pub fn new(own: Login, table: PathBuf, homes: PathBuf, shown: Vec<PathBuf>) -> Users {
+        Users { own: Arc::new(own), table, homes, shown, turn: Mutex::default() }
     }
 
     /// `None`: as svd itself. What a service needs of a host is made: an id of its own, and a home.
@@ -174,7 +176,7 @@ mod tests {
 
     fn users(dir: &std::path::Path) -> Users {
         let own = Login { name: "root".into(), home: "/root".into(), shell: "/bin/sh".into() };
-        Users::new(own, dir.join("users.json"), dir.join("homes"))
+        Users::new(own, dir.join("users.json"), dir.join("homes"), Vec::new())
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod support;
 
 mod files;
 mod rights;
+mod servers;
 
 use support::plain::python;
 use support::svd::{Home, Svd};
