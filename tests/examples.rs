@@ -3,6 +3,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "forbidden in the core alone")]
 
+mod support;
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -29,12 +31,33 @@ fn blocks(text: &str) -> String {
     out
 }
 
+/// With a prepared environment in the place of the one that the page makes.
+fn run_with(document: &str, env: &str) {
+    let Some(env) = support::env::Env::get(env) else { return };
+    run_as(document, |line| match line {
+        line if line.contains("/bin/pip install") => ":".to_owned(),
+        // svd itself lies in /tmp here, with what its services need of it.
+        line if line.starts_with("svctl check ") => {
+            format!("sed -i 's/^profile = .*/&\\nprivate_tmp = false/' etc/conf.d/*.toml\n{line}")
+        }
+        line => match line.strip_prefix("python3 -m venv ") {
+            Some(place) => format!("mkdir -p $(dirname {place}); ln -s {} {place}", env.dir.display()),
+            None => line.to_owned(),
+        },
+    });
+}
+
 fn run(document: &str) {
+    run_as(document, str::to_owned);
+}
+
+fn run_as(document: &str, line: impl Fn(&str) -> String) {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
     let script = blocks(&text);
     assert!(!script.is_empty(), "{document} has no examples that are marked");
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let script = script.replace(PORT, &free.to_string());
+    let script: String = script.lines().map(|text| line(text) + "\n").collect();
     let dir = tempfile::Builder::new().prefix("ad-doc-").tempdir().unwrap();
     let programs = Path::new(env!("CARGO_BIN_EXE_svd")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
@@ -78,4 +101,19 @@ fn glob_sockets(dir: &Path) -> Vec<std::path::PathBuf> {
 #[test]
 fn the_readmes_examples_work_as_pasted() {
     run("README.md");
+}
+
+#[test]
+fn a_django_project_becomes_a_service_as_pasted() {
+    run_with("docs/django.md", "gunicorn-27.0.1");
+}
+
+#[test]
+fn a_flask_project_becomes_a_service_as_pasted() {
+    run_with("docs/flask.md", "gunicorn-27.0.1");
+}
+
+#[test]
+fn a_fastapi_project_becomes_a_service_as_pasted() {
+    run_with("docs/fastapi.md", "fastapi");
 }

@@ -209,13 +209,16 @@ fn the_file_of_a_django_project_starts_it() {
     let mut migrate = std::process::Command::new(env.python());
     migrate.args(["manage.py", "migrate"]).current_dir(&dir).env("AIRSHIP_DATABASE", svd.path("database"));
     assert!(support::run_limited(migrate, PATIENCE).status.success());
+    // svd and the database lie in /tmp here.
+    let isolated = "profile = \"standard\"\nprivate_tmp = false";
     let port = free_port();
     svd.service(
         "airship",
         &text
             .replace("127.0.0.1:8000", &format!("127.0.0.1:{port}"))
             .replace("workers = \"auto\"", "workers = 2")
-            .replace("\nuser =", "\n# user ="),
+            .replace("\nuser =", "\n# user =")
+            .replace("profile = \"standard\"", isolated),
     );
     svd.start();
     wait_for("airship runs", PATIENCE, || {

@@ -23,6 +23,7 @@ APPS = ["flask==3.1.3", "django==5.2.19", "gevent==26.9.0", "packaging"]
 ENVIRONMENTS = {
     "gunicorn-27.0.1": ["gunicorn==27.0.1", "uvicorn==0.54.0", *APPS],
     "gunicorn-23.0.0": ["gunicorn==23.0.0", *APPS],
+    "fastapi": ["fastapi==0.115.*", "uvicorn==0.54.0"],
     # 20.1 imports pkg_resources, which setuptools 82 no longer has.
     "gunicorn-20.1.0": ["gunicorn==20.1.0", "setuptools<82", *APPS],
 }

@@ -130,6 +130,7 @@ pub fn init(context: &Context, args: &InitArgs) -> Result<Exit, CliError> {
             "nothing runs the migrations of what is served in place: that is a step of `svctl deploy`".to_owned(),
         );
     }
+    let interpreter = hidden_interpreter(current.as_deref().unwrap_or(&root), &mut found);
     let page = Page {
         name: &args.name,
         root: args.root.as_deref().unwrap_or(&root),
@@ -138,6 +139,7 @@ pub fn init(context: &Context, args: &InitArgs) -> Result<Exit, CliError> {
         port: free_port(&config, &args.name, if matches!(found.program, Program::Jar { .. }) { 8080 } else { 8000 }),
         secrets: config.join(format!("{}.env", args.name)),
         found: &found,
+        interpreter: interpreter.as_deref(),
     };
     let text = page.text();
     check(&config, &args.name, &text)?;
@@ -219,6 +221,20 @@ fn user(name: &str, dir: &Path) -> Option<(String, &'static str)> {
         return Some((account.name, "whose the project is; \"auto\" would be a user of its own"));
     }
     Some(("auto".to_owned(), "a user of its own, without an account; what it writes to must be its own"))
+}
+
+/// Where a virtual environment's Python really is, if that is in somebody's home.
+fn hidden_interpreter(dir: &Path, found: &mut Found) -> Option<PathBuf> {
+    let python = ["venv", ".venv"].iter().find_map(|venv| dir.join(venv).join("bin/python").canonicalize().ok())?;
+    let python = python.ancestors().nth(2)?.to_owned();
+    let hidden = found.python && page::homes().iter().any(|home| python.starts_with(home));
+    if hidden {
+        found.notes.push(format!(
+            "its interpreter is in {}, a home that other users may not enter: one of the system's serves better",
+            python.display()
+        ));
+    }
+    hidden.then_some(python)
 }
 
 /// The first port from `first` on that no other service has.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::project::join;
 use super::{Found, Program};
+use crate::config::spec::{Isolation, Profile};
+use crate::isolation;
 
 /// Where comments begin, if there is room.
 const COMMENTS: usize = 44;
@@ -23,6 +25,15 @@ pub struct Page<'a> {
     /// A file for what must not stand in this one.
     pub secrets: PathBuf,
     pub found: &'a Found,
+    /// Where that is below what a profile hides.
+    pub interpreter: Option<&'a Path>,
+}
+
+/// What `profile = "standard"` hides.
+pub fn homes() -> Vec<String> {
+    let standard = Isolation { profile: Profile::Standard, ..Isolation::default() };
+    let hidden = isolation::settings(Some(&standard), true).hidden;
+    hidden.into_iter().map(|path| path.0.into_string()).collect()
 }
 
 /// Text as TOML has it in quotes.
@@ -71,6 +82,7 @@ impl Page<'_> {
         self.environment(&mut out);
         self.ready(&mut out);
         self.reload(&mut out);
+        self.shut_in(&mut out);
         self.deploy(&mut out);
         out
     }
@@ -118,7 +130,7 @@ impl Page<'_> {
                 let why = "{fd}: svd's socket, which old and new processes share";
                 let _ = writeln!(out, "# {why}");
                 if drains.is_none() {
-                    out.push_str("# uvicorn closes idle connections when it stops: docs/uvicorn.md has a wrapper that loses no request\n");
+                    out.push_str("# uvicorn closes idle connections when it stops: docs/fastapi.md has a wrapper that loses no request\n");
                 }
                 line(out, &format!("command = {}", list(&words)), "");
             }
@@ -267,6 +279,24 @@ impl Page<'_> {
             section(out, "reload", "");
             line(out, "overlap = false", "a port of its own: the old process ends before the new one starts");
         }
+    }
+
+    fn shut_in(&self, out: &mut String) {
+        section(out, "isolation", "what it sees of the host; \"strict\" shuts more: docs/configuration.md");
+        match self.user {
+            Some(_) => line(out, "profile = \"standard\"", "its own /tmp, few devices, no homes, the system read-only"),
+            None => {
+                line(out, "# profile = \"standard\"", "where svd may do that: run by root, or with user namespaces")
+            }
+        }
+        if let (Some(interpreter), Some(_)) = (self.interpreter, self.user) {
+            let others: Vec<String> = homes().into_iter().filter(|home| !interpreter.starts_with(home)).collect();
+            let why = format!("not where its interpreter is: {}", interpreter.display());
+            line(out, &format!("hidden = {}", list(&others)), &why);
+        }
+        section(out, "limits", "of a generation; see [limits] in docs/configuration.md");
+        line(out, "# memory = \"1GiB\"", "what asks for more is killed, and started again");
+        line(out, "# tasks = 512", "processes and threads");
     }
 
     fn deploy(&self, out: &mut String) {
