@@ -4,6 +4,10 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::context::Context;
+use super::exit::CliError;
+use super::files;
+use crate::api::types::ErrorCode;
 use crate::config::{self, counted};
 use crate::sys::trust;
 
@@ -15,7 +19,7 @@ pub struct Checked {
     pub valid: bool,
 }
 
-/// Reads the configuration below `dir` and says what is wrong with it; nothing is changed, and no svd is asked.
+/// Reads the configuration below `dir` and says what is wrong with it; nothing is changed, and no svd is asked (see [`ask_host`]).
 ///
 /// As text: one paragraph an error, then a count; one line where all is well, after what is allowed and hardly meant. As JSON one object: `valid`, the names of
 /// the `services` (where valid), `errors` and `warnings`, each with file, line, column, length, text, message and help.
@@ -50,6 +54,34 @@ pub fn check_dir(dir: &Path, json: bool) -> Checked {
         (Err(errors), false) => format!("{errors}\n{}: {}\n", dir.display(), counted(errors.0.len(), "error")),
     };
     Checked { text, valid }
+}
+
+/// Where a svd runs with this very directory, it says what its host cannot do. Whoever may not ask it, is told nothing.
+pub fn ask_host(context: &Context, dir: &Path, checked: &mut Checked) {
+    let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
+    if !same(&files::directory(context, None), dir) {
+        return;
+    }
+    let Err(CliError::Said { error, .. }) = context.act("/v1/update", Some(&json!({ "dry_run": true }))) else {
+        return;
+    };
+    if error.code == ErrorCode::BadConfiguration && !error.details.is_empty() {
+        refuse(checked, &error.details, context.json);
+    }
+}
+
+fn refuse(checked: &mut Checked, lacks: &[Box<str>], as_json: bool) {
+    checked.valid = false;
+    if !as_json {
+        let lines: String = lacks.iter().map(|lack| format!("error: {lack}\n")).collect();
+        checked.text = format!("{lines}{}: this host lacks what it asks for\n", checked.text.trim_end());
+        return;
+    }
+    if let Ok(serde_json::Value::Object(mut object)) = serde_json::from_str(&checked.text) {
+        object.insert("valid".into(), false.into());
+        object.insert("host_lacks".into(), json!(lacks));
+        checked.text = format!("{}\n", serde_json::Value::Object(object));
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +135,16 @@ mod tests {
                 "warning: {shown}/conf.d/web.toml:3:12: {{relase}} is no placeholder and stays as it is\n 3 | command = ['{{relase}}/run', '{{\"a\": 1}}']\n   |            ^^^^^^^^^^^^^^\nhelp: did you mean {{release}}?\n\n{shown}: no error in 1 service, 1 warning\n"
             )
         );
+    }
+
+    #[test]
+    fn what_the_host_lacks_makes_it_unusable_there() {
+        for as_json in [false, true] {
+            let mut checked = check_dir(directory("kind = 'command'\ncommand = ['a']").path(), as_json);
+            refuse(&mut checked, &["web: [limits] memory needs more".into()], as_json);
+            assert!(!checked.valid && checked.text.contains("web: [limits] memory needs more"), "{}", checked.text);
+            assert!(!as_json || checked.text.starts_with("{") && checked.text.contains("\"valid\":false"));
+        }
     }
 
     #[test]

@@ -166,7 +166,10 @@ fn run(context: &Context, command: &Command) -> Result<Exit, CliError> {
 
 /// The report is the data here, whether it is good or bad.
 fn configuration(context: &Context, dir: &std::path::Path) -> Result<Exit, CliError> {
-    let checked = check::check_dir(dir, context.json);
+    let mut checked = check::check_dir(dir, context.json);
+    if checked.valid {
+        check::ask_host(context, dir, &mut checked);
+    }
     context.print(checked.text)?;
     Ok(if checked.valid { Exit::Ok } else { Exit::Failed })
 }

@@ -2,8 +2,9 @@
 
 mod limits;
 
-use crate::config::spec::Service;
+use crate::config::spec::{Limits, Service};
 use crate::sys::worker::Containment;
+use std::borrow::Cow;
 
 /// What svd and its host have, found out once.
 pub struct Features {
@@ -36,6 +37,20 @@ impl Features {
         missing
     }
 
+    /// The limits of a service without those that it may lack and cannot have here.
+    pub fn limits_of<'a>(&self, spec: &'a Service) -> Cow<'a, Limits> {
+        let lacks = |key: &str| key.starts_with("limits.") && may_lack(spec, key);
+        let optional = spec.isolation.iter().flat_map(|isolation| &isolation.optional);
+        if !optional.into_iter().any(|key| key.starts_with("limits.")) {
+            return Cow::Borrowed(&spec.limits);
+        }
+        let mut limits = (*spec.limits).clone();
+        for missing in self.limits.missing(&spec.limits).iter().filter(|missing| lacks(missing.key)) {
+            limits.leave_out(missing.key);
+        }
+        Cow::Owned(limits)
+    }
+
     /// The same of many services, `NAME: why`.
     pub fn refused<'a>(&self, specs: impl Iterator<Item = &'a Service>) -> Vec<String> {
         let mut refused = Vec::new();
@@ -54,6 +69,6 @@ impl Features {
 }
 
 /// Does the file allow the service to run without this?
-fn may_lack(_spec: &Service, _key: &str) -> bool {
-    false
+fn may_lack(spec: &Service, key: &str) -> bool {
+    spec.isolation.iter().any(|isolation| isolation.optional.iter().any(|optional| **optional == *key))
 }

@@ -274,7 +274,7 @@ fn of_service(
     prepared.directory = c_path(directory).ok_or("the directory's path has a NUL byte")?;
     prepared.ids.clone_from(&plan.run_as.ids);
     prepared.umask = plan.spec.umask.unwrap_or(around.umask);
-    super::limits::prepare(&mut prepared, &plan.spec.limits, around);
+    super::limits::prepare(&mut prepared, &around.features.limits_of(&plan.spec), around);
     prepared.sandbox.clone_from(&plan.sandbox);
     Ok(prepared)
 }

@@ -95,7 +95,9 @@ impl Changes {
 
 impl Host {
     /// Changes the limits of all that runs of a service. Gives what could not be changed: a sentence for each key.
-    pub fn change_limits(&mut self, id: ServiceId, old: &Limits, new: &Arc<Limits>) -> Vec<String> {
+    pub fn change_limits(&mut self, id: ServiceId, old: &Limits, spec: &Service) -> Vec<String> {
+        let features = Arc::clone(&self.around.features);
+        let new = &*features.limits_of(spec);
         let changes = Changes::between(old, new, &self.around);
         let settings = self.around.features.limits().changed(old, new);
         let mut failed: Vec<(&'static str, String)> = self.change_groups(id, &settings);
@@ -114,7 +116,7 @@ impl Host {
                 done.extend(more);
             }
         }
-        self.replan(id, new);
+        self.replan(id, &spec.limits);
         let mut told = BTreeSet::new();
         failed.retain(|(key, _)| told.insert(*key));
         let sentence =

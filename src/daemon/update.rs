@@ -371,7 +371,7 @@ impl Host {
             }
         }
         match old {
-            Some(old) if old != spec.limits => self.change_limits(id, &old, &spec.limits),
+            Some(old) if old != spec.limits => self.change_limits(id, &old, spec),
             _ => Vec::new(),
         }
     }

@@ -105,6 +105,8 @@ fn controllers_that_are_not_there_are_named() {
     }
     assert_eq!(svd.main_pid("web"), main, "it was not touched");
     assert!(!svd.ok(&["status"]).contains("other"), "{before}");
+    let said = svd.fails(&["check", &svd.path("etc").display().to_string()]);
+    assert!(said.contains("web: [limits] memory needs the memory controller"), "{said}");
     // As at a boot of svd.
     svd.stop();
     svd.start();
@@ -112,5 +114,11 @@ fn controllers_that_are_not_there_are_named() {
         both(&svd.svctl(&["status", "web"])).contains("needs the memory controller")
     });
     svd.wait_state("other", "running");
+    // Who says that it may be lacking gets the rest.
+    let optional = "[isolation]\noptional = ['limits.memory', 'limits.tasks']\n";
+    svd.service("web", &script(SLEEP, &format!("[limits]\nmemory = '100MiB'\ntasks = 50\nnice = 4\n{optional}")));
+    svd.ok(&["update"]);
+    svd.wait_state("web", "running");
+    assert_eq!(limits_of(svd.main_pid("web")).3, "4");
     svd.stop();
 }

@@ -32,6 +32,25 @@ pub struct Limits {
     pub rlimits: Vec<Rlimit>,
 }
 
+impl Limits {
+    /// Without the limit of this key (`limits.memory`).
+    pub fn leave_out(&mut self, key: &str) {
+        match key {
+            "limits.memory" => self.memory = None,
+            "limits.memory_high" => self.memory_high = None,
+            "limits.swap" => self.swap = None,
+            "limits.cpu" => self.cpu = None,
+            "limits.cpu_weight" => self.cpu_weight = None,
+            "limits.tasks" => self.tasks = None,
+            "limits.cpus" => self.cpus = None,
+            "limits.nice" => self.nice = None,
+            "limits.io" => self.io = None,
+            "limits.oom_score" => self.oom_score = None,
+            key => self.rlimits.retain(|limit| limit.resource.full_key() != key),
+        }
+    }
+}
+
 /// CPUs by number: ranges that neither touch nor overlap, in ascending order. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuList(Vec<(u16, u16)>);
