@@ -25,6 +25,10 @@ pub enum Request {
     Service {
         name: Name,
     },
+    /// Its processes, with what they use. [`super::types::ProcessesStatus`].
+    Processes {
+        name: Name,
+    },
     /// Its settings, with where they come from. [`super::types::Configuration`].
     Configuration {
         name: Name,
@@ -322,6 +326,7 @@ impl Request {
         match self {
             Request::Status { .. }
             | Request::Service { .. }
+            | Request::Processes { .. }
             | Request::Pid { .. }
             | Request::Events(_)
             | Request::PublicHealth { .. }
@@ -353,6 +358,7 @@ impl Request {
             Request::Events(_) => true,
             Request::Status { .. }
             | Request::Service { .. }
+            | Request::Processes { .. }
             | Request::Configuration { .. }
             | Request::Inspect { .. }
             | Request::Pid { .. }
@@ -386,6 +392,7 @@ impl Request {
             Request::Service { name }
             | Request::Configuration { name }
             | Request::Inspect { name }
+            | Request::Processes { name }
             | Request::App { name, .. } => Some(name),
             Request::Logs(logs) => Some(&logs.name),
             _ => None,

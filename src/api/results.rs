@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::hex;
-use super::types::{ApiError, ServiceState, is_zero, rfc3339};
+use super::request::Name;
+use super::types::{ApiError, GenerationRole, ServiceState, is_zero, rfc3339};
 
 /// A line while a long operation goes on: `{"progress": {…}}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,6 +107,46 @@ impl ServiceResult {
             error: Some(error),
         }
     }
+}
+
+/// All processes of a service, one by one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessesStatus {
+    pub service: Name,
+    /// Those of the generation that serves first.
+    pub processes: Vec<ProcessStatus>,
+    /// Left out, as there are so many.
+    #[serde(default)]
+    pub more: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    pub pid: u32,
+    /// `master` and `worker` of gunicorn, `main` of other kinds, `child`: whatever else it has started.
+    pub part: Box<str>,
+    pub generation: u64,
+    pub role: GenerationRole,
+    /// Its name, without arguments: these may say what is not for everybody.
+    pub command: Box<str>,
+    /// Its own and its share of what it has in common with others; absent where the kernel does not tell svd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Of one processor, now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+    pub threads: u32,
+    /// Finished; of gunicorn's workers that count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors_5xx: Option<u64>,
+    /// Requests that it is answering now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<u64>,
+    pub since_seconds: u64,
 }
 
 /// How the command of an `exec` ended.

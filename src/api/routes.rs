@@ -20,6 +20,7 @@ pub enum Endpoint {
     Service,
     Configuration,
     Inspect,
+    Processes,
     Start,
     Stop,
     Restart,
@@ -72,6 +73,7 @@ const fn route(method: &'static str, path: &'static str, endpoint: Endpoint, abo
 pub const ROUTES: &[Route] = &[
     route("GET", "/v1/status", Endpoint::Status, "State of services"),
     route("GET", "/v1/services/{name}", Endpoint::Service, "Everything about one service"),
+    route("GET", "/v1/services/{name}/processes", Endpoint::Processes, "Each process, and what it uses"),
     route("GET", "/v1/services/{name}/configuration", Endpoint::Configuration, "Settings, and where they come from"),
     route("GET", "/v1/services/{name}/inspect", Endpoint::Inspect, "What its processes have"),
     route("POST", "/v1/services/{names}/start", Endpoint::Start, "Start, until ready"),
@@ -228,12 +230,13 @@ pub fn parse(found: Found, query: Option<&str>, body: &[u8], now: SystemTime) ->
             nothing(body)?;
             request
         }
-        Endpoint::Service | Endpoint::Configuration | Endpoint::Inspect => {
+        Endpoint::Service | Endpoint::Configuration | Endpoint::Inspect | Endpoint::Processes => {
             nothing(body)?;
             let name = found.names.into_iter().next().unwrap_or_default();
             match endpoint {
                 Endpoint::Configuration => Request::Configuration { name },
                 Endpoint::Inspect => Request::Inspect { name },
+                Endpoint::Processes => Request::Processes { name },
                 _ => Request::Service { name },
             }
         }

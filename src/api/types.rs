@@ -12,7 +12,8 @@ pub use super::error::{ApiError, ErrorCode};
 pub use super::health::{GenerationHealth, HostHealth, MetricsSnapshot, ServiceHealth, SvdMetric};
 pub use super::inspected::{Has, Inspected, Inspection};
 pub use super::results::{
-    ActionResult, Change, ChangeAction, ExecResult, Progress, ServiceResult, UpdateResult, UpgradeResult,
+    ActionResult, Change, ChangeAction, ExecResult, ProcessStatus, ProcessesStatus, Progress, ServiceResult,
+    UpdateResult, UpgradeResult,
 };
 
 /// `2026-11-22T18:40:00Z`.

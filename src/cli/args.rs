@@ -211,6 +211,10 @@ pub struct StatusArgs {
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
 
+    /// Each process of a service: memory, CPU, open files, threads, requests
+    #[arg(long)]
+    pub workers: bool,
+
     /// Show again every second, until interrupted
     #[arg(short, long)]
     pub watch: bool,

@@ -30,6 +30,7 @@ mod push;
 mod relay;
 mod releases;
 pub mod render;
+mod render_processes;
 mod render_releases;
 pub mod screen;
 mod security;

@@ -7,8 +7,9 @@ use super::args::{Names, StatusArgs};
 use super::context::{Context, joined, need_names};
 use super::exit::{CliError, Exit};
 use super::render;
+use super::render_processes;
 use crate::api::client::{Client, encode};
-use crate::api::types::{ServiceState, ServiceStatus, StatusList};
+use crate::api::types::{ProcessesStatus, ServiceState, ServiceStatus, StatusList};
 
 /// Between two looks with `--watch`.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -17,18 +18,28 @@ pub fn status(context: &Context, args: &StatusArgs) -> Result<Exit, CliError> {
     if !args.names.is_empty() {
         need_names(&args.names, "status")?;
     }
+    if args.workers && args.names.len() != 1 {
+        return Err(CliError::usage(
+            "--workers shows the processes of one service.",
+            "For example: svctl status airship --workers",
+        ));
+    }
     let client = context.client()?;
     if args.watch {
-        return watch(context, &client, &args.names);
+        return watch(context, &client, args);
     }
-    let (text, exit) = look(context, &client, &args.names).map_err(CliError::state_unknown)?;
+    let (text, exit) = look(context, &client, args).map_err(CliError::state_unknown)?;
     context.print(text)?;
     Ok(exit)
 }
 
 /// The text of one look, and the exit code: of named services 0 if all run, else 3. Without a name svd's answer is
 /// success: which services should run is not for this command to say.
-fn look(context: &Context, client: &Client, names: &[String]) -> Result<(String, Exit), CliError> {
+fn look(context: &Context, client: &Client, args: &StatusArgs) -> Result<(String, Exit), CliError> {
+    let names = &*args.names;
+    if let ([name], true) = (names, args.workers) {
+        return processes(context, client, name);
+    }
     if let [name] = names
         && !name.contains('*')
     {
@@ -55,6 +66,16 @@ fn look(context: &Context, client: &Client, names: &[String]) -> Result<(String,
     Ok((text, exit))
 }
 
+/// Each process of one service; 0 if there are some.
+fn processes(context: &Context, client: &Client, name: &str) -> Result<(String, Exit), CliError> {
+    let body = client.get(&format!("/v1/services/{}/processes", encode(name)))?;
+    let status: ProcessesStatus = parse(&body)?;
+    let exit = if status.processes.is_empty() { Exit::NotRunning } else { Exit::Ok };
+    let text =
+        if context.json { String::from_utf8_lossy(&body).into_owned() } else { render_processes::table(&status) };
+    Ok((text, exit))
+}
+
 fn exit_of(mut states: impl Iterator<Item = ServiceState>) -> Exit {
     if states.all(ServiceState::counts_as_running) { Exit::Ok } else { Exit::NotRunning }
 }
@@ -64,11 +85,11 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, CliError> {
 }
 
 /// A svd that is away is shown and awaited.
-fn watch(context: &Context, client: &Client, names: &[String]) -> Result<Exit, CliError> {
+fn watch(context: &Context, client: &Client, args: &StatusArgs) -> Result<Exit, CliError> {
     let mut before = String::new();
     let mut first = true;
     loop {
-        let text = match look(context, client, names) {
+        let text = match look(context, client, args) {
             Ok((text, _)) => text,
             // Wrong from the beginning: there is nothing to wait for.
             Err(error) if first => return Err(error.state_unknown()),

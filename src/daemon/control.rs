@@ -55,6 +55,7 @@ impl Host {
             Request::Status { services, full: true } => self.answer_full(&services, reply),
             Request::Service { name } => self.answer_service(name, reply),
             Request::Inspect { name } => self.answer_inspection(name, reply),
+            Request::Processes { name } => self.answer_processes(name, reply),
             Request::Configuration { name } => self.answer_configuration(name, reply),
             Request::Start { services } => self.each(services, reply, "running", |_, _| Command::Start),
             Request::Stop { services } => self.each(services, reply, "stopped", |_, _| Command::Stop),

@@ -7,7 +7,7 @@
 //! | [`host`] | the loop, and everything that is open |
 //! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
-//! | [`control`], [`status`], [`output`], [`show`], [`inspect`], [`update`], [`reload`], [`exec`], [`session`], [`events`], [`orders`], [`audit`] | what people ask, and are told |
+//! | [`control`], [`status`], [`processes`], [`output`], [`show`], [`inspect`], [`update`], [`reload`], [`exec`], [`session`], [`events`], [`orders`], [`audit`] | what people ask, and are told |
 //! | [`releases`], [`standby`] | what is deployed here: taken in, built, switched to, taken back; a copy for the way back |
 //! | [`guardian`], [`keeping`], [`state`], [`adopt`], [`upgrade`], [`store`], [`paths`], [`secret`], [`messages`] | what survives svd's death, and the machine's; where; svd's own messages |
 //! | [`guardian`] | svd's parent, which outlives it |
@@ -48,6 +48,7 @@ mod output;
 mod paths;
 mod pool;
 mod probe;
+mod processes;
 mod queue;
 mod readiness;
 mod recycle;

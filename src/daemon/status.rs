@@ -272,7 +272,7 @@ impl Host {
     }
 
     /// The processes of each generation.
-    fn families(&self, name: &str) -> Vec<(u64, Vec<i32>)> {
+    pub fn families(&self, name: &str) -> Vec<(u64, Vec<i32>)> {
         let generations = self.machine.named(name).into_iter().flat_map(|s| &s.generations);
         let of = |id| self.workers.values().filter(move |p| p.generation == id).flat_map(|p| p.worker.processes());
         generations.map(|g| (g.id.number, of(g.id).collect())).collect()

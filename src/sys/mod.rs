@@ -13,6 +13,7 @@
 //! | [`fifo`] | the named pipes of the logs |
 //! | [`terminal`] | terminals for commands |
 //! | [`kernel`] | what this kernel can do |
+//! | [`usage`] | what a process uses now |
 //! | [`user`] | users and groups |
 //! | [`alone`] | what only a process with one thread may do: fork and go on, close what others opened |
 //! | [`blocking`] | threads for what may block |
@@ -42,6 +43,7 @@ pub mod stub;
 pub mod terminal;
 pub mod tree;
 pub mod trust;
+pub mod usage;
 pub mod user;
 pub mod worker;
 

@@ -408,10 +408,14 @@ pub fn resident(pid: i32) -> Option<u64> {
 
 /// Of a process with that start time.
 pub fn age(start_time: u64) -> std::time::Duration {
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
-    let ticks = ticks.and_then(|ticks| u64::try_from(ticks).ok()).filter(|ticks| *ticks > 0).unwrap_or(100);
-    let began = start_time.saturating_mul(1000) / ticks;
-    std::time::Duration::from_millis(super::boot_millis().saturating_sub(began))
+    std::time::Duration::from_millis(super::boot_millis()).saturating_sub(of_ticks(start_time))
+}
+
+/// The kernel's measure of time in `/proc`.
+pub fn of_ticks(ticks: u64) -> std::time::Duration {
+    let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
+    let a_second = a_second.and_then(|ticks| u64::try_from(ticks).ok()).filter(|ticks| *ticks > 0).unwrap_or(100);
+    std::time::Duration::from_millis(ticks.saturating_mul(1000) / a_second)
 }
 
 /// The sum over several processes in bytes; those that are gone count nothing.

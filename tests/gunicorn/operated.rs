@@ -173,3 +173,32 @@ fn a_killed_master_is_replaced_and_its_workers_end() {
         assert_eq!(listening_inode(site.address), socket, "{class}: it is the same socket");
     }
 }
+
+#[test]
+fn each_process_is_seen_with_what_it_uses() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let site = Site::start(&env, "gthread", "");
+    let master = site.svd.main_pid("web");
+    for _ in 0..50 {
+        site.answers();
+    }
+    let seen = site.svd.json(&["status", "web", "--workers"]);
+    let processes = seen["processes"].as_array().expect("processes");
+    let parts = |part: &str| processes.iter().filter(|p| p["part"] == part).collect::<Vec<_>>();
+    assert!(parts("master").len() == 1 && parts("master")[0]["pid"] == master, "{seen}");
+    let workers = parts("worker");
+    let pids: Vec<i32> = workers.iter().filter_map(|w| i32::try_from(w["pid"].as_i64()?).ok()).collect();
+    let mut below = super::workers_of(master);
+    below.sort_unstable();
+    assert_eq!(pids, below, "{seen}");
+    let sum = |key: &str| workers.iter().filter_map(|w| w[key].as_u64()).sum::<u64>();
+    assert!(sum("requests") >= 50 && sum("memory_bytes") > 3 << 20 && sum("threads") >= 3, "{seen}");
+    assert!(sum("open_files") > 15 && workers.iter().all(|w| w["cpu_percent"].is_number()), "{seen}");
+    let text = site.svd.ok(&["status", "web", "--workers"]);
+    assert!(text.starts_with("PID") || text.trim_start().starts_with("PID"), "{text}");
+    assert!(text.contains("4 processes, ") && text.matches(" worker ").count() == 3, "{text}");
+    site.svd.ok(&["stop", "web"]);
+    let stopped = site.svd.svctl(&["status", "web", "--workers"]);
+    assert_eq!((stopped.status.code(), &*stopped.stdout), (Some(3), &b"web has no processes.\n"[..]));
+    assert_eq!(site.svd.svctl(&["status", "--workers"]).status.code(), Some(2));
+}
