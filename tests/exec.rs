@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use support::plain::{SLEEP, alive, number_in, script};
 use support::pty::Pty;
-use support::svd::quoted;
+use support::svd::{Home, quoted};
 use support::{App, PATIENCE, Release, Svd, wait_until};
 
 fn started() -> Svd {
@@ -260,4 +260,67 @@ fn a_release_that_does_not_run() {
     assert_eq!(json["output"], of(&one, "one"));
     let said = svd.fails(&["exec", "--release", "three", "shop", "true"]);
     assert!(said.contains("three"), "{said}");
+}
+
+#[test]
+fn a_terminal_in_an_isolated_service() {
+    if support::plain::needs_root() {
+        return;
+    }
+    let mut svd = Svd::new();
+    svd.service("web", &script(SLEEP, "user = 'nobody'\n[isolation]\nprofile = 'strict'\n"));
+    svd.start();
+    svd.wait_state("web", "running");
+    let mut pty = on_terminal(&svd, &["exec", "web", "--", "sh"]);
+    let before = pty.settings();
+    pty.type_in(b"id -un; stty size; test -t 0 && echo is a ter''minal; grep -c . /proc/self/status >/dev/null && echo do''ne\r");
+    for text in ["nobody", "23 91", "is a terminal", "done"] {
+        pty.wait_seen(text);
+    }
+    // Ctrl-C ends the command in the foreground, and not the shell.
+    pty.type_in(b"echo slee''ping; sleep 100000\r");
+    pty.wait_seen("sleeping");
+    pty.type_in(b"\x03");
+    pty.type_in(b"echo go''es on; (echo slept >/dev/tty) && ls /home 2>&1 | wc -l\r");
+    pty.wait_seen("goes on");
+    pty.wait_seen("slept");
+    pty.type_in(b"exit 17\r");
+    assert_eq!(pty.wait_end(PATIENCE).code(), Some(17));
+    assert_eq!(pty.settings(), before);
+    let output = fed(&svd, &["exec", "web", "cat"], b"through pipes");
+    assert_eq!(output.stdout, b"through pipes", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn without_control_groups_and_as_a_plain_user() {
+    if support::plain::needs_root() {
+        return;
+    }
+    for home in [Home::Container, Home::PlainUser] {
+        let mut svd = Svd::new();
+        svd.home = home;
+        svd.service("web", &script(SLEEP, ""));
+        if home == Home::PlainUser {
+            support::plain::give_to_nobody(&svd);
+        }
+        svd.start();
+        svd.wait_state("web", "running");
+        let mut pty = on_terminal(&svd, &["exec", "web", "--", "sh"]);
+        pty.type_in(b"stty size; echo slee''ping; sleep 100000\r");
+        pty.wait_seen("23 91");
+        pty.wait_seen("sleeping");
+        pty.type_in(b"\x03exit 17\r");
+        assert_eq!(pty.wait_end(PATIENCE).code(), Some(17), "{home:?}");
+        let mark = svd.path("run/mark");
+        let program = format!(
+            "trap '' HUP; (setsid sleep 100000 &); echo $$ >{0}.new; mv {0}.new {0}; sleep 100000; true",
+            mark.display()
+        );
+        let mut client = piped(svd.svctl_command(&["exec", "--tty", "web", "sh", "-c", &program]));
+        wait_until("it runs", PATIENCE, || mark.exists());
+        let pid = number_in(&mark).expect("a pid");
+        client.kill().expect("killing svctl");
+        client.wait().expect("its end");
+        wait_until("nothing is left", PATIENCE, || !alive(pid));
+    }
 }
