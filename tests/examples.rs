@@ -117,3 +117,8 @@ fn a_flask_project_becomes_a_service_as_pasted() {
 fn a_fastapi_project_becomes_a_service_as_pasted() {
     run_with("docs/fastapi.md", "fastapi");
 }
+
+#[test]
+fn the_secrets_examples_work_as_pasted() {
+    run("docs/secrets.md");
+}

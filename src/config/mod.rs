@@ -24,6 +24,7 @@ mod reload;
 mod restart;
 mod scope;
 pub mod secrecy;
+mod secrets;
 pub(crate) mod section;
 mod service;
 pub mod shown;

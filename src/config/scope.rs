@@ -20,6 +20,8 @@ pub(super) struct Scope<'a> {
     pub has_root: bool,
     pub root: Option<PathBuf>,
     pub sockets: Vec<&'a str>,
+    /// Of `[secrets]`; true: one that is delivered as a file.
+    pub secrets: Vec<(&'a str, bool)>,
     /// `[ready] descriptor = true`.
     pub descriptor: bool,
 }
@@ -33,6 +35,7 @@ impl<'a> Scope<'a> {
             has_root: top.has("root"),
             root: None,
             sockets: super::sockets::names(top),
+            secrets: super::secrets::names(top),
             descriptor: super::ready::descriptor(top),
         };
         scope.root = top.get("root", |item| scope.path(item));
@@ -140,6 +143,20 @@ impl<'a> Scope<'a> {
                 };
                 Some((format!("no socket of this service is called {name:?}"), help))
             }
+            Placeholder::Secret(name) => match self.secrets.iter().find(|(known, _)| *known == name) {
+                Some((_, true)) => None,
+                Some((_, false)) => Some((
+                    format!("{placeholder} has no path: that secret is delivered as a variable"),
+                    "write as = \"file\" there; a variable's value does not go into what others can read".to_owned(),
+                )),
+                None => Some((
+                    format!("no secret of this service is called {name:?}"),
+                    match suggest::closest(name, self.secrets.iter().map(|(known, _)| *known)) {
+                        Some(near) => format!("did you mean {{secret.{near}}}?"),
+                        None => format!("add to [secrets]: {name} = {{ file = \"/path\", as = \"file\" }}"),
+                    },
+                )),
+            },
             _ => None,
         }
     }

@@ -5,7 +5,7 @@ use super::scope::Scope;
 use super::section::{self, Item, Schema, Section};
 use super::source::{At, File, Problem, Span};
 use super::spec::{Service, Template};
-use super::{counts, deploy, health, isolation, limits, logs, ready, reload, restart, sockets, stop, units};
+use super::{counts, deploy, health, isolation, limits, logs, ready, reload, restart, secrets, sockets, stop, units};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -40,6 +40,7 @@ pub(super) static SCHEMA: Schema = Schema {
         // Sections.
         "sockets",
         "environment",
+        "secrets",
         "ready",
         "health",
         "reload",
@@ -56,6 +57,11 @@ pub(super) static SCHEMA: Schema = Schema {
 /// Variables that svd sets itself, differently for every worker.
 const OURS: [&str; 6] =
     ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// Is it a variable that svd sets, and nobody else?
+pub(super) fn is_ours(name: &str) -> bool {
+    OURS.contains(&name) || name.starts_with("AIRDOCK_") || name == "CREDENTIALS_DIRECTORY"
+}
 
 /// A service and where it says what concerns other services.
 pub(super) struct Decoded {
@@ -89,6 +95,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         requires,
         environment: environment(&top, &scope),
         environment_files: top.values("environment_files", |item| environment_file(item, &scope)),
+        secrets: secrets::decode(&top, &scope),
         instances: kind::instances(&top),
         autostart: top.get("autostart", Item::boolean).unwrap_or(true),
         ready: Arc::new(ready::decode(&top, &scope)),

@@ -97,6 +97,8 @@ pub struct Service {
     pub environment: Vec<(Box<str>, Template)>,
     /// Files with `NAME=value` lines, read at each start of a generation; a leading `-` in the file allows its absence.
     pub environment_files: Vec<Template>,
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
     /// `instances`: workers of a plain command (1 for gunicorn and the JVM).
     pub instances: u32,
     /// `autostart`: started when svd starts.
@@ -140,6 +142,29 @@ pub enum Workers {
 pub enum JvmProgram {
     Jar(Template),
     Main { class: Template, classpath: Vec<Template> },
+}
+
+/// One of `[secrets]`: never its value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Secret {
+    pub name: Box<str>,
+    pub from: SecretFrom,
+    pub to: SecretTo,
+    /// How often svd looks whether it has changed.
+    pub every: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SecretFrom {
+    File(PathBuf),
+    /// Its output; run as svd itself.
+    Command(Vec<Template>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SecretTo {
+    Variable,
+    File,
 }
 
 /// `[sockets.NAME]`.

@@ -3,7 +3,8 @@
 use super::section::{self, Schema};
 use super::source::{Problem, Span};
 use super::{
-    counts, daemon, deploy, health, isolation, limits, logs, probe, ready, reload, restart, service, sockets, stop,
+    counts, daemon, deploy, health, isolation, limits, logs, probe, ready, reload, restart, secrets, service, sockets,
+    stop,
 };
 
 /// Tables of a service file, and of `svd.toml`: a key is looked for among its own.
@@ -18,6 +19,7 @@ pub(super) static SERVICE_FILE: &[&Schema] = &[
     &restart::SCHEMA,
     &restart::LIMIT,
     &limits::SCHEMA,
+    &secrets::SCHEMA,
     &logs::SCHEMA,
     &counts::SCHEMA,
     &isolation::SCHEMA,

@@ -1,7 +1,7 @@
 //! Text with placeholders.
 //!
 //! The rule, in full: `{NAME}` is a placeholder where `NAME` is, letter by letter, one of `root`, `release`, `venv`,
-//! `service`, `host`, `worker`, `generation`, `port`, `fd`, `fd.S` (`S` of ASCII letters, digits, `_` and `-`) or `env.X` (`X` an ASCII letter
+//! `service`, `host`, `worker`, `generation`, `port`, `fd`, `fd.S` (`S` of ASCII letters, digits, `_` and `-`), `env.X` or `secret.X` (`X` an ASCII letter
 //! or `_`, then those and digits). `{{NAME}` of such a name stands for the literal text `{NAME}`. Everything else is
 //! itself: other braces, `{other}`, JSON, `%({x}i)s`, and closing braces always.
 
@@ -36,6 +36,8 @@ pub enum Placeholder<'a> {
     FdNamed(&'a str),
     /// `{env.X}`: a variable of svd's own environment.
     Env(&'a str),
+    /// `{secret.X}`: the path of a secret's file.
+    Secret(&'a str),
 }
 
 impl<'a> Placeholder<'a> {
@@ -57,9 +59,13 @@ impl<'a> Placeholder<'a> {
                     let fits = !socket.is_empty() && socket.bytes().all(|c| word(c) || c == b'-');
                     return fits.then_some(Self::FdNamed(socket));
                 }
-                let variable = name.strip_prefix("env.")?;
+                let (prefix, variable) = name.split_once('.')?;
                 let fits = variable.bytes().all(word) && variable.starts_with(|c: char| !c.is_ascii_digit());
-                return fits.then_some(Self::Env(variable));
+                return match prefix {
+                    "env" if fits => Some(Self::Env(variable)),
+                    "secret" if fits => Some(Self::Secret(variable)),
+                    _ => None,
+                };
             }
         })
     }
@@ -85,13 +91,14 @@ impl std::fmt::Display for Placeholder<'_> {
             Self::FdReady => f.write_str("{fd.ready}"),
             Self::FdNamed(name) => write!(f, "{{fd.{name}}}"),
             Self::Env(name) => write!(f, "{{env.{name}}}"),
+            Self::Secret(name) => write!(f, "{{secret.{name}}}"),
         }
     }
 }
 
 const NAMES: &[&str] = &["root", "release", "venv", "service", "host", "worker", "generation", "port"];
 /// Of those with a dot.
-const PREFIXES: &[&str] = &["fd", "env"];
+const PREFIXES: &[&str] = &["fd", "env", "secret"];
 
 /// A stretch of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! From nothing to a running svd, and its end.
 
+use super::adopt::rebuild::Known;
 use super::adopt::{self, Found, Kept, Left};
 use super::args::Args;
 use super::background::Report;
@@ -12,6 +13,7 @@ use super::messages::Messages;
 use super::orders::Orders;
 use super::paths::Paths;
 use super::releases::Releases;
+use super::secrets::place;
 use super::state::aside::{self, Aside};
 use super::state::{Key, State};
 use super::store::Store;
@@ -182,14 +184,13 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     };
     let (store, trouble) = Store::open(&paths);
     let own = Account::own().map_err(|e| e.to_string())?;
-    let users = Arc::new(Users::new(
-        users::login_of(&own),
-        paths.users_file(),
-        paths.homes(),
-        vec![paths.launcher(), paths.notify()],
-    ));
+    let seen = vec![paths.launcher(), paths.notify()];
+    let users = Arc::new(Users::new(users::login_of(&own), paths.users_file(), paths.homes(), seen));
+    let places = place::roots(&paths.run, &paths.id());
     let found = match (&unusable, &config) {
-        (Some(_), Ok(config)) => rebuild(config, &paths, &store, &users, &mut kept),
+        (Some(_), Ok(config)) => {
+            rebuild(config, &paths, &Known { store: &store, users: &users, places: &places }, &mut kept)
+        }
         _ => found,
     };
     let daemon = match (&found, &config) {
@@ -201,6 +202,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     write_launcher(&paths)?;
     let mut limitations: Vec<Box<str>> = features.lacking().into_iter().map(Into::into).collect();
     let (containment, no_tree) = contain(&paths, found.as_ref(), &mut limitations)?;
+    place::sweep(&places, &found.as_ref().map(Found::secrets).unwrap_or_default());
     let (log_events, logs_in) = mpsc::unbounded_channel();
     let notify = Box::new(move |event| {
         // Only while svd ends is nobody there to hear it.
@@ -330,6 +332,9 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     report.up();
     let inputs = Inputs { calls: calls_in, messages: messages_in, logs: logs_in };
     let result = host.run(inputs).await.map_err(|e| format!("svd cannot go on: {}", crate::sys::io_text(&e)));
+    if !host.finished {
+        place::leave_all();
+    }
     // Answers that were given with the last events are on their way to their clients: the server's tasks have a turn.
     for _ in 0..LAST_TURNS {
         tokio::task::yield_now().await;
@@ -354,7 +359,11 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         // Best effort: an empty one is taken again.
         let _ = tree.remove();
     }
+    let finished = host.finished;
     drop(host);
+    if finished {
+        place::sweep(&places, &std::collections::BTreeSet::new());
+    }
     end_logs(move || log_thread.shutdown());
     result
 }
@@ -404,9 +413,9 @@ impl Host {
 }
 
 /// What runs of services whose records are lost.
-fn rebuild(config: &Config, paths: &Paths, store: &Store, users: &Users, kept: &mut Kept) -> Option<Found> {
+fn rebuild(config: &Config, paths: &Paths, known: &Known<'_>, kept: &mut Kept) -> Option<Found> {
     let tree = Tree::create(&paths.id()).ok()?;
-    adopt::rebuild::rebuild(config, store, &tree, users, kept)
+    adopt::rebuild::rebuild(config, &tree, known, kept)
 }
 
 /// # Errors

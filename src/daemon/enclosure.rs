@@ -4,7 +4,7 @@ use super::unit::Plan;
 use crate::config::spec::{self, JvmProgram, Kind, Template};
 use crate::isolation::{self, Settings, Surroundings};
 use crate::kinds::Context;
-use crate::sys::sandbox::{Network, Sandbox, Syscalls};
+use crate::sys::sandbox::{Mount, Network, Sandbox, Syscalls};
 use std::path::{Path, PathBuf};
 
 /// `None`: nothing. Looks at paths, which may hang: for the pool.
@@ -31,13 +31,20 @@ pub fn sandbox(plan: &Plan, shown: &[PathBuf]) -> Result<Option<Sandbox>, String
         port: None,
         workers: None,
         launcher: Path::new(""),
+        secrets: super::launch::path_of_secrets(plan),
     };
     let around = Surroundings { needed: needed(plan, &context, shown) };
     let expand = |template: &Template| context.expand(template).map(|path| without_links(Path::new(&path)));
     let bounding = settings.bounding_set();
     let landlock = if settings.landlock { Some(isolation::landlock(&settings, &around, expand)?) } else { None };
+    let mut mounts = isolation::mounts(&settings, &around, expand)?;
+    if let Some(alone) = secrets_alone(plan).filter(|_| !mounts.is_empty()) {
+        // What is read-only comes last.
+        let at = mounts.iter().position(|step| matches!(step, Mount::ReadOnly { .. })).unwrap_or(mounts.len());
+        mounts.insert(at, alone);
+    }
     Ok(Some(Sandbox {
-        mounts: isolation::mounts(&settings, &around, expand)?,
+        mounts,
         bounding: bounding.map(|all| all.into_iter().map(|c| c.0).collect()),
         ambient: settings.capabilities.is_some(),
         no_new_privileges: settings.no_new_privileges,
@@ -50,6 +57,13 @@ pub fn sandbox(plan: &Plan, shown: &[PathBuf]) -> Result<Option<Sandbox>, String
             spec::Network::Loopback => Network::Loopback,
         },
     }))
+}
+
+/// Of the directory with everybody's secrets, what the service sees is its own.
+fn secrets_alone(plan: &Plan) -> Option<Mount> {
+    let own = super::launch::path_of_secrets(plan)?;
+    let path = own.parent()?.to_owned();
+    Some(Mount::Cover { path, mode: 0o711, keep: vec![own.to_owned()], make: Vec::new(), empty: false })
 }
 
 /// A key that is read, and that nothing is done for.
@@ -74,7 +88,8 @@ fn needed(plan: &Plan, context: &Context<'_>, shown: &[PathBuf]) -> Vec<PathBuf>
     let python = plan.program.as_deref().map(of_python).unwrap_or_default();
     let archives = archives(&plan.spec.kind).filter_map(|path| context.expand(path).ok()).map(PathBuf::from);
     let all = found.into_iter().flatten().chain(directory).chain(program).chain(python).chain(archives);
-    let all = all.chain(shown.iter().cloned());
+    let secrets = super::launch::path_of_secrets(plan).map(Path::to_owned);
+    let all = all.chain(shown.iter().cloned()).chain(secrets);
     all.map(|path| without_links(&path)).filter(|path| path != Path::new("/")).collect()
 }
 

@@ -119,7 +119,7 @@ impl Host {
         let found = self.machine.named(name).and_then(|s| Some((s.id, Arc::clone(&self.units.get(&s.id)?.spec))));
         let Some((service, spec)) = found else { return drop(done.send(Err(format!("there is no service {name}")))) };
         let kept = release.as_deref().map(|id| of_release(&self.releases, &spec, id));
-        let (users, around) = (Arc::clone(&self.users), self.around.clone());
+        let (users, secrets, around) = (Arc::clone(&self.users), self.secrets_of(service), self.around.clone());
         let (pool, messages) = (self.pool.clone(), self.messages.clone());
         tokio::task::spawn_local(async move {
             let prepared = async {
@@ -127,22 +127,27 @@ impl Host {
                     Some(kept) => kept.await?,
                     None => spec,
                 };
-                let words = argv.words().to_vec();
-                let prepare = move || {
-                    let plan = launch::plan(&spec, release.as_deref(), &users)?;
-                    launch::prepare_command(&plan, &around, &words, Vec::new())
-                };
+                let plan = move || launch::plan(&spec, release.as_deref(), &users);
+                let plan = Arc::new(secrets.give(pool.run(Lane::Files(service), plan).await?).await?);
+                let (words, of) = (argv.words().to_vec(), Arc::clone(&plan));
+                let prepare = move || launch::prepare_command(&of, &around, &words, Vec::new());
                 let mut prepared = pool.run(Lane::Files(service), prepare).await?;
                 let signals = client.equip(&mut prepared)?;
-                Ok((prepared, signals))
+                Ok((prepared, signals, plan))
             };
-            let (prepared, signals) = match prepared.await {
+            let (prepared, signals, plan) = match prepared.await {
                 Ok(prepared) => prepared,
                 Err(why) => return drop(done.send(Err(why))),
             };
             let (prepared, signals) = (Box::new(prepared), Some(signals));
-            let _ =
-                messages.send(Message::Command { prepared, what: argv.shown(), limit: LONGEST, signals, done }).await;
+            let (ending, ended) = oneshot::channel();
+            let message = Message::Command { prepared, what: argv.shown(), limit: LONGEST, signals, done: ending };
+            let _ = messages.send(message).await;
+            if let Ok(ended) = ended.await {
+                let _ = done.send(ended);
+            }
+            // Its secrets are there until now.
+            drop(plan);
         });
     }
 }

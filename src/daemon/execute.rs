@@ -3,6 +3,7 @@
 use super::host::{Host, Message};
 use super::launch;
 use super::pool::Lane;
+use super::secrets::watch::News;
 use super::state::Key;
 use super::unit::{Generation, Gunicorn, Plan};
 use crate::api::types::ActionResult;
@@ -109,7 +110,10 @@ impl Host {
             Source::Again { of } => match &unit.kept {
                 Some((number, plan)) if *number == of => {
                     let plan = Rc::clone(plan);
-                    return self.handle_planned(id, Ok(plan));
+                    if plan.spec.secrets.is_empty() {
+                        return self.handle_planned(id, Ok(plan));
+                    }
+                    return self.plan_again(id, &plan);
                 }
                 _ => None,
             },
@@ -126,14 +130,36 @@ impl Host {
     pub fn plan_in_pool(&mut self, id: GenerationId, spec: Arc<Service>, release: Option<Box<str>>) {
         let beside = if spec.reload.overlap { self.processes_of(id.service) } else { Vec::new() };
         let leaving = self.processes_that_never_served(id.service);
-        let users = Arc::clone(&self.users);
+        let (users, secrets) = (Arc::clone(&self.users), self.secrets_of(id.service));
         let (pool, messages) = (self.pool.clone(), self.messages.clone());
         let task = tokio::task::spawn_local(async move {
             let plan = move || {
                 launch::room_for_two(&beside, &leaving)?;
                 launch::plan(&spec, release.as_deref(), &users)
             };
-            let plan = pool.run(Lane::Files(id.service), plan).await;
+            let plan = match pool.run(Lane::Files(id.service), plan).await {
+                Ok(plan) => secrets.give(plan).await,
+                failed => failed,
+            };
+            let _ = messages.send(Message::Planned { generation: id, plan }).await;
+        });
+        self.plans.insert(id, task.abort_handle());
+    }
+
+    /// As an earlier generation, but with the secrets of today; with those that it had where they cannot be read.
+    fn plan_again(&mut self, id: GenerationId, had: &Rc<Plan>) {
+        let (plan, last) = (had.without_secrets(), had.secrets.clone());
+        let (secrets, messages) = (self.secrets_of(id.service), self.messages.clone());
+        let task = tokio::task::spawn_local(async move {
+            let (old, known) = (plan.without_secrets(), last.filter(|secrets| secrets.variables().is_ok()));
+            let plan = match (secrets.give(plan).await, known) {
+                (Err(why), Some(known)) => {
+                    let news = News::Unreadable(format!("{why}; it is started with the value that it had"));
+                    let _ = messages.send(Message::Secrets(id, news)).await;
+                    Ok(Plan { secrets: Some(known), ..old })
+                }
+                (plan, _) => plan,
+            };
             let _ = messages.send(Message::Planned { generation: id, plan }).await;
         });
         self.plans.insert(id, task.abort_handle());
@@ -307,12 +333,18 @@ impl Host {
         }
         self.scale_as_asked(id);
         self.begin_health(id);
+        self.watch_secrets(id, false);
         self.save_soon();
     }
 
     fn close_sockets(&mut self, service: ServiceId) {
         let Some(unit) = self.units.get_mut(&service) else { return };
-        unit.health = None;
+        (unit.health, unit.secrets) = (None, None);
+        // What is stopped leaves no secrets behind.
+        if let Some((number, plan)) = unit.kept.as_mut().filter(|(_, plan)| plan.secrets.is_some()) {
+            self.state.mark(Key::Plan(GenerationId { service, number: *number }));
+            *plan = Rc::new(plan.without_secrets());
+        }
         for n in 0..unit.sockets.len() {
             self.keeper.remove(&super::state::records::kept::socket(service, n));
         }

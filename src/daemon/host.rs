@@ -69,10 +69,9 @@ pub enum Message {
         lines: Vec<Box<str>>,
     },
     /// What a reload would start was looked at before anything is stopped.
-    LookedAt {
-        look: super::reload::Look,
-        result: Result<(), String>,
-    },
+    LookedAt(super::reload::Look, Result<(), String>),
+    /// Something about the secrets of a generation.
+    Secrets(GenerationId, super::secrets::watch::News),
     Check(super::checks::Check),
     /// The program of a check was looked for.
     CheckFound {
@@ -521,7 +520,7 @@ impl Host {
                     self.handle_planned(generation, plan.map(Rc::new));
                 }
             }
-            Message::LookedAt { look, result } => self.handle_looked_at(look, result),
+            Message::LookedAt(look, result) => self.handle_looked_at(look, result),
             Message::Bound { generation, sockets } => {
                 if self.plans.remove(&generation).is_some() {
                     self.handle_bound(generation, sockets);
@@ -531,6 +530,7 @@ impl Host {
             Message::Health { service, generation, result } => self.handle_health(service, generation, result),
             Message::Loaded(config) => self.handle_loaded(config),
             Message::Explained { op, lines } => self.handle_explained(op, lines),
+            Message::Secrets(generation, news) => self.handle_secrets(generation, news),
             Message::Check(check) => self.start_check(check),
             Message::CheckFound { check, prepared, program } => self.handle_check_found(check, *prepared, program),
             Message::UpgradeFound { found, reply } => self.handle_upgrade_found(found, *reply),

@@ -8,14 +8,18 @@ use super::unit::{Generation, Plan, RunAs};
 use super::users::Users;
 use crate::config::spec::{Kind, Listen, Service, Stderr, Template};
 use crate::kinds::environment::{self, HandedOver};
-use crate::kinds::{self, Argv, Context, FIRST_SOCKET, gunicorn};
+use crate::kinds::{self, Argv, Context, FIRST_SOCKET, Places, gunicorn};
 use crate::sys::files;
 use crate::sys::spawn::{Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Resolves what a generation keeps. Reads directories, files and the user database, any of which may hang: for the
+/// Where a service finds its secrets that are files, as systemd calls it: many programs look there (`systemd.exec(5)`).
+pub const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+/// Resolves what a generation keeps, but for its secrets. Reads directories, files and the user database, any of which may hang: for the
 /// pool.
 ///
 /// # Errors
@@ -36,6 +40,7 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
             port: None,
             workers: None,
             launcher: Path::new(""),
+            secrets: None,
         };
         let text = context.expand(template)?;
         let (path, optional) = match text.strip_prefix('-') {
@@ -52,7 +57,8 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
         }
     }
     let owners = super::sockets::owners(spec);
-    let mut plan = Plan { spec: Arc::clone(spec), places, run_as, owners, program: None, variables, sandbox: None };
+    let mut plan =
+        Plan { spec: Arc::clone(spec), places, run_as, owners, program: None, variables, sandbox: None, secrets: None };
     plan.program = find_program(&plan);
     plan.sandbox = super::enclosure::sandbox(&plan, &users.shown)?.map(Arc::new);
     Ok(plan)
@@ -61,7 +67,7 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
 /// Is all that a plan reads on the disk that svd itself runs from? Then it need not be made in the pool, which costs a
 /// thread's memory where a thousand services start at once.
 pub fn at_hand(spec: &Service) -> bool {
-    let elsewhere = spec.root.is_some() || !spec.environment_files.is_empty();
+    let elsewhere = spec.root.is_some() || !spec.environment_files.is_empty() || !spec.secrets.is_empty();
     let owner = |l: &Listen| matches!(l, Listen::Unix { owner, group, .. } if owner.is_some() || group.is_some());
     let names = spec.user.is_some() || spec.group.is_some() || !spec.groups.is_empty();
     let names = names || spec.sockets.iter().any(|s| owner(&s.listen));
@@ -87,6 +93,7 @@ fn find_program(plan: &Plan) -> Option<PathBuf> {
         port: None,
         workers: None,
         launcher: Path::new("launcher"),
+        secrets: None,
     };
     // Arguments may need what is not known yet; the program alone seldom does.
     let name = kinds::program(&context).ok()?;
@@ -185,12 +192,13 @@ pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) ->
         port: generation.port,
         workers: own.scaled,
         launcher: &launcher,
+        secrets: path_of_secrets(plan),
     };
     let line = kinds::command_line(&context)?;
     let directory = directory(&context)?;
     let (handed, wires) = handed_over(generation, &context, line.socket_on_stdin, own)?;
     let text = directory.to_str().ok_or("the directory's path is not UTF-8")?;
-    let variables = environment::variables(&context, &plan.run_as.login, text, &plan.variables, handed)?;
+    let variables = environment::variables(&context, &plan.run_as.login, text, &given(plan)?, handed)?;
     let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
     let name = line.argv.first().ok_or("the command is empty")?;
     let program = match &plan.program {
@@ -206,9 +214,13 @@ pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) ->
 
 /// The context of what is no worker's.
 fn without_worker<'a>(plan: &'a Plan, around: &'a Surroundings) -> Context<'a> {
+    Context { secrets: path_of_secrets(plan), ..before_worker(&plan.spec, &plan.places, around) }
+}
+
+fn before_worker<'a>(spec: &'a Service, places: &'a Places, around: &'a Surroundings) -> Context<'a> {
     Context {
-        spec: &plan.spec,
-        places: &plan.places,
+        spec,
+        places,
         host: &around.host,
         generation: 0,
         worker: 0,
@@ -216,7 +228,40 @@ fn without_worker<'a>(plan: &'a Plan, around: &'a Surroundings) -> Context<'a> {
         port: Some(0),
         workers: None,
         launcher: Path::new("launcher"),
+        secrets: None,
     }
+}
+
+/// The directory of its secrets that are files.
+pub fn path_of_secrets(plan: &Plan) -> Option<&Path> {
+    plan.secrets.as_ref().and_then(|secrets| secrets.path())
+}
+
+/// The words of a command that is run before there is a plan.
+///
+/// # Errors
+/// A sentence: a placeholder without a value.
+pub fn words_of(
+    spec: &Service,
+    places: &Places,
+    around: &Surroundings,
+    templates: &[Template],
+) -> Result<Argv, String> {
+    before_worker(spec, places, around).argv(templates)
+}
+
+/// From the environment files, and the secrets, which win.
+///
+/// # Errors
+/// A sentence: they are not known yet.
+fn given(plan: &Plan) -> Result<Cow<'_, [(String, String)]>, String> {
+    let Some(secrets) = &plan.secrets else { return Ok(Cow::Borrowed(&plan.variables)) };
+    let mut all = plan.variables.clone();
+    all.extend_from_slice(secrets.variables()?);
+    if let Some(path) = secrets.path().and_then(Path::to_str) {
+        all.push((CREDENTIALS.to_owned(), path.to_owned()));
+    }
+    Ok(Cow::Owned(all))
 }
 
 /// The words of a command that is no worker's.
@@ -241,7 +286,7 @@ pub fn prepare_command(
     let directory = directory(&context)?;
     let text = directory.to_str().ok_or("the directory's path is not UTF-8")?;
     let handed = HandedOver::default();
-    let variables = environment::variables(&context, &plan.run_as.login, text, &plan.variables, handed)?;
+    let variables = environment::variables(&context, &plan.run_as.login, text, &given(plan)?, handed)?;
     let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
     let name = argv.first().ok_or("the command is empty")?;
     let program = resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?;
@@ -269,8 +314,7 @@ fn of_service(
         c_path(program).ok_or("the program's path has a NUL byte")?,
         argv.iter().map(|a| text_for_kernel(a)).collect::<Result<_, _>>()?,
     );
-    prepared.environment =
-        variables.iter().map(|(n, v)| text_for_kernel(&format!("{n}={v}"))).collect::<Result<_, _>>()?;
+    prepared.environment = variables.iter().map(|(n, v)| variable_for_kernel(n, v)).collect::<Result<_, _>>()?;
     prepared.directory = c_path(directory).ok_or("the directory's path has a NUL byte")?;
     prepared.ids.clone_from(&plan.run_as.ids);
     prepared.umask = plan.spec.umask.unwrap_or(around.umask);
@@ -281,6 +325,11 @@ fn of_service(
 
 fn text_for_kernel(text: &str) -> Result<CString, String> {
     c_string(text).ok_or_else(|| format!("{text:?} has a NUL byte"))
+}
+
+/// Without the value, which may be a secret.
+fn variable_for_kernel(name: &str, value: &str) -> Result<CString, String> {
+    c_string(format!("{name}={value}")).ok_or_else(|| format!("the variable {name} has a NUL byte"))
 }
 
 /// Where the processes of a generation begin, where that can be told without a worker.

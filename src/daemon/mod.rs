@@ -55,6 +55,7 @@ mod recycle;
 mod releases;
 mod reload;
 mod secret;
+mod secrets;
 mod session;
 mod show;
 mod sockets;

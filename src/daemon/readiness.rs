@@ -216,6 +216,7 @@ impl Host {
             port: made.port,
             workers: None,
             launcher: &launcher,
+            secrets: made.plan.secrets.as_ref().and_then(|secrets| secrets.path()),
         };
         let token = made.gunicorn.as_ref().map(|g| g.token.clone());
         probe::target(&context, by, token, id, slot)

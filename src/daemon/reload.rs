@@ -26,11 +26,15 @@ impl Host {
         let Some(spec) = self.stopped_first(service) else {
             return self.tell(Event::Command { op, service, command });
         };
+        let secrets = self.secrets_of(service);
         let (users, pool, messages) = (Arc::clone(&self.users), self.pool.clone(), self.messages.clone());
         tokio::task::spawn_local(async move {
-            let plan = move || launch::plan(&spec, release.as_deref(), &users).map(drop);
-            let result = pool.run(Lane::Files(service), plan).await;
-            let _ = messages.send(Message::LookedAt { look: Look { op, service, command }, result }).await;
+            let plan = move || launch::plan(&spec, release.as_deref(), &users);
+            let result = match pool.run(Lane::Files(service), plan).await {
+                Ok(plan) => secrets.give(plan).await.map(drop),
+                Err(why) => Err(why),
+            };
+            let _ = messages.send(Message::LookedAt(Look { op, service, command }, result)).await;
         });
     }
 

@@ -4,6 +4,7 @@ use crate::api::types::HealthState;
 use crate::config::spec::Service;
 use crate::core::{GenerationId, OpId, Time};
 use crate::daemon::logs::{PipeId, WatchId};
+use crate::daemon::secrets::Secrets;
 use crate::daemon::successor::Main;
 use crate::kinds::{Places, environment::Login};
 use crate::sys::process::Identity;
@@ -39,6 +40,8 @@ pub struct Unit {
     pub health: Option<Box<Health>>,
     /// What the last committed generation had, for [`crate::core::Source::Again`].
     pub kept: Option<(u64, Rc<Plan>)>,
+    /// Looks for changes of its secrets.
+    pub secrets: Option<Task>,
 }
 
 pub struct Health {
@@ -77,6 +80,23 @@ pub struct Plan {
     pub variables: Vec<(String, String)>,
     /// What its processes are shut in.
     pub sandbox: Option<Arc<Sandbox>>,
+    /// Read when all else is known; none where the file has none.
+    pub secrets: Option<Arc<Secrets>>,
+}
+
+impl Plan {
+    pub fn without_secrets(&self) -> Plan {
+        Plan {
+            spec: Arc::clone(&self.spec),
+            places: self.places.clone(),
+            run_as: self.run_as.clone(),
+            owners: self.owners.clone(),
+            program: self.program.clone(),
+            variables: self.variables.clone(),
+            sandbox: self.sandbox.clone(),
+            secrets: None,
+        }
+    }
 }
 
 /// Whom workers run as.

@@ -301,6 +301,7 @@ impl Host {
             scaled: None,
             health: None,
             kept: None,
+            secrets: None,
         };
         self.configure_logs(&unit);
         self.units.insert(service, Box::new(unit));
@@ -352,6 +353,7 @@ impl Host {
             let change = super::sockets::Change { old: Arc::clone(&unit.spec), new: Arc::clone(spec) };
             let logs = unit.spec.logs != spec.logs;
             let health = unit.spec.health != spec.health;
+            let secrets = unit.spec.secrets != spec.secrets;
             if workers_of(&unit.spec) != workers_of(spec) {
                 // The file's word is the later one now.
                 unit.scaled = None;
@@ -365,6 +367,9 @@ impl Host {
             let committed = self.machine.service(id).and_then(|s| s.committed()).map(|g| g.id);
             if let (true, Some(committed)) = (health, committed) {
                 self.begin_health(committed);
+            }
+            if let (true, Some(committed)) = (secrets, committed) {
+                self.watch_secrets(committed, false);
             }
             if needs != Needs::Restart {
                 self.adjust_sockets(id, change);

@@ -39,6 +39,8 @@ pub struct Context<'a> {
     pub workers: Option<u32>,
     /// The launcher's file, for gunicorn.
     pub launcher: &'a Path,
+    /// The directory of the secrets that are files.
+    pub secrets: Option<&'a Path>,
 }
 
 impl Context<'_> {
@@ -94,6 +96,10 @@ impl Context<'_> {
             Placeholder::Fd => self.socket_number(None)?.to_string().into(),
             Placeholder::FdNamed(name) => self.socket_number(Some(name))?.to_string().into(),
             Placeholder::FdReady => self.ready_number().to_string().into(),
+            Placeholder::Secret(name) => {
+                let dir = self.secrets.ok_or_else(|| format!("{placeholder} is not known here"))?;
+                return path(Some(&dir.join(name)));
+            }
             Placeholder::Env(name) => match std::env::var(name) {
                 Ok(value) => value.into(),
                 Err(_) => return Err(format!("{placeholder}: svd has no variable {name} in its environment")),

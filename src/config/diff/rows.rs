@@ -96,6 +96,7 @@ pub fn service(service: &Service) -> Vec<Row> {
         sockets: listening,
         environment,
         environment_files,
+        secrets,
         instances,
         autostart,
         ready: starts,
@@ -127,6 +128,7 @@ pub fn service(service: &Service) -> Vec<Row> {
         rows.add(format!("environment.{name}"), text(value), ByReload);
     }
     rows.list("environment_files", environment_files, ByReload);
+    secrets.iter().for_each(|one| secret(&mut rows, one));
     ready(&mut rows, starts);
     if let Some(checks) = checks {
         health(&mut rows, checks);
@@ -150,6 +152,17 @@ pub fn service(service: &Service) -> Vec<Row> {
         deploy(&mut rows, releases);
     }
     rows.0
+}
+
+fn secret(rows: &mut Rows, secret: &Secret) {
+    let Secret { name, from, to, every } = secret;
+    match from {
+        SecretFrom::File(path) => rows.add(format!("secrets.{name}.file"), path.display(), ByReload),
+        SecretFrom::Command(words) => rows.list(&format!("secrets.{name}.command"), words, ByReload),
+    }
+    let to = if *to == SecretTo::File { "file" } else { "env" };
+    rows.add(format!("secrets.{name}.as"), to, ByReload);
+    rows.add(format!("secrets.{name}.every"), every.map_or("never".to_owned(), show_duration), Live);
 }
 
 /// All of it matters at the next deploy.

@@ -20,7 +20,7 @@ use crate::sys::process::{self, ExitStatus, Identity};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -167,6 +167,11 @@ impl Found {
         }
     }
 
+    /// The directories with secrets of what is taken over.
+    pub fn secrets(&self) -> BTreeSet<PathBuf> {
+        self.plans.values().filter_map(PlanRecord::secrets).collect()
+    }
+
     /// The highest number of an order.
     pub fn last_order(&self) -> u64 {
         self.orders.keys().next_back().copied().unwrap_or(0)
@@ -298,7 +303,9 @@ impl Host {
             self.machine.services().filter_map(|s| s.committed()).map(|g| g.id).collect();
         for id in committed {
             self.begin_health(id);
+            self.watch_secrets(id, true);
         }
+        self.read_secrets_again();
         self.watch_memory();
         self.watch_limits();
         self.publish_directory();

@@ -9,6 +9,7 @@ use crate::config::spec::{Config, Kind, Listen, Service};
 use crate::core::{GenerationId, Policy, Saved, ServiceId, Setup, Time, WorkerId};
 use crate::daemon::launch;
 use crate::daemon::secret::Secret;
+use crate::daemon::secrets::place;
 use crate::daemon::sockets;
 use crate::daemon::state::records::{
     GenerationRecord, GunicornRecord, Head, PlanRecord, ProcessRecord, UnitRecord, kept as names,
@@ -19,7 +20,7 @@ use crate::sys::cgroup::{Group, Tree};
 use crate::sys::process::{self, Identity, ProcStat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -50,8 +51,16 @@ fn first_of(group: &Group) -> Option<Identity> {
     Identity::of(*pid)
 }
 
+/// What an svd without its state file knows nevertheless.
+pub struct Known<'a> {
+    pub store: &'a Store,
+    pub users: &'a Users,
+    /// The directories that may have secrets.
+    pub places: &'a [PathBuf; 2],
+}
+
 /// Services of the configuration of which exactly one generation runs.
-pub fn rebuild(config: &Config, store: &Store, tree: &Arc<Tree>, users: &Users, kept: &mut Kept) -> Option<Found> {
+pub fn rebuild(config: &Config, tree: &Arc<Tree>, known: &Known<'_>, kept: &mut Kept) -> Option<Found> {
     let mut running: BTreeMap<Box<str>, BTreeMap<u64, Vec<Running>>> = BTreeMap::new();
     let mut uncertain: BTreeSet<Box<str>> = BTreeSet::new();
     for group in tree.groups().ok()? {
@@ -78,22 +87,14 @@ pub fn rebuild(config: &Config, store: &Store, tree: &Arc<Tree>, users: &Users, 
     for (name, mut generations) in running {
         let Some(spec) = config.services.get(&name) else { continue };
         if let (Some((number, workers)), true) = (generations.pop_first(), generations.is_empty()) {
-            found.add(spec, number, workers, store, users, kept);
+            found.add(spec, number, workers, known, kept);
         }
     }
     (!found.units.is_empty()).then_some(found)
 }
 
 impl Found {
-    fn add(
-        &mut self,
-        spec: &Arc<Service>,
-        number: u64,
-        workers: Vec<Running>,
-        store: &Store,
-        users: &Users,
-        kept: &mut Kept,
-    ) {
+    fn add(&mut self, spec: &Arc<Service>, number: u64, workers: Vec<Running>, known: &Known<'_>, kept: &mut Kept) {
         let slots: BTreeSet<u32> = workers.iter().map(|w| w.slot).collect();
         // Its private port was svd's to know.
         if slots.len() < workers.len() || crate::kinds::wants_port(spec) {
@@ -102,15 +103,18 @@ impl Found {
         let id = ServiceId(self.head.last_service + 1);
         let generation = GenerationId { service: id, number };
         let release = workers.first().and_then(|worker| release_of(spec, worker.process.pid));
-        let Ok(plan) = launch::plan(spec, release.as_deref(), users) else { return };
+        let Ok(plan) = launch::plan(spec, release.as_deref(), known.users) else { return };
         let Some(plan) = PlanRecord::of(&plan, None).owned() else { return };
+        let place = workers.first().and_then(|worker| variable_of(worker.process.pid, launch::CREDENTIALS));
+        let place = place.map(PathBuf::from).filter(|place| place::is_of(place, known.places, &spec.name));
+        let plan = plan.with_secrets(place.filter(|_| !spec.secrets.is_empty()));
         self.head.last_service = id.0;
         let setup = Setup {
             service: id,
             name: Arc::clone(&spec.name),
             policy: Rc::new(Policy::new(spec)),
             start: true,
-            last_generation: store.last_generation(&spec.name).max(number),
+            last_generation: known.store.last_generation(&spec.name).max(number),
             op: None,
         };
         let filled: Vec<(u32, WorkerId)> = workers.iter().map(|w| (w.slot, w.id)).collect();
@@ -135,7 +139,7 @@ impl Found {
             id,
             UnitRecord {
                 spec: None,
-                enabled: store.enabled(&spec.name, spec.autostart),
+                enabled: known.store.enabled(&spec.name, spec.autostart),
                 removed: false,
                 drained: false,
                 scaled: None,
@@ -171,10 +175,17 @@ impl Found {
 /// The release that a process began in, where the service has releases; `current` may name another one by now.
 fn release_of(spec: &Service, pid: i32) -> Option<String> {
     let releases = std::fs::canonicalize(spec.root.as_deref()?).ok()?.join("releases");
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let directory = environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"PWD="))?;
-    let below = Path::new(std::str::from_utf8(directory).ok()?).strip_prefix(&releases).ok()?;
+    let directory = variable_of(pid, "PWD")?;
+    let below = Path::new(&directory).strip_prefix(&releases).ok()?;
     Some(below.iter().next()?.to_str()?.to_owned())
+}
+
+/// With which value a process began.
+fn variable_of(pid: i32, name: &str) -> Option<String> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environment.split(|b| *b == 0);
+    let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(std::str::from_utf8(value).ok()?.to_owned())
 }
 
 /// Gives the sockets that the guardian has kept, or that the workers hold, the name by which they are looked for.

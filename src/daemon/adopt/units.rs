@@ -46,6 +46,7 @@ impl Host {
             scaled: record.scaled,
             health: None,
             kept: plan,
+            secrets: None,
         };
         self.configure_logs(&unit);
         self.units.insert(id, Box::new(unit));

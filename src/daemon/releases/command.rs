@@ -58,11 +58,13 @@ impl Place {
 }
 
 impl Task {
-    /// Resolves the release's directories, the user and the environment files.
+    /// Resolves the release's directories, the user, the environment files and the secrets.
     pub async fn place(&self, id: &ReleaseId) -> Result<Place, ApiError> {
         let (spec, users, id) = (Arc::clone(&self.lead), Arc::clone(&self.users), id.clone());
-        let plan = on_disk(move || launch::plan(&spec, Some(id.as_str()), &users).map(Arc::new));
-        Ok(Place { plan: plan.await.map_err(|why| self.failed(why))? })
+        let plan =
+            on_disk(move || launch::plan(&spec, Some(id.as_str()), &users)).await.map_err(|why| self.failed(why))?;
+        let plan = self.secrets.give(plan).await.map_err(|why| self.failed(why))?;
+        Ok(Place { plan: Arc::new(plan) })
     }
 
     pub fn words(&self, place: &Place, templates: &[Template]) -> Result<Argv, ApiError> {

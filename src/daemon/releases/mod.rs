@@ -23,11 +23,13 @@ mod stage;
 mod step;
 mod switch;
 
+pub use book::on_disk;
 pub use configuration::{Specs, of_release};
 pub use switch::Matter;
 
 use super::host::{Host, Message};
 use super::launch::Surroundings;
+use super::secrets::read::Reader;
 use super::users::Users;
 use crate::api::apps::{AppRequest, Fence};
 use crate::api::request::{Name, Verb};
@@ -65,6 +67,7 @@ struct Task {
     layout: Layout,
     around: Surroundings,
     users: Arc<Users>,
+    secrets: Reader,
     /// svd's own user is root.
     root: bool,
     peer: Peer,
@@ -212,6 +215,7 @@ impl Host {
             layout: Layout::new(root),
             around: self.around.clone(),
             users: Arc::clone(&self.users),
+            secrets: self.secrets_of_deploy(),
             root: nix::unistd::geteuid().is_root(),
             peer,
             may_deploy,

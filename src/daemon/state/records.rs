@@ -4,6 +4,7 @@ use crate::config::spec::{Daemon, Service};
 use crate::core::{GenerationId, WorkerId};
 use crate::daemon::host::Host;
 use crate::daemon::secret::Secret;
+use crate::daemon::secrets::{self, Secrets};
 use crate::daemon::sockets::Owner;
 use crate::daemon::statsd;
 use crate::daemon::successor::Main;
@@ -101,6 +102,9 @@ pub struct PlanRecord<'a> {
     variables: Cow<'a, [(String, String)]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sandbox: Option<Arc<Sandbox>>,
+    /// Never their values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secrets: Option<secrets::Record>,
 }
 
 impl PlanRecord<'_> {
@@ -114,7 +118,21 @@ impl PlanRecord<'_> {
             program: Cow::Borrowed(&plan.program),
             variables: Cow::Borrowed(&plan.variables),
             sandbox: plan.sandbox.clone(),
+            secrets: plan.secrets.as_ref().map(|secrets| secrets.record()),
         }
+    }
+
+    /// The directory of its secrets.
+    pub fn secrets(&self) -> Option<PathBuf> {
+        self.secrets.as_ref()?.place().map(Into::into)
+    }
+
+    /// The same with what can be told of its secrets by a worker that runs.
+    pub fn with_secrets(self, place: Option<PathBuf>) -> PlanRecord<'static>
+    where
+        Self: 'static,
+    {
+        PlanRecord { secrets: place.map(secrets::Record::at), ..self }
     }
 
     /// To be read with the same configuration. `None` cannot happen: all of it can be written.
@@ -134,6 +152,7 @@ impl PlanRecord<'_> {
             program: self.program.into_owned(),
             variables: self.variables.into_owned(),
             sandbox: self.sandbox,
+            secrets: self.secrets.map(|record| Arc::new(Secrets::of_record(record))),
         }
     }
 }

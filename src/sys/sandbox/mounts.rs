@@ -104,7 +104,13 @@ fn make_directory(path: &Path) -> std::result::Result<(), Errno> {
 fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees) -> Result<()> {
     let failed = |e| cannot(format_args!("cover {}", path.display()))(e);
     match std::fs::metadata(path) {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(()),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+            if trees.is_empty() {
+                return Ok(());
+            }
+            // It was there, and what is above it is covered: what is kept of it is shown nevertheless.
+            make_directory(path).map_err(failed)?;
+        }
         Ok(meta) if !meta.is_dir() => {
             let null = clone_tree(Path::new("/dev/null")).map_err(failed)?;
             return attach(&null, path).map_err(failed);
