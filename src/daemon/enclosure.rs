@@ -33,6 +33,9 @@ pub fn sandbox(plan: &Plan, shown: &[PathBuf]) -> Result<Option<Sandbox>, String
         launcher: Path::new(""),
         secrets: super::launch::path_of_secrets(plan),
     };
+    let own = plan.spec.isolation.as_ref().map(|isolation| isolation.writable.as_slice()).unwrap_or_default();
+    // What the profile lets a service write to need not be there, as in a root that is served in place.
+    settings.writable.retain(|path| own.contains(path) || context.expand(path).is_ok_and(|p| Path::new(&p).exists()));
     let around = Surroundings { needed: needed(plan, &context, shown) };
     let expand = |template: &Template| context.expand(template).map(|path| without_links(Path::new(&path)));
     let bounding = settings.bounding_set();

@@ -60,6 +60,15 @@ fn hidden_files_are_not_seen() {
 }
 
 #[test]
+fn a_root_served_in_place_needs_nothing_to_write_to() {
+    if needs_root() {
+        return;
+    }
+    let root = open_directory();
+    works_with("profile = 'strict'", &format!("root = '{}'\n{AS_NOBODY}", root.path().display()), "os.stat('.')");
+}
+
+#[test]
 fn a_private_tmp_is_empty_and_writable() {
     if needs_root() {
         return;
