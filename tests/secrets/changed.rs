@@ -143,3 +143,39 @@ fn gunicorn_serves_on_while_its_secret_changes() {
     assert_eq!((told(&svd, "the secret KEY"), exec(&svd, "web", &["printenv", "KEY"])), (1, "second-s3cret\n".into()));
     svd.stop();
 }
+
+#[test]
+fn a_value_that_does_not_boot_is_tried_once() {
+    if needs_root() {
+        return;
+    }
+    let mut svd = Svd::new();
+    let (mode, other) = (secret_file(&svd, "mode", "good"), secret_file(&svd, "other", DB));
+    let rest = format!(
+        "[reload]\noverlap = true\n[stop]\ngrace = '1s'\n[secrets]\nMODE = {{ file = {}, as = 'env', every = '1s' }}\n\
+         OTHER = {{ file = {}, as = 'env', every = '1s' }}",
+        quoted(&mode),
+        quoted(&other)
+    );
+    svd.service("web", &script("if [ $MODE = bad ]; then exit 3; fi; exec sleep 100000", &rest));
+    svd.start();
+    svd.wait_state("web", "running");
+    let pid = svd.main_pid("web");
+    secret_file(&svd, "mode", "bad");
+    wait_until("it was tried", PATIENCE, || told(&svd, "the secret MODE") == 1 && svd.state("web") == "running");
+    // Looks that come after it: each tells once that the other one is away, and back.
+    for round in 1..=2 {
+        fs::rename(&other, svd.path("etc/away")).expect("it is away");
+        let unreadable = || svd.ok(&["events"]).matches("the secret OTHER cannot be read").count() == round;
+        wait_until("it is told", PATIENCE, unreadable);
+        fs::rename(svd.path("etc/away"), &other).expect("it is back");
+        let readable = || svd.ok(&["events"]).matches("the secret OTHER can be read again").count() == round;
+        wait_until("it is told", PATIENCE, readable);
+    }
+    assert_eq!((told(&svd, ""), svd.main_pid("web")), (1, pid), "the old one serves on");
+    secret_file(&svd, "mode", "better");
+    wait_until("the next change is tried", PATIENCE, || {
+        told(&svd, "the secret MODE") == 2 && svd.main_pid("web") != pid
+    });
+    svd.stop();
+}
