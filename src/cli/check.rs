@@ -74,12 +74,12 @@ fn refuse(checked: &mut Checked, lacks: &[Box<str>], as_json: bool) {
     checked.valid = false;
     if !as_json {
         let lines: String = lacks.iter().map(|lack| format!("error: {lack}\n")).collect();
-        checked.text = format!("{lines}{}: this host lacks what it asks for\n", checked.text.trim_end());
+        checked.text = format!("{lines}{}: the svd that runs here refuses it\n", checked.text.trim_end());
         return;
     }
     if let Ok(serde_json::Value::Object(mut object)) = serde_json::from_str(&checked.text) {
         object.insert("valid".into(), false.into());
-        object.insert("host_lacks".into(), json!(lacks));
+        object.insert("refused".into(), json!(lacks));
         checked.text = format!("{}\n", serde_json::Value::Object(object));
     }
 }
