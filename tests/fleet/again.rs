@@ -4,6 +4,7 @@ use super::bed::Bed;
 use super::site::{GUNICORN, Site, gunicorn};
 use super::support::app::{App, Release};
 use super::support::env::Env;
+use super::support::{PATIENCE, wait_until};
 use std::fs;
 
 /// The release that each host serves, by the table of `svctl releases`.
@@ -43,6 +44,8 @@ fn a_fleet_goes_back_at_once_and_who_missed_something_is_caught_up() {
     let (code, out, err) = site.told(&["-H", "all", "releases", "web"]);
     assert!(code == 4 && out.contains("cannot be reached"), "{code} {out}{err}");
     bed.hosts[2].return_to_network();
+    // Its address must be found anew, which takes a busy machine some seconds.
+    wait_until("web-2 is reached", PATIENCE, || site.told(&["-H", "web-2", "releases", "web"]).0 == 0);
     let out = ok(&["-H", "all", "releases", "web"]);
     assert!(out.contains("it has missed deploy-") && out.contains("`svctl catch-up web` brings 1 host there"), "{out}");
     assert_eq!(states(&site), ["with", "with", "off"]);
