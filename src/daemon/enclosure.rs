@@ -22,17 +22,8 @@ pub fn sandbox(plan: &Plan, shown: &[PathBuf]) -> Result<Option<Sandbox>, String
     if let Some(key) = not_done(plan, &settings) {
         return Err(format!("{key} is not done by this svd yet; leave it out"));
     }
-    let context = Context {
-        spec: &plan.spec,
-        places: &plan.places,
-        host: "",
-        generation: 0,
-        worker: 0,
-        port: None,
-        workers: None,
-        launcher: Path::new(""),
-        secrets: super::launch::path_of_secrets(plan),
-    };
+    let secrets = super::launch::path_of_secrets(plan);
+    let context = Context { secrets, ..Context::without_worker(&plan.spec, &plan.places) };
     let own = plan.spec.isolation.as_ref().map(|isolation| isolation.writable.as_slice()).unwrap_or_default();
     // What the profile lets a service write to need not be there, as in a root that is served in place.
     settings.writable.retain(|path| own.contains(path) || context.expand(path).is_ok_and(|p| Path::new(&p).exists()));

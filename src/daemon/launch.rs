@@ -31,18 +31,7 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
     let mut variables = Vec::new();
     for template in &spec.environment_files {
         // Only what is known without a worker; the rest has no meaning in a file's name.
-        let context = Context {
-            spec,
-            places: &places,
-            host: "",
-            generation: 0,
-            worker: 0,
-            port: None,
-            workers: None,
-            launcher: Path::new(""),
-            secrets: None,
-        };
-        let text = context.expand(template)?;
+        let text = Context::without_worker(spec, &places).expand(template)?;
         let (path, optional) = match text.strip_prefix('-') {
             Some(path) => (path, true),
             None => (&*text, false),
@@ -84,17 +73,7 @@ pub fn at_hand(spec: &Service) -> bool {
 
 /// The program, if it can be told without a worker. What is wrong with it is said when a worker is prepared.
 fn find_program(plan: &Plan) -> Option<PathBuf> {
-    let context = Context {
-        spec: &plan.spec,
-        places: &plan.places,
-        host: "",
-        generation: 0,
-        worker: 0,
-        port: None,
-        workers: None,
-        launcher: Path::new("launcher"),
-        secrets: None,
-    };
+    let context = Context::without_worker(&plan.spec, &plan.places);
     // Arguments may need what is not known yet; the program alone seldom does.
     let name = kinds::program(&context).ok()?;
     let directory = directory(&context).ok()?;
@@ -218,18 +197,8 @@ fn without_worker<'a>(plan: &'a Plan, around: &'a Surroundings) -> Context<'a> {
 }
 
 fn before_worker<'a>(spec: &'a Service, places: &'a Places, around: &'a Surroundings) -> Context<'a> {
-    Context {
-        spec,
-        places,
-        host: &around.host,
-        generation: 0,
-        worker: 0,
-        // A variable of the environment may mention it, which nothing but a worker listens on.
-        port: Some(0),
-        workers: None,
-        launcher: Path::new("launcher"),
-        secrets: None,
-    }
+    // A variable of the environment may mention the port, which nothing but a worker listens on.
+    Context { host: &around.host, port: Some(0), ..Context::without_worker(spec, places) }
 }
 
 /// The directory of its secrets that are files.

@@ -43,6 +43,23 @@ pub struct Context<'a> {
     pub secrets: Option<&'a Path>,
 }
 
+impl<'a> Context<'a> {
+    /// Of what is the same for all workers of all generations: files, paths, commands of the operator's.
+    pub fn without_worker(spec: &'a Service, places: &'a Places) -> Context<'a> {
+        Context {
+            spec,
+            places,
+            host: "",
+            generation: 0,
+            worker: 0,
+            port: None,
+            workers: None,
+            launcher: Path::new("launcher"),
+            secrets: None,
+        }
+    }
+}
+
 impl Context<'_> {
     /// The text with its placeholders replaced.
     ///
