@@ -256,7 +256,7 @@ fn a_jvm_reports_its_requests() {
     let mut svd = Svd::new();
     let (port, apps) = (free_port(), std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/jvm"));
     let file = format!(
-        "kind = 'jvm'\nmain = {}\nclasspath = [{}]\nargs = ['{port}']\njava_options = ['-Xmx96m']\n\
+        "kind = 'jvm'\nmain = {}\nclasspath = [{}]\nargs = ['{port}']\njava.options = ['-Xmx96m']\n\
          [ready]\nprobe = {{ path = '/200', port = {port} }}\n{COUNTED}",
         quoted(&apps.join("CountedServer.java")),
         quoted(&apps),

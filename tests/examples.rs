@@ -119,6 +119,18 @@ fn a_fastapi_project_becomes_a_service_as_pasted() {
 }
 
 #[test]
+fn a_jar_becomes_a_service_as_pasted() {
+    if support::env::Env::get("jdk").is_none() {
+        return;
+    }
+    run_as("docs/java.md", |line| match line {
+        // javac would leave a page of counters in the system's own directory for them.
+        line if line.starts_with("javac ") => format!("export JAVA_TOOL_OPTIONS=-XX:-UsePerfData; {line}"),
+        line => line.to_owned(),
+    });
+}
+
+#[test]
 fn the_secrets_examples_work_as_pasted() {
     run("docs/secrets.md");
 }

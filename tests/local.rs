@@ -142,7 +142,7 @@ fn a_jar_tells_its_class_and_its_port() {
         let dir = svd.path("projects").join(name);
         fs::create_dir_all(dir.join("target")).unwrap();
         fs::copy(env.jar(), dir.join("target/app-1.jar")).unwrap();
-        has(&written(&svd, name, &dir, &[]), &["jar = \"{release}/target/app-1.jar\"", more]);
+        has(&written(&svd, name, &dir, &[]), &["jar = \"{release}/target/app-1.jar\"", more, "[java]"]);
     }
     // What Spring Boot's build makes, as far as it tells anything.
     let boot = project(

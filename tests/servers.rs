@@ -66,7 +66,7 @@ fn jvm(name: &str) {
     let temporary = svd.path("tmp");
     std::fs::create_dir(&temporary).expect("a directory for the JVM's temporary files");
     let file = format!(
-        "kind = 'jvm'\njar = {}\nargs = ['{{port}}']\njava_options = ['-Drelease=g{{generation}}', '-Xmx96m', \
+        "kind = 'jvm'\njar = {}\nargs = ['{{port}}']\njava.options = ['-Drelease=g{{generation}}', '-Xmx96m', \
          '-XX:TieredStopAtLevel=1', '-XX:-UsePerfData', '-Djava.io.tmpdir={}']\n[sockets.http]\nlisten = '{at}'\n\
          [ready]\nprobe = {{ path = '/health', port = '{{port}}' }}\n[reload]\nmax_draining = 32\n",
         quoted(&env.jar()),

@@ -8,7 +8,7 @@ mod rows;
 use std::sync::Arc;
 
 use super::spec::{Config, Service};
-pub use rows::Row;
+pub use rows::{HEAP, Row};
 
 /// What must be done so that a change takes effect, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

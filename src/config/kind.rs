@@ -4,7 +4,7 @@ use super::scope::Scope;
 use super::section::{Item, Section};
 use super::source::Problem;
 use super::spec::{JvmProgram, Kind, Template, Workers};
-use super::{sockets, suggest};
+use super::{java, sockets, suggest};
 
 use toml::de::DeValue;
 
@@ -23,7 +23,7 @@ use KindName::{Command, Gunicorn, Jvm};
 const NAMES: [(&str, KindName); 3] = [("gunicorn", Gunicorn), ("jvm", Jvm), ("command", Command)];
 
 /// Keys of the top of a file that do not belong to every kind.
-const OWN: [(&str, &[KindName]); 11] = [
+const OWN: [(&str, &[KindName]); 10] = [
     ("app", &[Gunicorn]),
     ("python", &[Gunicorn]),
     ("workers", &[Gunicorn]),
@@ -32,7 +32,6 @@ const OWN: [(&str, &[KindName]); 11] = [
     ("main", &[Jvm]),
     ("classpath", &[Jvm]),
     ("java", &[Jvm]),
-    ("java_options", &[Jvm]),
     ("command", &[Command]),
     ("instances", &[Command]),
 ];
@@ -85,9 +84,10 @@ fn foreign_keys(top: &Section<'_>, kind: KindName) {
         let help = match (*key, kind) {
             ("instances", Gunicorn) => "gunicorn has workers = N",
             ("workers", Command) => "a plain command has instances = N",
+            ("java", Command | Gunicorn) => "the variable JAVA_HOME can be set in [environment]",
             ("args", Command) => "put the arguments into command",
             ("command", Gunicorn) => "gunicorn has app, python and args",
-            ("command", Jvm) => "a JVM has jar (or main and classpath), java, java_options and args",
+            ("command", Jvm) => "a JVM has jar (or main and classpath), [java] and args",
             _ => "remove it, or change kind",
         };
         top.file.report(Problem::new(span, message).help(help));
@@ -171,12 +171,7 @@ fn jvm(top: &Section<'_>, scope: &Scope<'_>) -> Kind {
         },
         None => JvmProgram::Jar(jar.unwrap_or_default()),
     };
-    Kind::Jvm {
-        program,
-        java: top.get("java", |item| scope.word(item)),
-        java_options: top.values("java_options", |item| scope.template(item)),
-        args: top.values("args", |item| scope.template(item)),
-    }
+    Kind::Jvm { program, java: java::decode(top, scope), args: top.values("args", |item| scope.template(item)) }
 }
 
 #[cfg(test)]

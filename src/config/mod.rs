@@ -13,6 +13,7 @@ pub mod diff;
 pub mod glob;
 mod health;
 mod isolation;
+pub mod java;
 mod kind;
 mod limits;
 mod load;

@@ -5,7 +5,9 @@ use super::scope::Scope;
 use super::section::{self, Item, Schema, Section};
 use super::source::{At, File, Problem, Span};
 use super::spec::{Service, Template};
-use super::{counts, deploy, health, isolation, limits, logs, ready, reload, restart, secrets, sockets, stop, units};
+use super::{
+    counts, deploy, health, isolation, java, limits, logs, ready, reload, restart, secrets, sockets, stop, units,
+};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -34,7 +36,6 @@ pub(super) static SCHEMA: Schema = Schema {
         "main",
         "classpath",
         "java",
-        "java_options",
         "command",
         "instances",
         // Sections.
@@ -112,6 +113,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         root: scope.root,
     };
     isolation::check_network(&top, &service);
+    java::check(&top, &service);
     Decoded { service, sockets, requires: requires_spans, after: after_spans }
 }
 

@@ -146,7 +146,11 @@ static IMPLIED: &[Implied] = &[
         value: |s| matches!(s.kind, Kind::Gunicorn { .. }).then_some("{venv}/bin/python, else python3 from PATH"),
         kinds_own: true,
     },
-    Implied { key: "java", value: |s| matches!(s.kind, Kind::Jvm { .. }).then_some("java from PATH"), kinds_own: true },
+    Implied {
+        key: "java.home",
+        value: |s| matches!(s.kind, Kind::Jvm { .. }).then_some("that of the java in PATH"),
+        kinds_own: true,
+    },
     Implied {
         key: "ready",
         value: |s| match s.kind {
@@ -165,7 +169,7 @@ static IMPLIED: &[Implied] = &[
 
 fn is_kinds_own(row: &Row, service: &Service) -> bool {
     let unset = matches!(service.kind, Kind::Gunicorn { workers: Workers::Unset, .. });
-    IMPLIED.iter().any(|i| i.kinds_own && i.key == row.key) || (row.key == "workers" && unset)
+    row.key == diff::HEAP || IMPLIED.iter().any(|i| i.kinds_own && i.key == row.key) || (row.key == "workers" && unset)
 }
 
 /// What a specification spells out, and behind that what it implies.

@@ -124,7 +124,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Kind {
     Gunicorn { app: Template, python: Option<Template>, workers: Workers, args: Vec<Template> },
-    Jvm { program: JvmProgram, java: Option<Template>, java_options: Vec<Template>, args: Vec<Template> },
+    Jvm { program: JvmProgram, java: Java, args: Vec<Template> },
     Command { command: Vec<Template> },
 }
 
@@ -142,6 +142,14 @@ pub enum Workers {
 pub enum JvmProgram {
     Jar(Template),
     Main { class: Template, classpath: Vec<Template> },
+}
+
+/// `[java]`
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct Java {
+    /// `None`: the `java` that is in `PATH`.
+    pub home: Option<Template>,
+    pub options: Vec<Template>,
 }
 
 /// One of `[secrets]`: never its value.
@@ -477,23 +485,6 @@ impl Service {
     /// What `[ready]` and `[health]` ask.
     pub fn checks(&self) -> impl Iterator<Item = &ReadyBy> {
         self.ready.by.iter().chain(self.health.iter().filter_map(|h| h.by.as_ref()))
-    }
-
-    /// Does a check connect to a port, and not to one of its sockets?
-    pub fn has_check_of_port(&self) -> bool {
-        self.checks().any(|check| match check {
-            ReadyBy::Tcp(address) => address.0.parse().map_or(true, |address| !self.listens_at(address)),
-            ReadyBy::Http(probe) => probe.port.is_some(),
-            _ => false,
-        })
-    }
-
-    /// Is that one of its sockets, which svd has bound?
-    pub fn listens_at(&self, address: SocketAddr) -> bool {
-        self.sockets.iter().any(|socket| match &socket.listen {
-            Listen::Tcp(own) => own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified()),
-            Listen::Unix { .. } => false,
-        })
     }
 
     /// Takes what is equal from another one, so that both have it once.

@@ -3,8 +3,8 @@
 use super::section::{self, Schema};
 use super::source::{Problem, Span};
 use super::{
-    counts, daemon, deploy, health, isolation, limits, logs, probe, ready, reload, restart, secrets, service, sockets,
-    stop,
+    counts, daemon, deploy, health, isolation, java, limits, logs, probe, ready, reload, restart, secrets, service,
+    sockets, stop,
 };
 
 /// Tables of a service file, and of `svd.toml`: a key is looked for among its own.
@@ -22,6 +22,7 @@ pub(super) static SERVICE_FILE: &[&Schema] = &[
     &secrets::SCHEMA,
     &logs::SCHEMA,
     &counts::SCHEMA,
+    &java::SCHEMA,
     &isolation::SCHEMA,
     &deploy::SCHEMA,
     &deploy::STEP,
@@ -58,6 +59,9 @@ static HABITS: &[(&str, &str)] = &[
     ("exitcodes", "the key is success in [restart]"),
     ("ionice", "the key is io in [limits], such as \"best-effort:4\""),
     ("ioschedulingclass", "the key is io in [limits], such as \"best-effort:4\""),
+    ("java_home", "the key is home in [java]"),
+    ("java_options", "the key is options in [java]"),
+    ("jvm_options", "the key is options in [java]"),
     ("killasgroup", "leave it out: a stop always ends every process of the service"),
     ("limitcore", "the key is core in [limits]"),
     ("limitnofile", "the key is open_files in [limits]"),

@@ -96,12 +96,14 @@ fn of_python(program: &Path) -> Vec<PathBuf> {
     [Some(venv.to_owned()), base].into_iter().flatten().collect()
 }
 
-/// What a JVM runs, which may lie beside the release.
+/// A JVM, and what it runs, which may lie beside the release.
 fn archives(kind: &Kind) -> impl Iterator<Item = &Template> {
-    let (jar, classpath) = match kind {
-        Kind::Jvm { program: JvmProgram::Jar(jar), .. } => (Some(jar), &[][..]),
-        Kind::Jvm { program: JvmProgram::Main { classpath, .. }, .. } => (None, &classpath[..]),
-        _ => (None, &[][..]),
+    let (home, jar, classpath) = match kind {
+        Kind::Jvm { program: JvmProgram::Jar(jar), java, .. } => (java.home.as_ref(), Some(jar), &[][..]),
+        Kind::Jvm { program: JvmProgram::Main { classpath, .. }, java, .. } => {
+            (java.home.as_ref(), None, &classpath[..])
+        }
+        _ => (None, None, &[][..]),
     };
-    jar.into_iter().chain(classpath)
+    home.into_iter().chain(jar).chain(classpath)
 }

@@ -46,10 +46,10 @@ pub enum Message {
         generation: GenerationId,
         plan: Result<Plan, String>,
     },
-    /// What a generation to be needs was opened, or not.
-    Opened {
+    /// The sockets of a generation to be were bound, or not.
+    Bound {
         generation: GenerationId,
-        opened: Result<super::sockets::Opened, String>,
+        sockets: Result<Vec<std::sync::Arc<std::os::fd::OwnedFd>>, String>,
     },
     /// A probe of readiness passed.
     Passed {
@@ -62,7 +62,7 @@ pub enum Message {
         result: Result<(), String>,
     },
     /// A configuration was read, for an update.
-    Loaded(Result<Config, crate::config::Diagnostics>),
+    Loaded(Result<Config, crate::config::Diagnostics>, super::homes::Missing),
     /// The last output of a generation, for the result of an operation.
     Explained {
         op: OpId,
@@ -171,9 +171,9 @@ pub struct Host {
     pub logs: LogHandle,
     pub store: Store,
     pub pool: Pool,
-    /// Generations that have a plan, and for which something is being opened.
-    pub opening: BTreeMap<GenerationId, Rc<super::unit::Plan>>,
-    /// Generations whose plan is being made, or for which something is being opened.
+    /// Generations that have a plan, and whose sockets are being bound.
+    pub binding: BTreeMap<GenerationId, Rc<super::unit::Plan>>,
+    /// Generations whose plan is being made, or whose sockets are being bound.
     pub plans: BTreeMap<GenerationId, tokio::task::AbortHandle>,
     pub events: Events,
     pub daemon: Daemon,
@@ -307,7 +307,7 @@ impl Host {
             logs: start.logs,
             store: start.store,
             pool: Pool::default(),
-            opening: BTreeMap::new(),
+            binding: BTreeMap::new(),
             plans: BTreeMap::new(),
             events: Events::default(),
             daemon: start.daemon,
@@ -521,14 +521,14 @@ impl Host {
                 }
             }
             Message::LookedAt(look, result) => self.handle_looked_at(look, result),
-            Message::Opened { generation, opened } => {
+            Message::Bound { generation, sockets } => {
                 if self.plans.remove(&generation).is_some() {
-                    self.handle_opened(generation, opened);
+                    self.handle_bound(generation, sockets);
                 }
             }
             Message::Passed { worker, need } => self.satisfied(worker, need),
             Message::Health { service, generation, result } => self.handle_health(service, generation, result),
-            Message::Loaded(config) => self.handle_loaded(config),
+            Message::Loaded(config, homes) => self.handle_loaded(config, &homes),
             Message::Explained { op, lines } => self.handle_explained(op, lines),
             Message::Secrets(generation, news) => self.handle_secrets(generation, news),
             Message::Check(check) => self.start_check(check),

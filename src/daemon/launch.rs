@@ -173,11 +173,12 @@ pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) ->
         launcher: &launcher,
         secrets: path_of_secrets(plan),
     };
-    let line = kinds::command_line(&context)?;
+    let given = given(plan)?;
+    let line = kinds::command_line(&context, &given)?;
     let directory = directory(&context)?;
     let (handed, wires) = handed_over(generation, &context, line.socket_on_stdin, own)?;
     let text = directory.to_str().ok_or("the directory's path is not UTF-8")?;
-    let variables = environment::variables(&context, &plan.run_as.login, text, &given(plan)?, handed)?;
+    let variables = environment::variables(&context, &plan.run_as.login, text, &given, handed)?;
     let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
     let name = line.argv.first().ok_or("the command is empty")?;
     let program = match &plan.program {
@@ -186,7 +187,6 @@ pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) ->
     };
     let mut prepared = of_service(plan, around, &program, &line.argv, &variables, &directory)?;
     prepared.descriptors = wires;
-    prepared.network.clone_from(&generation.network);
     prepared.listen_pid = !plan.spec.sockets.is_empty() && !line.socket_on_stdin;
     prepared.watchdog_pid = watchdog(&plan.spec).is_some();
     Ok(prepared)

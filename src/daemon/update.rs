@@ -1,6 +1,7 @@
 //! A new configuration, applied to what differs (SIGHUP, `svctl update`). With any error nothing changes (I8).
 
 use super::boot::control_mode;
+use super::homes::{self, Missing};
 use super::host::{Host, Message};
 use super::state::Key;
 use super::unit::Unit;
@@ -48,17 +49,24 @@ impl Host {
                 let why = format!("cannot be read: {why}");
                 Err(Diagnostics(vec![config::Diagnostic::of_file(&shown, why)]))
             };
-            let config = match crate::sys::blocking::start(move || paths.load()) {
-                Ok(loaded) => loaded.await.unwrap_or_else(|_| failed("svd's own task failed".into())),
-                Err(e) => failed(super::pool::no_thread(e)),
+            let load = move || {
+                let config = paths.load();
+                let homes = config.as_ref().map(|config| homes::missing(&paths, config)).unwrap_or_default();
+                (config, homes)
             };
-            let _ = messages.send(Message::Loaded(config)).await;
+            let (config, homes) = match crate::sys::blocking::start(load) {
+                Ok(loaded) => {
+                    loaded.await.unwrap_or_else(|_| (failed("svd's own task failed".into()), Missing::default()))
+                }
+                Err(e) => (failed(super::pool::no_thread(e)), Missing::default()),
+            };
+            let _ = messages.send(Message::Loaded(config, homes)).await;
         });
     }
 
-    pub fn handle_loaded(&mut self, config: Result<Config, Diagnostics>) {
+    pub fn handle_loaded(&mut self, config: Result<Config, Diagnostics>, homes: &Missing) {
         if let Some((dry_run, reply)) = self.updates.pop_front() {
-            self.loaded(config, dry_run, reply);
+            self.loaded(config, homes, dry_run, reply);
         }
         if !self.updates.is_empty() {
             self.load();
@@ -72,7 +80,7 @@ impl Host {
         Config { daemon: self.daemon.clone(), services, warnings: Vec::new() }
     }
 
-    fn loaded(&mut self, config: Result<Config, Diagnostics>, dry_run: bool, reply: Reply) {
+    fn loaded(&mut self, config: Result<Config, Diagnostics>, homes: &Missing, dry_run: bool, reply: Reply) {
         let (new, held_back) = match config {
             Ok(mut new) => {
                 let held_back = self.releases.hold_back(&mut new);
@@ -92,7 +100,7 @@ impl Host {
             }
         };
         let changes = diff::difference(&self.configuration(), &new);
-        let refused = self.refused(&new, &changes);
+        let refused = self.refused(&new, homes, &changes);
         if !refused.is_empty() {
             let count = config::counted(refused.len(), "key");
             self.warn(
@@ -138,12 +146,16 @@ impl Host {
     }
 
     /// What the services that are new or changed ask for, and this host cannot do.
-    fn refused(&self, new: &Config, changes: &[Change]) -> Vec<String> {
-        let touched = changes.iter().filter_map(|change| match change {
-            Change::Added { service } | Change::Changed { service, .. } => new.services.get(service),
-            Change::Removed { .. } | Change::Daemon { .. } => None,
-        });
-        self.around.features.refused(touched.map(|spec| &**spec))
+    fn refused(&self, new: &Config, homes: &Missing, changes: &[Change]) -> Vec<String> {
+        let touched = || {
+            changes.iter().filter_map(|change| match change {
+                Change::Added { service } | Change::Changed { service, .. } => new.services.get(service),
+                Change::Removed { .. } | Change::Daemon { .. } => None,
+            })
+        };
+        let mut refused = self.around.features.refused(touched().map(|spec| &**spec));
+        refused.extend(touched().filter_map(|spec| homes.get(&*spec.name).cloned()));
+        refused
     }
 
     /// Of services that `changes` do not touch: those whose processes do not have the configuration that is in force.

@@ -1,6 +1,7 @@
 //! A worker's environment: it starts clean, and is the same at boot and from a shell.
 
 use super::Context;
+use crate::config::spec::{Java, Kind};
 
 /// Whom the worker runs as.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,9 +53,17 @@ pub fn variables(
     if let Some(id) = &context.places.id {
         set("AIRDOCK_RELEASE", id.to_string());
     }
+    let mut path = PATH.to_owned();
     if let Some(venv) = context.places.real_venv().and_then(|v| v.to_str()) {
         set("VIRTUAL_ENV", venv.to_owned());
-        set("PATH", format!("{venv}/bin:{PATH}"));
+        path = format!("{venv}/bin:{PATH}");
+        set("PATH", path.clone());
+    }
+    if let Kind::Jvm { java: Java { home: Some(home), .. }, .. } = &context.spec.kind {
+        let home = context.expand(home)?;
+        let home = home.trim_end_matches('/');
+        set("JAVA_HOME", home.to_owned());
+        set("PATH", format!("{home}/bin:{}", path));
     }
     if super::gunicorn::is_gunicorn(context.spec) {
         set("PYTHONUNBUFFERED", "1".to_owned());

@@ -2,17 +2,20 @@
 //! `System.inheritedChannel` looks nowhere else.
 
 use super::{CommandLine, Context};
-use crate::config::spec::{JvmProgram, Template};
+use crate::config::java::Heap;
+use crate::config::spec::{Java, JvmProgram, Template};
 
 pub(super) fn command_line(
     context: &Context<'_>,
     program: &JvmProgram,
-    java: Option<&Template>,
-    java_options: &[Template],
+    java: &Java,
     args: &[Template],
+    variables: &[(String, String)],
 ) -> Result<CommandLine, String> {
-    let mut argv = vec![java.map_or_else(|| Ok("java".to_owned()), |java| context.expand(java))?];
-    argv.extend(context.expand_all(java_options)?);
+    let mut argv = vec![self::java(context, java)?];
+    // First, for later ones win.
+    argv.extend(Heap::of(context.spec, java, variables).option());
+    argv.extend(context.expand_all(&java.options)?);
     match program {
         JvmProgram::Jar(jar) => argv.extend(["-jar".to_owned(), context.expand(jar)?]),
         JvmProgram::Main { class, classpath } => {
@@ -24,4 +27,15 @@ pub(super) fn command_line(
     }
     argv.extend(context.expand_all(args)?);
     Ok(CommandLine { argv, socket_on_stdin: !context.spec.sockets.is_empty() })
+}
+
+/// The program.
+///
+/// # Errors
+/// As of [`Context::expand`].
+pub(super) fn java(context: &Context<'_>, java: &Java) -> Result<String, String> {
+    match &java.home {
+        Some(home) => Ok(format!("{}/bin/java", context.expand(home)?.trim_end_matches('/'))),
+        None => Ok("java".to_owned()),
+    }
 }

@@ -156,19 +156,17 @@ pub struct CommandLine {
     pub socket_on_stdin: bool,
 }
 
-/// The command line of a worker.
+/// The command line of a worker; `variables`: what it has in its environment beside what its file says.
 ///
 /// # Errors
 /// A sentence: a placeholder without a value.
-pub fn command_line(context: &Context<'_>) -> Result<CommandLine, String> {
+pub fn command_line(context: &Context<'_>, variables: &[(String, String)]) -> Result<CommandLine, String> {
     match &context.spec.kind {
         Kind::Command { command } => command::command_line(context, command),
         Kind::Gunicorn { app, python, workers, args } => {
             gunicorn::command_line(context, app, python.as_ref(), *workers, args)
         }
-        Kind::Jvm { program, java, java_options, args } => {
-            jvm::command_line(context, program, java.as_ref(), java_options, args)
-        }
+        Kind::Jvm { program, java, args } => jvm::command_line(context, program, java, args, variables),
     }
 }
 
@@ -183,13 +181,13 @@ pub fn program(context: &Context<'_>) -> Result<String, String> {
     };
     let text = match &context.spec.kind {
         Kind::Command { command } => command.first(),
-        Kind::Jvm { java, .. } => java.as_ref(),
+        Kind::Jvm { java, .. } => java.home.as_ref(),
         Kind::Gunicorn { python, .. } => python.as_ref(),
     };
     match (text, &context.spec.kind) {
         (Some(text), _) if varies(text) => Err("it depends on the worker".to_owned()),
+        (_, Kind::Jvm { java, .. }) => jvm::java(context, java),
         (Some(text), _) => context.expand(text),
-        (None, Kind::Jvm { .. }) => Ok("java".to_owned()),
         (None, _) => Ok(context.places.venv_python().unwrap_or_else(|| "python3".to_owned())),
     }
 }
@@ -209,7 +207,7 @@ pub fn wants_port(spec: &Service) -> bool {
     let any = |all: &[Template]| all.iter().any(mentions);
     let kind = match &spec.kind {
         Kind::Gunicorn { app, args, .. } => mentions(app) || any(args),
-        Kind::Jvm { java_options, args, .. } => any(java_options) || any(args),
+        Kind::Jvm { java, args, .. } => any(&java.options) || any(args),
         Kind::Command { command } => any(command),
     };
     kind || spec.environment.iter().any(|(_, value)| mentions(value))

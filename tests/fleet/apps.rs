@@ -191,7 +191,7 @@ fn flask(bed: &Bed, env: &Env) {
 /// A jar instead of a repository.
 fn jvm(bed: &Bed, jdk: &Env) {
     let service = "kind = 'jvm'\nroot = '@ROOT'\njar = '{release}/app.jar'\nargs = ['{port}']\n\
-                   java_options = ['-Drelease={release}', '-Xmx96m', '-XX:TieredStopAtLevel=1', '-XX:-UsePerfData']\n\
+                   java.options = ['-Drelease={release}', '-Xmx96m', '-XX:TieredStopAtLevel=1', '-XX:-UsePerfData']\n\
                    sockets.http.listen = '@ADDRESS'\nready.probe = { path = '/health', port = '{port}' }\n";
     let dir = bed.path("jvm");
     let jar = dir.join("app.jar");

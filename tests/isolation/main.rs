@@ -6,7 +6,6 @@
 mod support;
 
 mod files;
-mod network;
 mod rights;
 mod servers;
 

@@ -73,7 +73,7 @@ fn a_jvm_serves() {
     let mut svd = Svd::new();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let file = format!(
-        "kind = 'jvm'\njar = {}\nargs = ['{{port}}']\njava_options = ['-Drelease=g{{generation}}', '-Xmx96m', \
+        "kind = 'jvm'\njar = {}\nargs = ['{{port}}']\njava.options = ['-Drelease=g{{generation}}', '-Xmx96m', \
          '-XX:TieredStopAtLevel=1']\nsockets.http.listen = '{address}'\n\
          ready.probe = {{ path = '/health', port = '{{port}}' }}\n{STRICT}",
         quoted(&env.jar()),

@@ -1,11 +1,14 @@
 //! What a jar is: its main class, whether Spring Boot made it, and how it gets its port.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use flate2::read::DeflateDecoder;
 
+use super::page::homes;
 use super::project::{Project, split};
 use super::{Found, Program};
+use crate::sys::spawn::resolve_program;
 
 /// A jar with all that it needs.
 const MAX_JAR: u64 = 512 << 20;
@@ -25,6 +28,15 @@ const SETTINGS: &[&str] = &[
     "src/main/resources/application.yaml",
 ];
 const SPRING_PORT: u16 = 8080;
+
+/// The JVM whose `java` is in `PATH`, where no profile hides it.
+pub fn home() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let program = resolve_program("java".as_ref(), &path, Path::new("/")).ok()?.canonicalize().ok()?;
+    let home = program.parent().filter(|bin| bin.ends_with("bin"))?.parent()?;
+    let hidden = homes().iter().any(|hidden| home.starts_with(hidden));
+    (!hidden && home.join("lib").is_dir()).then(|| home.to_owned())
+}
 
 /// `None`: no jar that says what is run.
 pub fn look(project: &Project) -> Option<Found> {

@@ -131,6 +131,7 @@ pub fn init(context: &Context, args: &InitArgs) -> Result<Exit, CliError> {
         );
     }
     let interpreter = hidden_interpreter(current.as_deref().unwrap_or(&root), &mut found);
+    let java = java::home();
     let page = Page {
         name: &args.name,
         root: args.root.as_deref().unwrap_or(&root),
@@ -140,6 +141,7 @@ pub fn init(context: &Context, args: &InitArgs) -> Result<Exit, CliError> {
         secrets: config.join(format!("{}.env", args.name)),
         found: &found,
         interpreter: interpreter.as_deref(),
+        java: java.as_deref(),
     };
     let text = page.text();
     check(&config, &args.name, &text)?;

@@ -27,6 +27,8 @@ pub struct Page<'a> {
     pub found: &'a Found,
     /// Where that is below what a profile hides.
     pub interpreter: Option<&'a Path>,
+    /// Where the java in `PATH` is, if it can be seen from there.
+    pub java: Option<&'a Path>,
 }
 
 /// What `profile = "standard"` hides.
@@ -79,6 +81,7 @@ impl Page<'_> {
         self.program(&mut out);
         self.places(&mut out);
         self.sockets(&mut out);
+        self.java(&mut out);
         self.environment(&mut out);
         self.ready(&mut out);
         self.reload(&mut out);
@@ -190,6 +193,20 @@ impl Page<'_> {
         }
     }
 
+    fn java(&self, out: &mut String) {
+        if !matches!(self.found.program, Program::Jar { .. }) {
+            return;
+        }
+        section(out, "java", "the heap is sized from [limits]: `svctl show` has it");
+        match self.java {
+            Some(home) => {
+                line(out, &format!("home = {}", quoted(&home.to_string_lossy())), "JAVA_HOME; the java in PATH is its")
+            }
+            None => line(out, "# home = \"/usr/lib/jvm/NAME\"", "JAVA_HOME; without it the java in PATH"),
+        }
+        line(out, "# options = [\"-XX:+ExitOnOutOfMemoryError\"]", "of the JVM itself");
+    }
+
     fn environment(&self, out: &mut String) {
         let Found { environment, needs, .. } = self.found;
         let needs: Vec<_> =
@@ -295,7 +312,11 @@ impl Page<'_> {
             line(out, &format!("hidden = {}", list(&others)), &why);
         }
         section(out, "limits", "of a generation; see [limits] in docs/configuration.md");
-        line(out, "# memory = \"1GiB\"", "what asks for more is killed, and started again");
+        let why = match self.found.program {
+            Program::Jar { .. } => "what asks for more is killed; the heap is three quarters of it",
+            _ => "what asks for more is killed, and started again",
+        };
+        line(out, "# memory = \"1GiB\"", why);
         line(out, "# tasks = 512", "processes and threads");
     }
 

@@ -3,11 +3,15 @@
 
 use super::super::capability::Capability;
 use super::super::isolation::{show_network, show_profile};
+use super::super::java::Heap;
 use super::super::limits::show_rlimit;
 use super::super::sockets::show as show_listen;
 use super::super::spec::*;
 use super::super::units::{show_duration, show_signal, show_size};
 use super::Needs::{self, Live, Nothing, Reload as ByReload, Restart as ByRestart, Scale};
+
+/// What follows from other keys.
+pub const HEAP: &str = "java.heap";
 
 /// One key.
 pub struct Row {
@@ -112,6 +116,7 @@ pub fn service(service: &Service) -> Vec<Row> {
     } = service;
     let mut rows = Rows::default();
     kind(&mut rows, how);
+    java(&mut rows, service);
     rows.some("root", root.as_ref().map(|path| path.display()), ByReload);
     rows.some("user", user.as_deref(), ByReload);
     rows.some("group", group.as_deref(), ByReload);
@@ -243,7 +248,7 @@ fn kind(rows: &mut Rows, kind: &Kind) {
             }
             rows.list("args", args, ByReload);
         }
-        Kind::Jvm { program, java, java_options, args } => {
+        Kind::Jvm { program, java: _, args } => {
             rows.add("kind", "jvm", ByReload);
             match program {
                 JvmProgram::Jar(jar) => rows.add("jar", text(jar), ByReload),
@@ -252,8 +257,6 @@ fn kind(rows: &mut Rows, kind: &Kind) {
                     rows.list("classpath", classpath, ByReload);
                 }
             }
-            rows.some("java", java.as_ref().map(text), ByReload);
-            rows.list("java_options", java_options, ByReload);
             rows.list("args", args, ByReload);
         }
         Kind::Command { command } => {
@@ -261,6 +264,15 @@ fn kind(rows: &mut Rows, kind: &Kind) {
             rows.list("command", command, ByReload);
         }
     }
+}
+
+/// No JVM's heap grows beyond what it was started with, so that a limit that sizes it asks for another JVM.
+fn java(rows: &mut Rows, service: &Service) {
+    let Kind::Jvm { java, .. } = &service.kind else { return };
+    let Java { home, options } = java;
+    rows.some("java.home", home.as_ref().map(text), ByReload);
+    rows.list("java.options", options, ByReload);
+    rows.add(HEAP, Heap::of(service, java, &[]), ByReload);
 }
 
 /// A bound address stays bound as long as the service is up; its queue and its file's permissions can change meanwhile.

@@ -296,10 +296,7 @@ pub mod kept {
         format!("socket/{}/{number}", service.0)
     }
 
-    /// The network of a generation.
-    pub const NETWORK: &str = "network";
-
-    /// `what`: gate, report, their end of it, counters, the socket for counts, or [`NETWORK`].
+    /// `what`: gate, report, their end of it, or counters.
     pub fn shared(generation: GenerationId, what: &str) -> String {
         format!("{what}/{}.{}", generation.service.0, generation.number)
     }

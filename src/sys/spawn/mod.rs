@@ -179,8 +179,6 @@ pub struct Prepared {
     pub terminal: bool,
     /// What [`super::worker::Worker::start`] shuts it in.
     pub sandbox: Option<Arc<super::sandbox::Sandbox>>,
-    /// The network that it enters with the sandbox; `None`: one of its own, where the sandbox has that.
-    pub network: Option<super::sandbox::Namespace>,
 }
 
 impl Prepared {
@@ -205,7 +203,6 @@ impl Prepared {
             session: true,
             terminal: false,
             sandbox: None,
-            network: None,
         }
     }
 
