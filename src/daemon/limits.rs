@@ -9,6 +9,7 @@ use crate::config::spec::Service;
 use crate::config::spec::{Io, Limits, Rlimit};
 use crate::core::GenerationId;
 use crate::core::ServiceId;
+use crate::sys::cgroup::Tree;
 use crate::sys::cgroup::control::{self, Setting};
 use crate::sys::limits::{self as own, Change};
 use crate::sys::spawn::{CpuMask, IoPriority, Limit, Prepared};
@@ -48,6 +49,23 @@ fn rlimit(limit: &Rlimit) -> Limit {
 
 /// Looks for processes that were forked while others were changed.
 const ROUNDS: usize = 4;
+
+/// Of a limit of memory that the kernel could keep by killing alone. Where it does not tell what is used, it may be set.
+fn too_much(tree: &Tree, group: &str, limit: &str) -> Option<String> {
+    let used = unreclaimable(&tree.read(group, "memory.current").ok()?, &tree.read(group, "memory.stat").ok()?)?;
+    let limit: u64 = limit.parse().ok()?;
+    (used > limit).then(|| format!("it uses {} MiB, more than that, and would be killed", used >> 20))
+}
+
+/// In bytes: what is used, without what is in files as well and can be dropped.
+fn unreclaimable(current: &str, stat: &str) -> Option<u64> {
+    let of = |name: &str| {
+        let value = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    let dropped = ["active_file", "inactive_file", "slab_reclaimable"].map(of);
+    Some(current.trim().parse::<u64>().ok()?.saturating_sub(dropped.iter().sum()))
+}
 
 /// What changes of each process, by key.
 struct Changes {
@@ -136,6 +154,12 @@ impl Host {
                 continue;
             }
             for (key, setting) in settings {
+                if setting.file == "memory.max"
+                    && let Some(why) = too_much(group.tree(), group.limited_name(), &setting.value)
+                {
+                    failed.push((*key, why));
+                    continue;
+                }
                 let set = group.tree().limit(group.limited_name(), std::slice::from_ref(setting));
                 failed.extend(set.err().map(|why| (*key, why)));
             }
@@ -160,5 +184,39 @@ impl Host {
             made.plan = with(&made.plan);
             self.state.mark(Key::Plan(*of));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_files_have_as_well_is_not_in_the_way_of_a_lower_limit() {
+        let stat = "anon 700\nfile 200\nslab_reclaimable 30\ninactive_file 120\nactive_file 50\n";
+        assert_eq!(unreclaimable("1000\n", stat), Some(800));
+        assert_eq!(unreclaimable("100\n", stat), Some(0));
+        assert_eq!(unreclaimable("1000\n", ""), Some(1000));
+        assert_eq!(unreclaimable("max", stat), None);
+    }
+
+    #[test]
+    fn a_limit_below_what_is_used_is_too_much() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let Ok(tree) = Tree::open(dir.path()) else {
+            println!("skipped: a tree is no other directory here");
+            return;
+        };
+        std::fs::create_dir(dir.path().join("web.1.limits")).expect("a directory");
+        let write = |file: &str, text: &str| {
+            std::fs::write(dir.path().join("web.1.limits").join(file), text).expect("a file");
+        };
+        assert_eq!(too_much(&tree, "web.1.limits", "1"), None, "the kernel tells nothing");
+        write("memory.current", "104857600\n");
+        write("memory.stat", "inactive_file 31457280\n");
+        assert_eq!(too_much(&tree, "web.1.limits", "73400320"), None, "70 MiB are enough");
+        assert_eq!(too_much(&tree, "web.1.limits", "max"), None);
+        let why = too_much(&tree, "web.1.limits", "73400319").expect("it is too much");
+        assert_eq!(why, "it uses 70 MiB, more than that, and would be killed");
     }
 }
