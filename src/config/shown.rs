@@ -140,7 +140,7 @@ static IMPLIED: &[Implied] = &[
     Implied { key: "user", value: |_| Some("svd's own user"), kinds_own: false },
     Implied { key: "group", value: |_| Some("the user's primary group"), kinds_own: false },
     Implied { key: "directory", value: |s| Some(if s.root.is_some() { "{release}" } else { "/" }), kinds_own: false },
-    Implied { key: "umask", value: |_| Some("svd's own"), kinds_own: false },
+    Implied { key: "umask", value: |_| Some("0022"), kinds_own: false },
     Implied {
         key: "python",
         value: |s| matches!(s.kind, Kind::Gunicorn { .. }).then_some("{venv}/bin/python, else python3 from PATH"),
