@@ -4,6 +4,8 @@ use super::section::Item;
 use super::source::Problem;
 use super::spec::SyscallRule;
 use super::suggest;
+use std::str::FromStr;
+use syscalls::Sysno;
 
 /// What `@service` is short for: enough for nearly every server.
 const SERVICE: &str = "system-service";
@@ -139,19 +141,32 @@ pub(super) fn decode(item: &Item<'_>) -> Result<SyscallRule, Problem> {
         }
     ));
     let groups: Vec<_> = GROUPS.iter().map(|(group, _)| format!("@{group}")).collect();
-    let candidates =
-        groups.iter().map(String::as_str).chain(["@service"]).chain(GROUPS.iter().flat_map(|(_, all)| all.split(' ')));
-    Err(match suggest::closest(name, candidates) {
+    let mut candidates: Vec<&str> = groups.iter().map(String::as_str).collect();
+    candidates.push("@service");
+    members().for_each(|name| candidates.push(name));
+    Err(match suggest::closest(name, candidates.into_iter()) {
         Some(near) => problem.help(format!("did you mean {near:?}?")),
         None => problem.help("write \"@service\" for what servers need; \"~@clock\" takes a group away"),
     })
 }
 
+/// The names that stand in groups.
+fn members() -> impl Iterator<Item = &'static str> {
+    GROUPS.iter().flat_map(|(_, all)| all.split(' ')).filter(|name| !name.starts_with('@'))
+}
+
+/// Those of this machine that are in no group, as most that are new: programs have to do without them on older kernels.
+pub fn in_no_group() -> Vec<&'static str> {
+    let known: std::collections::BTreeSet<&str> = members().collect();
+    Sysno::iter().map(|call| call.name()).filter(|name| !known.contains(name)).collect()
+}
+
 /// The system calls that a rule's name means, sorted, each once. `None`: nobody knows it.
 pub fn names(name: &str) -> Option<Vec<&'static str>> {
     let Some(group) = name.strip_prefix('@') else {
-        let known = GROUPS.iter().flat_map(|(_, all)| all.split(' ')).find(|known| *known == name);
-        return known.filter(|known| !known.starts_with('@')).map(|known| vec![known]);
+        let in_group = members().find(|known| *known == name);
+        // Not all are in a group, and not all in a group are of this machine.
+        return in_group.or_else(|| Some(Sysno::from_str(name).ok()?.name())).map(|known| vec![known]);
     };
     let group = if group == "service" { SERVICE } else { group };
     let mut found = Vec::new();
@@ -189,6 +204,8 @@ mod tests {
             assert!(!service.contains(&name), "{name}");
         }
         assert_eq!(names("mount"), Some(vec!["mount"]));
+        assert_eq!(names("landlock_create_ruleset"), Some(vec!["landlock_create_ruleset"]), "in no group");
+        assert!(in_no_group().contains(&"landlock_create_ruleset") && !in_no_group().contains(&"mount"));
         assert_eq!((names("@nothing"), names("@"), names("reed"), names("")), (None, None, None, None));
     }
 

@@ -184,8 +184,10 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     };
     let (store, trouble) = Store::open(&paths);
     let own = Account::own().map_err(|e| e.to_string())?;
-    let seen = vec![paths.launcher(), paths.notify()];
-    let users = Arc::new(Users::new(users::login_of(&own), paths.users_file(), paths.homes(), seen));
+    let mut users = Users::new(users::login_of(&own), paths.users_file(), paths.homes());
+    users.shown = vec![paths.launcher(), paths.notify()];
+    users.covered = vec![paths.run.clone()];
+    let users = Arc::new(users);
     let places = place::roots(&paths.run, &paths.id());
     let found = match (&unusable, &config) {
         (Some(_), Ok(config)) => {

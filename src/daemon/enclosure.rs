@@ -1,8 +1,9 @@
 //! What a generation's processes are shut in: its settings, with the paths of its release.
 
 use super::unit::Plan;
+use super::users::Users;
 use crate::config::spec::{self, JvmProgram, Kind, Template};
-use crate::isolation::{self, Settings, Surroundings};
+use crate::isolation::{self, Filter, Settings, Surroundings};
 use crate::kinds::Context;
 use crate::sys::sandbox::{Mount, Network, Sandbox, Syscalls};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn sandbox(plan: &Plan, shown: &[PathBuf]) -> Result<Option<Sandbox>, String> {
+pub fn sandbox(plan: &Plan, users: &Users) -> Result<Option<Sandbox>, String> {
     let mut settings = isolation::settings(plan.spec.isolation.as_deref(), plan.spec.root.is_some());
     if settings == Settings::default() && plan.spec.chroot.is_none() {
         return Ok(None);
@@ -27,7 +28,10 @@ pub fn sandbox(plan: &Plan, shown: &[PathBuf]) -> Result<Option<Sandbox>, String
     let own = plan.spec.isolation.as_ref().map(|isolation| isolation.writable.as_slice()).unwrap_or_default();
     // What the profile lets a service write to need not be there, as in a root that is served in place.
     settings.writable.retain(|path| own.contains(path) || context.expand(path).is_ok_and(|p| Path::new(&p).exists()));
-    let around = Surroundings { needed: needed(plan, &context, shown) };
+    let around = Surroundings {
+        needed: needed(plan, &context, &users.shown),
+        covered: users.covered.iter().map(|path| without_links(path)).collect(),
+    };
     let expand = |template: &Template| context.expand(template).map(|path| without_links(Path::new(&path)));
     let bounding = settings.bounding_set();
     let landlock = if settings.landlock { Some(isolation::landlock(&settings, &around, expand)?) } else { None };
@@ -42,8 +46,7 @@ pub fn sandbox(plan: &Plan, shown: &[PathBuf]) -> Result<Option<Sandbox>, String
         bounding: bounding.map(|all| all.into_iter().map(|c| c.0).collect()),
         ambient: settings.capabilities.is_some(),
         no_new_privileges: settings.no_new_privileges,
-        syscalls: isolation::syscalls(&settings.syscalls)
-            .map(|(allowed, names)| Syscalls::new(allowed, names.into_iter())),
+        syscalls: isolation::syscalls(&settings.syscalls).as_ref().map(filter),
         landlock,
         network: match settings.network {
             spec::Network::Host => Network::Host,
@@ -51,6 +54,11 @@ pub fn sandbox(plan: &Plan, shown: &[PathBuf]) -> Result<Option<Sandbox>, String
             spec::Network::Loopback => Network::Loopback,
         },
     }))
+}
+
+fn filter(filter: &Filter) -> Syscalls {
+    let (names, unknown) = (filter.names.iter().copied(), filter.unknown.iter().copied());
+    Syscalls::new(filter.allowed, names, unknown, filter.namespaces)
 }
 
 /// Of the directory with everybody's secrets, what the service sees is its own.

@@ -49,7 +49,7 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
     let mut plan =
         Plan { spec: Arc::clone(spec), places, run_as, owners, program: None, variables, sandbox: None, secrets: None };
     plan.program = find_program(&plan);
-    plan.sandbox = super::enclosure::sandbox(&plan, &users.shown)?.map(Arc::new);
+    plan.sandbox = super::enclosure::sandbox(&plan, users)?.map(Arc::new);
     Ok(plan)
 }
 
@@ -57,6 +57,8 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
 /// thread's memory where a thousand services start at once.
 pub fn at_hand(spec: &Service) -> bool {
     let elsewhere = spec.root.is_some() || !spec.environment_files.is_empty() || !spec.secrets.is_empty();
+    // Its paths are looked at.
+    let elsewhere = elsewhere || spec.isolation.is_some() || spec.chroot.is_some();
     let owner = |l: &Listen| matches!(l, Listen::Unix { owner, group, .. } if owner.is_some() || group.is_some());
     let names = spec.user.is_some() || spec.group.is_some() || !spec.groups.is_empty();
     let names = names || spec.sockets.iter().any(|s| owner(&s.listen));
@@ -415,6 +417,7 @@ mod tests {
             "command = ['sleep']\nuser = 'nobody'",
             "command = ['sleep']\ngroups = ['nogroup']",
             "command = ['sleep']\nenvironment_files = ['/srv/x']",
+            "command = ['sleep']\n[isolation]\nhidden = ['/srv/x']",
             "command = ['sleep']\n[sockets.a]\nlisten = 'unix:/run/x'\nowner = 'nobody'",
         ] {
             assert!(!at_hand(text), "{text}");

@@ -38,6 +38,8 @@ pub struct Users {
     homes: PathBuf,
     /// Svd's own files that services need, whatever else is hidden from them: gunicorn's launcher, the notify sockets.
     pub shown: Vec<PathBuf>,
+    /// Svd's own directories that are hidden in every view: with the control socket.
+    pub covered: Vec<PathBuf>,
     /// Two services that start at once must not get the same one.
     turn: Mutex<()>,
 }
@@ -57,8 +59,8 @@ pub fn login_of(account: &Account) -> Login {
 
 impl Users {
     /// `table`: where the ids are written down. `homes`: where the homes of such users are.
-    pub fn new(own: Login, table: PathBuf, homes: PathBuf, shown: Vec<PathBuf>) -> Users {
-        Users { own: Arc::new(own), table, homes, shown, turn: Mutex::default() }
+    pub fn new(own: Login, table: PathBuf, homes: PathBuf) -> Users {
+        Users { own: Arc::new(own), table, homes, shown: Vec::new(), covered: Vec::new(), turn: Mutex::default() }
     }
 
     /// `None`: as svd itself. What a service needs of a host is made: an id of its own, and a home.
@@ -176,7 +178,7 @@ mod tests {
 
     fn users(dir: &std::path::Path) -> Users {
         let own = Login { name: "root".into(), home: "/root".into(), shell: "/bin/sh".into() };
-        Users::new(own, dir.join("users.json"), dir.join("homes"), Vec::new())
+        Users::new(own, dir.join("users.json"), dir.join("homes"))
     }
 
     #[test]

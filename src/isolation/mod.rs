@@ -7,7 +7,7 @@ mod view;
 mod weak;
 
 pub use exposure::{Exposure, Part, exposure};
-pub use rules::{landlock, syscalls};
+pub use rules::{Filter, landlock, syscalls};
 pub use settings::{Settings, settings};
 pub use view::{Surroundings, mounts};
 pub use weak::{Weak, weak};

@@ -39,7 +39,7 @@ fn templates(paths: &[&str]) -> Vec<Template> {
 fn profile(profile: Profile, has_root: bool) -> Settings {
     let standard = || Settings {
         private_tmp: true,
-        read_only: templates(&SYSTEM),
+        read_only: SYSTEM.iter().chain(&super::view::KERNEL).map(|path| Template::new(*path)).collect(),
         hidden: templates(&HOMES),
         private_devices: true,
         no_new_privileges: true,

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 pub struct Surroundings {
     /// What it must see wherever it lies: its releases, its directory, its program, svd's sockets for it.
     pub needed: Vec<PathBuf>,
+    /// What it must not reach in a view of its own: svd's directory with the control socket. Whoever speaks there as svd's user may
+    /// do anything, and a socket can be reached in what is read-only.
+    pub covered: Vec<PathBuf>,
 }
 
 /// Paths of the settings, expanded.
@@ -20,6 +23,9 @@ struct Paths {
     binds: Vec<(PathBuf, PathBuf, bool)>,
 }
 
+/// Where a process of root's without any capability changes the kernel and its devices, and so gets out of everything.
+pub(super) const KERNEL: [&str; 8] =
+    ["/proc/acpi", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi", "/proc/sys", "/proc/sysrq-trigger", "/sys"];
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 const DEVICES: &str = "/dev";
 /// What is left of [`DEVICES`]; `log` is a socket.
@@ -44,12 +50,12 @@ pub fn mounts<E>(
         hidden: all(&settings.hidden)?,
         binds: binds.collect::<Result<_, E>>()?,
     };
-    Ok(steps(settings, &paths, &around.needed))
+    Ok(steps(settings, &paths, around))
 }
 
-fn steps(settings: &Settings, paths: &Paths, needed: &[PathBuf]) -> Vec<Mount> {
+fn steps(settings: &Settings, paths: &Paths, around: &Surroundings) -> Vec<Mount> {
     let mut steps = Vec::new();
-    let visible: Vec<&PathBuf> = needed.iter().chain(&paths.writable).collect();
+    let visible: Vec<&PathBuf> = around.needed.iter().chain(&paths.writable).collect();
     let keep = |cover: &Path| {
         let mut below: Vec<PathBuf> =
             visible.iter().filter(|p| p.starts_with(cover) && ***p != *cover).map(|p| (*p).clone()).collect();
@@ -85,10 +91,15 @@ fn steps(settings: &Settings, paths: &Paths, needed: &[PathBuf]) -> Vec<Mount> {
     }
     writable.push(DEVICES.into());
     writable.push("/proc".into());
+    for path in around.covered.iter().filter(|_| settings.has_view()) {
+        let (keep, make) = (keep(path), made(path));
+        steps.push(Mount::Cover { path: path.clone(), mode: 0o711, keep, make, empty: false });
+    }
     for path in &paths.hidden {
         let (keep, make) = (keep(path), made(path));
         let empty = keep.is_empty() && make.is_empty();
-        steps.push(Mount::Cover { path: path.clone(), mode: if empty { 0 } else { 0o555 }, keep, make, empty });
+        // Programs look for files of their user's (~/.postgresql), and take "there is none" for an answer, not "you may not".
+        steps.push(Mount::Cover { path: path.clone(), mode: 0o555, keep, make, empty });
     }
     for (target, source, read_only) in &paths.binds {
         steps.push(Mount::Bind { source: source.clone(), target: target.clone() });
@@ -97,6 +108,9 @@ fn steps(settings: &Settings, paths: &Paths, needed: &[PathBuf]) -> Vec<Mount> {
         }
     }
     let mut read_only = paths.read_only.clone();
+    if read_only.iter().any(|path| path == Path::new("/")) {
+        read_only.extend(KERNEL.map(PathBuf::from));
+    }
     read_only.extend(paths.binds.iter().filter(|(.., ro)| *ro).map(|(target, ..)| target.clone()));
     // What is hidden is empty, and stays so.
     read_only.extend(paths.hidden.iter().cloned());
@@ -118,7 +132,7 @@ mod tests {
     }
 
     fn of(settings: &Settings, needed: &[&str]) -> Vec<Mount> {
-        let around = Surroundings { needed: paths(needed) };
+        let around = Surroundings { needed: paths(needed), ..Surroundings::default() };
         mounts(settings, &around, |t: &Template| Ok::<_, ()>(PathBuf::from(&*t.0))).expect("no error is possible")
     }
 
@@ -129,7 +143,18 @@ mod tests {
         let Mount::Cover { keep, empty, mode, .. } = &steps[0] else { panic!("{steps:?}") };
         assert_eq!((keep.clone(), *empty, *mode), (paths(&["/home2/a/app"]), false, 0o555));
         let Mount::Cover { mode, empty, .. } = &of(&settings, &["/home22/a"])[0] else { panic!("a cover") };
-        assert_eq!((*mode, *empty), (0, true));
+        assert_eq!((*mode, *empty), (0o555, true));
+    }
+
+    #[test]
+    fn a_view_has_no_way_to_svd_and_none_to_change_the_kernel() {
+        let around = Surroundings { covered: paths(&["/run/a"]), ..Surroundings::default() };
+        let of = |settings: &Settings| mounts(settings, &around, |t: &Template| Ok::<_, ()>(PathBuf::from(&*t.0)));
+        let steps = of(&Settings { read_only: vec![Template::new("/")], ..Settings::default() }).expect("steps");
+        assert!(matches!(&steps[0], Mount::Cover { path, .. } if *path == around.covered[0]), "{steps:?}");
+        let Mount::ReadOnly { paths: read_only, except } = &steps[1] else { panic!("{steps:?}") };
+        assert!(read_only.contains(&"/proc/sys".into()) && except.contains(&"/proc".into()));
+        assert_eq!(of(&Settings { landlock: true, ..Settings::default() }), Ok(Vec::new()), "no view, nothing covered");
     }
 
     #[test]

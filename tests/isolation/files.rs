@@ -48,8 +48,10 @@ fn hidden_files_are_not_seen() {
     fs::create_dir(dir.path().join("kept")).expect("a directory");
     fs::set_permissions(dir.path().join("kept"), fs::Permissions::from_mode(0o777)).expect("its mode");
     let read = format!("assert open('{path}/secret').read() == 's3cret'");
-    breaks_out_only_without(&format!("hidden = ['{path}']"), "", &read, "No such file");
-    breaks_out_only_without(&format!("hidden = ['{path}']"), AS_NOBODY, &read, "Permission denied");
+    // Whoever asks is told that there is nothing, and not that something is kept from it, which programs take for an error.
+    for top in ["", AS_NOBODY] {
+        breaks_out_only_without(&format!("hidden = ['{path}']"), top, &read, "No such file");
+    }
     breaks_out_only_without(&format!("hidden = ['{path}/secret']"), "", &read, "");
     // What the service may write to stays visible below it.
     let kept = format!("open('{path}/kept/x', 'a').write('x')\nassert os.listdir('{path}') == ['kept']");
@@ -128,6 +130,14 @@ fn landlock_limits_files_and_signals() {
         breaks_out_only_without("landlock = true", top, &write, "Permission denied");
         works_with(&format!("landlock = true\nwritable = ['{path}']"), top, &write);
     }
+    // Its outputs are pipes that have a name where nothing may be written.
+    for top in ["", AS_NOBODY] {
+        works_with(
+            "landlock = true",
+            top,
+            "open('/dev/stdout', 'w').write('x\\n')\nopen('/dev/stderr', 'w').write('x\\n')",
+        );
+    }
     fs::write(dir.path().join("secret"), "s3cret").expect("a secret");
     let read = format!("open('{path}/secret').read()");
     works_with("landlock = true", AS_NOBODY, &read);
@@ -137,4 +147,37 @@ fn landlock_limits_files_and_signals() {
     let signal = format!("os.kill({}, 0)", victim.id());
     breaks_out_only_without("landlock = true", AS_NOBODY, &signal, "Operation not permitted");
     victim.kill().and_then(|()| victim.wait()).expect("its end");
+}
+
+#[test]
+fn root_without_capabilities_does_not_change_the_kernel() {
+    if needs_root() {
+        return;
+    }
+    // What it writes is what is there.
+    let pattern = "path = '/proc/sys/kernel/core_pattern'\ntext = open(path).read()\nopen(path, 'w').write(text)";
+    for keys in ["profile = 'standard'", "profile = 'strict'", "profile = 'strict'\nread_only = ['/']"] {
+        breaks_out_only_without(keys, "", pattern, "Read-only file system");
+    }
+    works_with("profile = 'strict'", "", "open('/proc/self/comm', 'w').write('own')");
+}
+
+#[test]
+fn svd_is_not_spoken_to_as_its_own_user() {
+    if needs_root() {
+        return;
+    }
+    let attempt = |keys: &str| {
+        let svd = crate::support::svd::Svd::new();
+        let path = svd.path("run/svd.sock");
+        let connect = format!("s = socket.socket(socket.AF_UNIX)\ns.connect('{}')", path.display());
+        super::Attempt::new(keys, &connect).run_in(svd)
+    };
+    assert_eq!(attempt(""), super::Outcome::Done, "the control");
+    for keys in ["profile = 'strict'", "private_tmp = true", "read_only = ['/usr']"] {
+        match attempt(keys) {
+            super::Outcome::Refused(why) => assert!(why.contains("No such file"), "{keys}: {why}"),
+            super::Outcome::Done => panic!("with {keys} svd's socket can be reached"),
+        }
+    }
 }

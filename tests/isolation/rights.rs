@@ -59,10 +59,32 @@ fn system_calls_that_are_not_allowed_fail() {
                  c = socket.create_connection(s.getsockname())\nt = threading.Thread(target=s.accept)\nt.start()\nt.join(9)\n\
                  assert subprocess.run(['/bin/true']).returncode == 0";
     works_with("syscalls = ['@service']", AS_NOBODY, serve);
+    // What the list does not know, as if the kernel had it not; and what it knows can be named alone.
+    works_with("syscalls = ['@service', '~@chown', 'landlock_create_ruleset']", "", "call('syscall', 444, 0, 0, 1)");
+    breaks_out_only_without("syscalls = ['@service']", "", "call('syscall', 444, 0, 0, 1)", "Function not implemented");
     // A program that starts anew is not free of it.
     let anew = "import subprocess\nr = subprocess.run([sys.executable, '-c', 'import os; os.chown(\"/dev/null\", -1, -1)'], \
                 capture_output=True, text=True)\nassert r.returncode == 0, r.stderr.splitlines()[-1]";
     breaks_out_only_without("syscalls = ['~@chown']", "", anew, "Operation not permitted");
+}
+
+/// In one of its own a process has all capabilities.
+#[test]
+fn namespaces_are_not_made_by_what_servers_need() {
+    if needs_root() {
+        return;
+    }
+    let unshare = "call('unshare', 0x10000000)";
+    breaks_out_only_without("syscalls = ['@service']", AS_NOBODY, unshare, "Operation not permitted");
+    works_with("syscalls = ['@service', 'unshare']", AS_NOBODY, unshare);
+    let clone = "pid = libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0)\nif pid == 0:\n    os._exit(0)\n\
+                 assert pid > 0, os.strerror(ctypes.get_errno())";
+    if cfg!(target_arch = "x86_64") {
+        breaks_out_only_without("syscalls = ['@service']", AS_NOBODY, clone, "Operation not permitted");
+        breaks_out_only_without("profile = 'strict'", AS_NOBODY, clone, "Operation not permitted");
+        let plain = clone.replace("0x10000000 | ", "");
+        works_with("profile = 'strict'", AS_NOBODY, &plain);
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::daemon::pool::{Lane, Pool};
 use crate::daemon::releases::on_disk;
 use crate::daemon::secret;
 use crate::daemon::unit::Plan;
+use crate::daemon::users::Users;
 use crate::kinds::environment::{Login, PATH};
 use crate::kinds::{Argv, Places};
 use crate::sys::spawn::{Prepared, Source, Wire, c_path, c_string, resolve_program};
@@ -42,9 +43,7 @@ pub type Value = Result<Vec<u8>, String>;
 pub struct Reader {
     key: secret::Secret,
     around: Surroundings,
-    own: Arc<Login>,
-    /// What all that is shut in must see.
-    shown: Vec<std::path::PathBuf>,
+    users: Arc<Users>,
     messages: mpsc::Sender<Message>,
     /// Where a disk that hangs is no other service's matter; `None`: for a deploy, which waits for disks anyhow.
     lane: Option<(Pool, ServiceId)>,
@@ -59,8 +58,7 @@ impl Host {
         Reader {
             key: self.secret.clone(),
             around: self.around.clone(),
-            own: Arc::clone(&self.users.own),
-            shown: self.users.shown.clone(),
+            users: Arc::clone(&self.users),
             messages: self.messages.clone(),
             lane: None,
         }
@@ -108,9 +106,9 @@ impl Reader {
         };
         plan.secrets = Some(Arc::new(Secrets::new(place, variables, marks)));
         // Where they are is seen by what is shut in.
-        let shown = self.shown.clone();
+        let users = Arc::clone(&self.users);
         let enclose = move || {
-            plan.sandbox = enclosure::sandbox(&plan, &shown)?.map(Arc::new);
+            plan.sandbox = enclosure::sandbox(&plan, &users)?.map(Arc::new);
             Ok(plan)
         };
         self.run(enclose).await
@@ -166,7 +164,7 @@ impl Reader {
         let arguments = argv.words().iter().map(c_string).collect::<Option<Vec<_>>>();
         let nul = "its command has a NUL byte";
         let mut prepared = Prepared::new(c_path(&program).ok_or(nul)?, arguments.ok_or(nul)?);
-        let Login { name, home, shell } = &*self.own;
+        let Login { name, home, shell } = &*self.users.own;
         let variables =
             [("PATH", PATH), ("HOME", home), ("USER", name), ("LOGNAME", name), ("SHELL", shell), ("LANG", "C.UTF-8")];
         let variables = variables.iter().map(|(name, value)| c_string(format!("{name}={value}")));

@@ -2,12 +2,16 @@
 
 use super::entrance::Result;
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr,
-    RulesetError, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreated,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -16,24 +20,38 @@ use std::str::FromStr;
 pub struct Syscalls {
     pub allowed: bool,
     numbers: Vec<u32>,
+    /// Answered as a kernel does that has them not, and with them all whose numbers are from `beyond` on.
+    unknown: Vec<u32>,
+    beyond: u32,
+    /// `clone` may make namespaces.
+    namespaces: bool,
 }
 
-/// The system calls of x32 programs, which an x86-64 kernel may run, are the others with this bit.
+/// The system calls of x32 programs, which an x86-64 kernel may run, have this bit, and some have numbers of their own: there are none in a
+/// sandbox.
 const X32: u32 = 0x4000_0000;
+/// As many as a jump in a filter can be long (`BPF_JMP`), which nothing comes near.
+const MOST_UNKNOWN: usize = 200;
+/// Flags of `clone(2)` that make namespaces; of time it makes none.
+const NAMESPACES: u64 = (libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWUTS) as u64;
 
 impl Syscalls {
     /// Names that this machine does not have mean nothing.
-    pub fn new<'a>(allowed: bool, names: impl Iterator<Item = &'a str>) -> Syscalls {
-        let known = names.filter_map(|name| syscalls::Sysno::from_str(name).ok());
-        let mut numbers: Vec<u32> = known.filter_map(|number| u32::try_from(number.id()).ok()).collect();
-        if !allowed && cfg!(target_arch = "x86_64") {
-            numbers.extend_from_within(..);
-            let half = numbers.len() / 2;
-            numbers[half..].iter_mut().for_each(|number| *number |= X32);
-        }
-        numbers.sort_unstable();
-        numbers.dedup();
-        Syscalls { allowed, numbers }
+    pub fn new<'a>(
+        allowed: bool,
+        names: impl Iterator<Item = &'a str>,
+        unknown: impl Iterator<Item = &'a str>,
+        namespaces: bool,
+    ) -> Syscalls {
+        let newest = syscalls::Sysno::iter().map(|call| call.id().unsigned_abs()).max().unwrap_or(X32);
+        let beyond = if allowed { newest + 1 } else { X32 };
+        Syscalls { allowed, numbers: numbers(names), unknown: numbers(unknown), beyond, namespaces }
     }
 
     pub(super) fn program(&self) -> Result<BpfProgram> {
@@ -42,10 +60,44 @@ impl Syscalls {
             if self.allowed { (refuse, SeccompAction::Allow) } else { (SeccompAction::Allow, refuse) };
         let failed = |e: &dyn std::fmt::Display| format!("cannot make the filter of system calls: {e}");
         let machine = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| failed(&e))?;
-        let rules: BTreeMap<i64, Vec<_>> = self.numbers.iter().map(|n| (i64::from(*n), Vec::new())).collect();
+        let mut rules: BTreeMap<i64, Vec<_>> = self.numbers.iter().map(|n| (i64::from(*n), Vec::new())).collect();
+        if let Some(clone) = rules.get_mut(&libc::SYS_clone).filter(|_| self.allowed && !self.namespaces) {
+            let none = SeccompCmpOp::MaskedEq(NAMESPACES);
+            let condition = SeccompCondition::new(0, SeccompCmpArgLen::Qword, none, 0).map_err(|e| failed(&e))?;
+            clone.push(SeccompRule::new(vec![condition]).map_err(|e| failed(&e))?);
+        }
         let filter = SeccompFilter::new(rules, others, these, machine).map_err(|e| failed(&e))?;
-        BpfProgram::try_from(filter).map_err(|e| failed(&e))
+        let mut program = self.no_such_call();
+        program.extend(BpfProgram::try_from(filter).map_err(|e| failed(&e))?);
+        Ok(program)
     }
+
+    /// What stands before a filter and answers for it: ENOSYS.
+    fn no_such_call(&self) -> BpfProgram {
+        let instruction = |code: u32, jt: usize, k: u32| sock_filter { code: code as u16, jt: jt as u8, jf: 0, k };
+        let unknown = &self.unknown[..self.unknown.len().min(MOST_UNKNOWN)];
+        let mut program = Vec::with_capacity(unknown.len() + 4);
+        // The number is what seccomp_data begins with.
+        program.push(instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0));
+        // Over all that come after it, and the one that leaves out the answer.
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, unknown.len() + 1, self.beyond));
+        for (nth, number) in unknown.iter().enumerate() {
+            program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, unknown.len() - nth, *number));
+        }
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JA, 0, 1));
+        let answer = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, answer));
+        program
+    }
+}
+
+/// Sorted, each once.
+fn numbers<'a>(names: impl Iterator<Item = &'a str>) -> Vec<u32> {
+    let known = names.filter_map(|name| syscalls::Sysno::from_str(name).ok());
+    let mut numbers: Vec<u32> = known.filter_map(|number| u32::try_from(number.id()).ok()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
 pub(super) fn restrict_syscalls(program: &BpfProgram) -> Result<()> {
@@ -82,9 +134,27 @@ impl Landlock {
             .scope(Scope::Signal)?
             .create()?
             .add_rules(path_beneath_rules(readable.iter().chain(&self.readable), read))?
-            .add_rules(path_beneath_rules(&self.writable, AccessFs::from_all(NEWEST)))
+            .add_rules(path_beneath_rules(&self.writable, AccessFs::from_all(NEWEST)))?
+            .add_rules(outputs().into_iter().map(|fd| Ok::<_, RulesetError>(PathBeneath::new(fd, REOPEN))))
     }
 }
+
+/// Of `/dev/stdout` and `/dev/stderr`, which programs open although they have them.
+const REOPEN: AccessFs = AccessFs::WriteFile;
+
+/// Those that have a place among the files, as svd's pipes have.
+fn outputs() -> Vec<OwnedFd> {
+    let fds = [std::io::stdout().as_fd().try_clone_to_owned(), std::io::stderr().as_fd().try_clone_to_owned()];
+    // Of pipe(2); a rule for one is refused, and not needed.
+    let has_place = |fd: &OwnedFd| {
+        let is = nix::sys::statfs::fstatfs(fd).map(|fs| fs.filesystem_type() != nix::sys::statfs::FsType(PIPEFS));
+        is.unwrap_or(false)
+    };
+    fds.into_iter().flatten().filter(has_place).collect()
+}
+
+/// `linux/magic.h`
+const PIPEFS: nix::libc::__fsword_t = 0x5049_5045;
 
 pub(super) fn restrict_files(rules: RulesetCreated) -> Result<()> {
     let status = rules.restrict_self().map_err(|e| format!("cannot restrict files by Landlock: {e}"))?;
@@ -113,12 +183,19 @@ mod tests {
 
     #[test]
     fn programs_are_made() {
-        let allowed = Syscalls::new(true, ["read", "write", "exit_group", "no_such_call", "read"].into_iter());
-        assert_eq!(allowed.numbers.len(), 3);
-        assert!(allowed.program().is_ok_and(|program| program.len() > 3));
-        let forbidden = Syscalls::new(false, ["mount"].into_iter());
+        let none = std::iter::empty;
+        let names = ["read", "write", "clone", "no_such_call", "read"];
+        let allowed = Syscalls::new(true, names.into_iter(), ["clone3"].into_iter(), false);
+        assert_eq!((allowed.numbers.len(), allowed.unknown.len()), (3, 1));
+        let program = allowed.program().expect("a program");
+        let free = Syscalls { namespaces: true, ..allowed }.program().expect("a program");
+        assert!(program.len() > free.len(), "it looks at the flags of clone");
+        // From a number that is unknown, and from one that is too large, to the answer.
+        assert_eq!(program[2 + usize::from(program[2].jt) + 1].k & 0xffff, libc::ENOSYS as u32);
+        assert_eq!(program[1 + usize::from(program[1].jt) + 1].k & 0xffff, libc::ENOSYS as u32);
+        let forbidden = Syscalls::new(false, ["mount"].into_iter(), none(), true);
+        assert_eq!((forbidden.numbers.len(), forbidden.beyond), (1, X32));
         assert!(forbidden.program().is_ok());
-        assert_eq!(forbidden.numbers.len(), if cfg!(target_arch = "x86_64") { 2 } else { 1 });
     }
 
     #[test]
