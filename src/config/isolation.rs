@@ -7,6 +7,7 @@ use super::source::Problem;
 use super::spec::{Bind, Isolation, Network, Profile, ReadyBy, Service, Template};
 use super::syscalls;
 use super::template::Placeholder;
+use std::net::SocketAddr;
 
 pub(super) static SCHEMA: Schema = Schema {
     name: "[isolation]",
@@ -98,22 +99,35 @@ pub(super) fn decode(top: &Section<'_>, scope: &Scope<'_>) -> Option<Isolation> 
 pub(super) fn check_network(top: &Section<'_>, service: &Service) {
     let network = service.isolation.as_ref().and_then(|isolation| isolation.network).unwrap_or_default();
     let (Some(section), true) = (top.item("isolation"), network != Network::Host) else { return };
-    let ports = service.checks().any(|check| match check {
-        ReadyBy::Tcp(_) => true,
-        ReadyBy::Http(probe) => probe.port.is_some(),
-        _ => false,
-    });
-    let problem = |what: &str| {
-        let problem = section.problem(format!("with network = {:?} svd cannot {what}", show_network(network)));
-        section.file.report(problem.help(
-            "leave network out, or let the check be a command, a notification or a probe of the service's socket",
-        ));
-    };
-    if ports {
-        problem("connect to a port of the service's for its checks");
+    let with = format!("with network = {:?}", show_network(network));
+    let problem = |what: String, help: &str| section.file.report(section.problem(what).help(help));
+    if network == Network::Loopback {
+        let addresses = service.checks().filter_map(address_of).filter(|address| !service.listens_at(*address));
+        for address in addresses.filter(|address| !address.ip().is_loopback()) {
+            problem(
+                format!(
+                    "{with} a check of {address} fails: svd asks in the service's network, which has 127.0.0.1 alone"
+                ),
+                "check a port of 127.0.0.1, or leave network out",
+            );
+        }
+        return;
+    }
+    let other = "set network = \"loopback\"";
+    if service.has_check_of_port() {
+        let help = format!("{other}, or let the check be a command, a notification or a probe of the service's socket");
+        problem(format!("{with} svd cannot connect to a port of the service's for its checks"), &help);
     }
     if service.counts.statsd {
-        problem("be sent the service's counts");
+        problem(format!("{with} svd cannot be sent the service's counts"), other);
+    }
+}
+
+/// Of a TCP check, where it is written as one.
+fn address_of(check: &ReadyBy) -> Option<SocketAddr> {
+    match check {
+        ReadyBy::Tcp(address) => address.0.parse().ok(),
+        _ => None,
     }
 }
 
@@ -223,7 +237,10 @@ mod tests {
         assert_eq!(errors(&with("no_new_privileges = false\nsyscalls = ['@service']")).len(), 1);
         service(&with("no_new_privileges = false\nsyscalls = []"));
         assert_eq!(errors(&with("network = 'none'\n[ready]\ntcp = '127.0.0.1:1'\n[counts]\nstatsd = true")).len(), 2);
-        assert_eq!(errors(&with("network = 'loopback'\n[health]\nprobe = { path = '/', port = '{port}' }")).len(), 1);
+        assert_eq!(errors(&with("network = 'none'\n[health]\nprobe = { path = '/', port = '{port}' }")).len(), 1);
+        assert_eq!(errors(&with("network = 'loopback'\n[ready]\ntcp = '10.0.0.1:80'")).len(), 1);
+        service(&with("network = 'loopback'\n[counts]\nstatsd = true\n[ready]\ntcp = '127.0.0.1:{port}'"));
+        service(&with("network = 'none'\n[sockets.a]\nlisten = '10.0.0.1:80'\n[ready]\ntcp = '10.0.0.1:80'"));
         service(&with("network = 'none'\n[sockets.a]\nlisten = '127.0.0.1:1'\n[ready]\nprobe = { path = '/' }"));
     }
 }

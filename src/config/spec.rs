@@ -487,6 +487,23 @@ impl Service {
         self.ready.by.iter().chain(self.health.iter().filter_map(|h| h.by.as_ref()))
     }
 
+    /// Does a check connect to a port, and not to one of its sockets?
+    pub fn has_check_of_port(&self) -> bool {
+        self.checks().any(|check| match check {
+            ReadyBy::Tcp(address) => address.0.parse().map_or(true, |address| !self.listens_at(address)),
+            ReadyBy::Http(probe) => probe.port.is_some(),
+            _ => false,
+        })
+    }
+
+    /// Is that one of its sockets, which svd has bound?
+    pub fn listens_at(&self, address: SocketAddr) -> bool {
+        self.sockets.iter().any(|socket| match &socket.listen {
+            Listen::Tcp(own) => own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified()),
+            Listen::Unix { .. } => false,
+        })
+    }
+
     /// Takes what is equal from another one, so that both have it once.
     pub fn share(&mut self, other: &Service) {
         if self.ready == other.ready {

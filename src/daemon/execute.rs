@@ -2,15 +2,17 @@
 
 use super::host::{Host, Message};
 use super::launch;
+use super::network;
 use super::pool::Lane;
 use super::secrets::watch::News;
+use super::sockets::Opened;
 use super::state::Key;
 use super::unit::{Generation, Gunicorn, Plan};
 use crate::api::types::ActionResult;
 use crate::config::spec::Service;
 use crate::core::{Action, Canary, Event, GenerationId, Role, ServiceId, Source};
 use crate::kinds::counters;
-use crate::sys::socket;
+use crate::sys::socket::{self, Datagrams};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::os::fd::{AsFd, OwnedFd};
@@ -176,7 +178,7 @@ impl Host {
             if let Some(task) = self.plans.remove(id) {
                 task.abort();
             }
-            self.binding.remove(id);
+            self.opening.remove(id);
             self.tell(Event::Prepared { generation: *id, result: Err("it was taken back".into()) });
         }
         !back.is_empty()
@@ -201,24 +203,29 @@ impl Host {
 
     pub fn handle_planned(&mut self, id: GenerationId, plan: Result<Rc<Plan>, String>) {
         let result = match plan {
-            Ok(plan) if self.binds_paths(id, &plan) => return self.bind_in_pool(id, plan),
-            plan => plan.and_then(|plan| self.make_generation(id, plan)),
+            Ok(plan) if self.must_open(id, &plan) => return self.open_in_pool(id, plan),
+            plan => plan.and_then(|plan| self.make_generation(id, plan, None)),
         };
         self.tell(Event::Prepared { generation: id, result });
     }
 
-    pub fn handle_bound(&mut self, id: GenerationId, sockets: Result<Vec<Arc<OwnedFd>>, String>) {
-        let Some(plan) = self.binding.remove(&id) else { return };
-        let result = sockets.and_then(|sockets| {
+    pub fn handle_opened(&mut self, id: GenerationId, opened: Result<Opened, String>) {
+        let Some(plan) = self.opening.remove(&id) else { return };
+        let result = opened.and_then(|Opened { sockets, network }| {
             if let Some(unit) = self.units.get_mut(&id.service).filter(|unit| unit.sockets.is_empty()) {
-                unit.sockets = sockets;
+                unit.sockets = sockets.unwrap_or_default();
             }
-            self.make_generation(id, plan)
+            self.make_generation(id, plan, network)
         });
         self.tell(Event::Prepared { generation: id, result });
     }
 
-    fn make_generation(&mut self, id: GenerationId, plan: Rc<Plan>) -> Result<(), String> {
+    fn make_generation(
+        &mut self,
+        id: GenerationId,
+        plan: Rc<Plan>,
+        network: Option<network::Made>,
+    ) -> Result<(), String> {
         self.around.features.suffice(&plan.spec)?;
         let sockets = self.sockets_for(id, &plan)?;
         let from = plan.places.id.as_ref().map(|id| format!(" from release {id}")).unwrap_or_default();
@@ -228,7 +235,8 @@ impl Host {
         let port = if crate::kinds::wants_port(&plan.spec) { Some(self.free_port()?) } else { None };
         let gunicorn =
             if crate::kinds::gunicorn::is_gunicorn(&plan.spec) { Some(Box::new(self.share(id)?)) } else { None };
-        let statsd = self.statsd_of(id, &plan);
+        let (network, inside) = network.map(|made| (made.namespace, made.statsd)).unzip();
+        let statsd = self.statsd_of(id, &plan, inside.flatten());
         let began = SystemTime::now();
         if plan.spec.logs.capture {
             let release = plan.places.id.as_deref().map(Into::into);
@@ -241,8 +249,8 @@ impl Host {
         let until_gone = Vec::new();
         self.state.mark(Key::Plan(id));
         self.state.mark(Key::Generation(id));
-        self.generations
-            .insert(id, Box::new(Generation { id, plan, began, sockets, port, gunicorn, statsd, until_gone }));
+        let made = Generation { id, plan, began, sockets, port, gunicorn, network, statsd, until_gone };
+        self.generations.insert(id, Box::new(made));
         self.keep_sockets(id.service);
         self.keep_generation(id);
         self.watch_memory();
@@ -250,12 +258,18 @@ impl Host {
         Ok(())
     }
 
-    /// Its address for counts; that there is none must not keep it from serving.
-    fn statsd_of(&mut self, id: GenerationId, plan: &Plan) -> Option<Box<super::statsd::Address>> {
+    /// Its address for counts; that there is none must not keep it from serving. `inside`: the socket in its own network.
+    fn statsd_of(
+        &mut self,
+        id: GenerationId,
+        plan: &Plan,
+        inside: Option<std::io::Result<Datagrams>>,
+    ) -> Option<Box<super::statsd::Address>> {
         if !plan.spec.counts.statsd {
             return None;
         }
-        let address = self.begin_statsd(id).map(Box::new);
+        let inside = inside.transpose().map_err(|e| super::statsd::cannot_listen(&crate::sys::io_text(&e)));
+        let address = inside.and_then(|inside| self.begin_statsd(id, inside)).map(Box::new);
         address.map_err(|why| self.warn(Some(id.service), &format!("its requests are not counted: {why}"))).ok()
     }
 

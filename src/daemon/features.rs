@@ -2,7 +2,8 @@
 
 mod limits;
 
-use crate::config::spec::{Limits, Service};
+use super::network;
+use crate::config::spec::{Limits, Network, Service};
 use crate::sys::worker::Containment;
 use std::borrow::Cow;
 
@@ -34,6 +35,7 @@ impl Features {
     pub fn missing(&self, spec: &Service) -> Vec<Missing> {
         let mut missing = self.limits.missing(&spec.limits);
         missing.retain(|missing| !may_lack(spec, missing.key));
+        missing.extend(network(spec));
         missing
     }
 
@@ -66,6 +68,18 @@ impl Features {
         let missing: Vec<String> = self.missing(spec).into_iter().map(|missing| missing.why).collect();
         if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
     }
+}
+
+/// Where each process has a network for itself, svd is in none of them.
+fn network(spec: &Service) -> Option<Missing> {
+    let settings = crate::isolation::settings(spec.isolation.as_deref(), spec.root.is_some());
+    if settings.network == Network::Host || !(spec.counts.statsd || spec.has_check_of_port()) || network::can_be_kept()
+    {
+        return None;
+    }
+    let why = "[isolation] network: svd must connect to a port of the service's or be sent its counts, and needs CAP_SYS_ADMIN \
+               for that, which root has; run svd as root, leave network out, or let the check be a command";
+    Some(Missing { key: "network", why: why.to_owned() })
 }
 
 /// Does the file allow the service to run without this?

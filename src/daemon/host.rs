@@ -46,10 +46,10 @@ pub enum Message {
         generation: GenerationId,
         plan: Result<Plan, String>,
     },
-    /// The sockets of a generation to be were bound, or not.
-    Bound {
+    /// What a generation to be needs was opened, or not.
+    Opened {
         generation: GenerationId,
-        sockets: Result<Vec<std::sync::Arc<std::os::fd::OwnedFd>>, String>,
+        opened: Result<super::sockets::Opened, String>,
     },
     /// A probe of readiness passed.
     Passed {
@@ -171,9 +171,9 @@ pub struct Host {
     pub logs: LogHandle,
     pub store: Store,
     pub pool: Pool,
-    /// Generations that have a plan, and whose sockets are being bound.
-    pub binding: BTreeMap<GenerationId, Rc<super::unit::Plan>>,
-    /// Generations whose plan is being made, or whose sockets are being bound.
+    /// Generations that have a plan, and for which something is being opened.
+    pub opening: BTreeMap<GenerationId, Rc<super::unit::Plan>>,
+    /// Generations whose plan is being made, or for which something is being opened.
     pub plans: BTreeMap<GenerationId, tokio::task::AbortHandle>,
     pub events: Events,
     pub daemon: Daemon,
@@ -307,7 +307,7 @@ impl Host {
             logs: start.logs,
             store: start.store,
             pool: Pool::default(),
-            binding: BTreeMap::new(),
+            opening: BTreeMap::new(),
             plans: BTreeMap::new(),
             events: Events::default(),
             daemon: start.daemon,
@@ -521,9 +521,9 @@ impl Host {
                 }
             }
             Message::LookedAt(look, result) => self.handle_looked_at(look, result),
-            Message::Bound { generation, sockets } => {
+            Message::Opened { generation, opened } => {
                 if self.plans.remove(&generation).is_some() {
-                    self.handle_bound(generation, sockets);
+                    self.handle_opened(generation, opened);
                 }
             }
             Message::Passed { worker, need } => self.satisfied(worker, need),

@@ -231,6 +231,7 @@ impl Host {
         for (id, generation) in &self.generations {
             descriptors.extend(shared(*id, generation));
         }
+        descriptors.extend(self.statsd.sockets());
         for (id, process) in &self.workers {
             let notify = process.notify.as_ref().map(AsFd::as_fd);
             let ready = process.ready_fd.as_ref().map(AsFd::as_fd);
@@ -279,16 +280,18 @@ impl Host {
     }
 }
 
-/// What svd and a gunicorn generation share.
+/// What svd and a generation share: its network, and all that gunicorn's have.
 fn shared(id: GenerationId, generation: &Generation) -> Vec<(String, BorrowedFd<'_>)> {
-    let Some(gunicorn) = generation.gunicorn.as_deref() else { return Vec::new() };
-    let [gate, theirs, counters] = &gunicorn.inherited;
-    [
-        ("gate", gate.1.as_fd()),
-        ("theirs", theirs.1.as_fd()),
-        ("counters", counters.1.as_fd()),
-        ("report", gunicorn.report.as_fd()),
-    ]
-    .map(|(what, fd)| (kept::shared(id, what), fd))
-    .into()
+    let mut all: Vec<(&str, BorrowedFd<'_>)> = Vec::new();
+    all.extend(generation.network.as_ref().map(|network| (kept::NETWORK, network.as_fd())));
+    if let Some(gunicorn) = generation.gunicorn.as_deref() {
+        let [gate, theirs, counters] = &gunicorn.inherited;
+        all.extend([
+            ("gate", gate.1.as_fd()),
+            ("theirs", theirs.1.as_fd()),
+            ("counters", counters.1.as_fd()),
+            ("report", gunicorn.report.as_fd()),
+        ]);
+    }
+    all.into_iter().map(|(what, fd)| (kept::shared(id, what), fd)).collect()
 }

@@ -189,6 +189,7 @@ pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) ->
     };
     let mut prepared = of_service(plan, around, &program, &line.argv, &variables, &directory)?;
     prepared.descriptors = wires;
+    prepared.network.clone_from(&generation.network);
     prepared.listen_pid = !plan.spec.sockets.is_empty() && !line.socket_on_stdin;
     prepared.watchdog_pid = watchdog(&plan.spec).is_some();
     Ok(prepared)

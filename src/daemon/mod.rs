@@ -5,7 +5,7 @@
 //! | [`args`], [`background`], [`boot`] | the command line, `--daemon`, start and end |
 //! | [`standin`] | what a service manager starts while another svd runs |
 //! | [`host`] | the loop, and everything that is open |
-//! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`] | generations and workers: prepared, spawned, watched, ended |
+//! | [`execute`], [`launch`], [`workers`], [`successor`], [`sockets`], [`network`] | generations and workers: prepared, spawned, watched, ended |
 //! | [`readiness`], [`probe`], [`checks`], [`notify`], [`gunicorn`], [`statsd`], [`health`] | how they are doing |
 //! | [`control`], [`status`], [`processes`], [`output`], [`show`], [`inspect`], [`update`], [`reload`], [`exec`], [`session`], [`events`], [`orders`], [`audit`] | what people ask, and are told |
 //! | [`releases`], [`standby`] | what is deployed here: taken in, built, switched to, taken back; a copy for the way back |
@@ -42,6 +42,7 @@ mod limits;
 pub mod logs;
 mod memory;
 mod messages;
+mod network;
 mod notify;
 mod oom;
 mod orders;

@@ -5,15 +5,17 @@ use super::host::Message;
 use crate::config::spec::{Expect, HttpProbe, Listen, ReadyBy};
 use crate::core::GenerationId;
 use crate::kinds::{Argv, Context};
+use crate::sys::sandbox::Namespace;
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Of TCP and command probes of readiness, which have no key for it.
@@ -23,6 +25,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Target {
     kind: Asked,
+    /// Where ports are looked for, if not on the host.
+    network: Option<Namespace>,
     pub limit: Duration,
 }
 
@@ -48,6 +52,7 @@ pub fn target(
     token: Option<Box<str>>,
     generation: GenerationId,
     slot: u32,
+    network: Option<&Namespace>,
 ) -> Result<Target, String> {
     let (kind, limit) = match by {
         ReadyBy::Http(probe) => (http(context, probe, token)?, probe.timeout),
@@ -62,7 +67,18 @@ pub fn target(
         }
         _ => return Err("it is no probe".to_owned()),
     };
-    Ok(Target { kind, limit })
+    let address = match &kind {
+        Asked::Http { address, .. } | Asked::Tcp(address) => Some(address),
+        Asked::Command { .. } => None,
+    };
+    // What svd listens on for the service is the host's.
+    let of_host = |address: &Address| match address {
+        Address::Tcp(address) => context.spec.listens_at(*address),
+        Address::Name(_) => false,
+        Address::Unix(_) => true,
+    };
+    let network = network.filter(|_| address.is_some_and(|address| !of_host(address)));
+    Ok(Target { kind, network: network.cloned(), limit })
 }
 
 fn http(context: &Context<'_>, probe: &HttpProbe, token: Option<Box<str>>) -> Result<Asked, String> {
@@ -111,11 +127,11 @@ pub async fn run(target: &Target, messages: &mpsc::Sender<Message>) -> Result<()
     let late = || format!("{} took longer than {}", target.what(), humantime::format_duration(limit));
     match &target.kind {
         Asked::Http { address, path, headers, expect } => {
-            let ask = ask(address, path, headers, expect);
+            let ask = ask(address, target.network.as_ref(), path, headers, expect);
             tokio::time::timeout(limit, ask).await.unwrap_or_else(|_| Err(late()))
         }
         Asked::Tcp(address) => {
-            let connect = async { connect(address).await.map(drop) };
+            let connect = async { connect(address, target.network.as_ref()).await.map(drop) };
             tokio::time::timeout(limit, connect).await.unwrap_or_else(|_| Err(late()))
         }
         Asked::Command { argv, generation, slot } => {
@@ -153,13 +169,30 @@ impl Address {
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
-async fn connect(address: &Address) -> Result<Box<dyn Stream>, String> {
+async fn connect(address: &Address, network: Option<&Namespace>) -> Result<Box<dyn Stream>, String> {
     let failed = |e: std::io::Error| format!("cannot connect to {}: {}", address.text(), crate::sys::io_text(&e));
     Ok(match address {
-        Address::Tcp(to) => Box::new(TcpStream::connect(to).await.map_err(failed)?),
-        Address::Name(to) => Box::new(TcpStream::connect(&*look_up(to).await?).await.map_err(failed)?),
+        Address::Tcp(to) => Box::new(connect_to(&[*to], network).await.map_err(failed)?),
+        Address::Name(to) => Box::new(connect_to(&look_up(to).await?, network).await.map_err(failed)?),
         Address::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),
     })
+}
+
+/// The first that answers.
+async fn connect_to(addresses: &[SocketAddr], network: Option<&Namespace>) -> io::Result<TcpStream> {
+    let Some(network) = network else { return TcpStream::connect(addresses).await };
+    let mut last = io::ErrorKind::AddrNotAvailable.into();
+    for address in addresses.iter().copied() {
+        // A socket belongs to the network in which it was made.
+        let network = network.clone();
+        let made = crate::sys::blocking::start(move || network.socket_for(&address))?;
+        let socket = made.await.map_err(io::Error::other)??;
+        match TcpSocket::from_std_stream(socket).connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
 }
 
 /// The addresses of `HOST:PORT`. A name service that hangs keeps its thread beyond the probe's end: a few at most.
@@ -176,8 +209,14 @@ async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
     found.await.map_err(|e| failed(&e))?.map_err(|e| failed(&crate::sys::io_text(&e)))
 }
 
-async fn ask(address: &Address, path: &str, headers: &[(String, String)], expect: &Expect) -> Result<(), String> {
-    let stream = connect(address).await?;
+async fn ask(
+    address: &Address,
+    network: Option<&Namespace>,
+    path: &str,
+    headers: &[(String, String)],
+    expect: &Expect,
+) -> Result<(), String> {
+    let stream = connect(address, network).await?;
     let uri: Uri = path.parse().map_err(|e| format!("{path:?} is no path: {e}"))?;
     let mut request = Request::get(uri);
     for (name, value) in headers {

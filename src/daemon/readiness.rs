@@ -219,7 +219,7 @@ impl Host {
             secrets: made.plan.secrets.as_ref().and_then(|secrets| secrets.path()),
         };
         let token = made.gunicorn.as_ref().map(|g| g.token.clone());
-        probe::target(&context, by, token, id, slot)
+        probe::target(&context, by, token, id, slot, made.network.as_ref())
     }
 
     /// Begins the interval within which `WATCHDOG=1` must come: once it is ready (until then its start has a limit of

@@ -1,6 +1,7 @@
 //! The listening sockets of a service: bound before its first worker, shared by its generations, closed when it stops.
 
 use super::host::{Host, Message};
+use super::network;
 use super::pool::Lane;
 use super::unit::{Generation, Plan};
 use crate::config::spec::{Listen, Service};
@@ -20,6 +21,13 @@ use std::sync::Arc;
 pub struct Owner {
     uid: Option<u32>,
     gid: Option<u32>,
+}
+
+/// What was opened for a generation to be.
+pub struct Opened {
+    /// `None`: they are open, or take no time.
+    pub sockets: Option<Vec<Arc<OwnedFd>>>,
+    pub network: Option<network::Made>,
 }
 
 /// A service's file before and after an update.
@@ -92,22 +100,33 @@ impl Host {
         Ok(unit.sockets.clone())
     }
 
+    /// Is there something to open for it that may take a while?
+    pub fn must_open(&self, id: GenerationId, plan: &Plan) -> bool {
+        self.binds_paths(id, plan) || network::wanted(plan).is_some()
+    }
+
     /// Must files be made for its sockets? Their disk may hang.
-    pub fn binds_paths(&self, id: GenerationId, plan: &Plan) -> bool {
+    fn binds_paths(&self, id: GenerationId, plan: &Plan) -> bool {
         plan.spec.sockets.iter().any(|socket| matches!(socket.listen, Listen::Unix { .. }))
             && self.units.get(&id.service).is_some_and(|unit| unit.sockets.is_empty())
             && held(&self.generations, id, plan).is_none()
     }
 
-    /// Opens all sockets of the service in the pool; [`Host::handle_bound`] goes on.
-    pub fn bind_in_pool(&mut self, id: GenerationId, plan: Rc<Plan>) {
+    /// Opens what the generation needs in the pool; [`Host::handle_opened`] goes on.
+    pub fn open_in_pool(&mut self, id: GenerationId, plan: Rc<Plan>) {
         let (spec, owners) = (Arc::clone(&plan.spec), plan.owners.clone());
+        let (binds, network) = (self.binds_paths(id, &plan), network::wanted(&plan));
         let (pool, messages) = (self.pool.clone(), self.messages.clone());
         let task = tokio::task::spawn_local(async move {
-            let sockets = pool.run(Lane::Files(id.service), move || open(&spec, &owners?)).await;
-            let _ = messages.send(Message::Bound { generation: id, sockets }).await;
+            let all = move || {
+                let sockets = if binds { Some(open(&spec, &owners?)?) } else { None };
+                let network = network.map(|kind| network::make(kind, &spec)).transpose()?;
+                Ok(Opened { sockets, network })
+            };
+            let opened = pool.run(Lane::Files(id.service), all).await;
+            let _ = messages.send(Message::Opened { generation: id, opened }).await;
         });
-        self.binding.insert(id, plan);
+        self.opening.insert(id, plan);
         self.plans.insert(id, task.abort_handle());
     }
 

@@ -15,14 +15,14 @@ pub enum Token {
     Check(u64),
     /// A main process named by `MAINPID=`.
     Main(WorkerId),
-    Statsd,
+    /// The socket for counts of the host's network, or of a generation's own.
+    Statsd(Option<GenerationId>),
     Guardian,
     /// What becomes of a generation's memory.
     Memory(GenerationId),
 }
 
 pub const SIGNALS: u64 = 0;
-pub const STATSD: u64 = 7 << SHIFT;
 pub const GUARDIAN: u64 = 8 << SHIFT;
 
 pub fn of_worker(worker: WorkerId) -> u64 {
@@ -46,6 +46,10 @@ pub fn of_memory(id: GenerationId) -> u64 {
     9 << SHIFT | (of_generation(id) & ((1 << SHIFT) - 1))
 }
 
+pub fn of_statsd(network: Option<GenerationId>) -> u64 {
+    network.map_or(7 << SHIFT, |id| 10 << SHIFT | (of_generation(id) & ((1 << SHIFT) - 1)))
+}
+
 pub fn of_check(number: u64) -> u64 {
     5 << SHIFT | number
 }
@@ -65,9 +69,10 @@ pub fn parse(token: u64) -> Option<Token> {
         4 => Token::Report(generation()),
         5 => Token::Check(rest),
         6 => Token::Main(WorkerId(rest)),
-        7 => Token::Statsd,
+        7 => Token::Statsd(None),
         8 => Token::Guardian,
         9 => Token::Memory(generation()),
+        10 => Token::Statsd(Some(generation())),
         _ => return None,
     })
 }

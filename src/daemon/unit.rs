@@ -8,7 +8,7 @@ use crate::daemon::secrets::Secrets;
 use crate::daemon::successor::Main;
 use crate::kinds::{Places, environment::Login};
 use crate::sys::process::Identity;
-use crate::sys::sandbox::Sandbox;
+use crate::sys::sandbox::{Namespace, Sandbox};
 use crate::sys::socket::{Gate, NotifySocket, SharedWords};
 use crate::sys::spawn::Ids;
 use crate::sys::worker::Worker;
@@ -115,6 +115,8 @@ pub struct Generation {
     /// The private port of `{port}`.
     pub port: Option<u16>,
     pub gunicorn: Option<Box<Gunicorn>>,
+    /// Its own, if it has one.
+    pub network: Option<Namespace>,
     /// Where it sends its counts, if it asked for that.
     pub statsd: Option<Box<super::statsd::Address>>,
     /// Who wants to know when nothing of it is left: they are dropped with it.

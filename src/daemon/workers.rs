@@ -239,8 +239,8 @@ impl Host {
             Some(Token::Memory(id)) => self.handle_oom(id),
             Some(Token::Check(number)) => self.handle_check(number),
             Some(Token::Main(id)) => self.handle_main(id),
-            Some(Token::Statsd) => {
-                self.handle_statsd();
+            Some(Token::Statsd(network)) => {
+                self.handle_statsd(network);
             }
             None => {}
         }

@@ -6,6 +6,7 @@
 mod support;
 
 mod files;
+mod network;
 mod rights;
 mod servers;
 

@@ -218,9 +218,9 @@ impl Host {
         for (id, record) in generations {
             if let Some(plan) = plans.get(&id) {
                 // Only a process that is the recorded one.
-                let mut of_it = processes.values().filter(|p| p.generation == id).filter_map(|p| p.started);
-                let master = of_it.find(|i| i.is(process::start_time(i.pid))).map(|i| i.pid);
-                self.take_generation(record, Rc::clone(plan), &mut kept, master);
+                let of_it = processes.values().filter(|p| p.generation == id).filter_map(|p| p.started);
+                let running: Vec<Identity> = of_it.filter(|i| i.is(process::start_time(i.pid))).collect();
+                self.take_generation(record, Rc::clone(plan), &mut kept, &running);
             }
         }
         let known: Vec<core::Worker> = self.machine.workers().values().map(|w| (**w).clone()).collect();

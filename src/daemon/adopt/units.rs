@@ -6,9 +6,10 @@ use crate::core::{GenerationId, ServiceId};
 use crate::daemon::host::Host;
 use crate::daemon::state::records::{GenerationRecord, GunicornRecord, ProcessRecord, UnitRecord, kept};
 use crate::daemon::unit::{Generation, Gunicorn, Plan, Unit};
-use crate::daemon::{logs, statsd, token};
+use crate::daemon::{logs, token};
 use crate::kinds::counters;
 use crate::sys::poll::Interest;
+use crate::sys::process::Identity;
 use crate::sys::socket::{Gate, SharedWords};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -53,15 +54,16 @@ impl Host {
         self.keep_sockets(id);
     }
 
-    /// One that was not prepared to its end is prepared again.
+    /// One that was not prepared to its end is prepared again. `running`: its workers that are certainly there.
     pub(super) fn take_generation(
         &mut self,
         record: GenerationRecord,
         plan: Rc<Plan>,
         kept: &mut Kept,
-        master: Option<i32>,
+        running: &[Identity],
     ) {
         let id = record.id;
+        let master = running.first().map(|process| process.pid);
         let known = self.machine.service(id.service).and_then(|s| s.generations.iter().find(|g| g.id == id));
         let Some(prepared) = known.map(|g| g.prepared) else { return };
         if !prepared {
@@ -76,6 +78,7 @@ impl Host {
             let begins = logs::Begins { generation: id.number, release, at: record.began, adopted: true };
             let _ = self.logs.begin_generation(Arc::clone(&unit.name), begins);
         }
+        let network = self.take_network(id, &plan, kept, running.iter().copied());
         let made = Generation {
             id,
             plan,
@@ -83,13 +86,14 @@ impl Host {
             sockets,
             port: record.port,
             gunicorn: gunicorn.map(Box::new),
+            network: network.clone(),
             statsd: record.statsd.map(Box::new),
             until_gone: Vec::new(),
         };
         let statsd = made.statsd.as_deref().copied();
         self.generations.insert(id, Box::new(made));
         if let Some(address) = statsd
-            && let Err(why) = self.resume_statsd_of(address, kept.descriptors.remove(statsd::KEPT))
+            && let Err(why) = self.resume_statsd_of(address, &mut kept.descriptors, network.as_ref())
         {
             self.warn(Some(id.service), &format!("is not counted any more: {why}"));
         }

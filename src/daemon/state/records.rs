@@ -296,7 +296,10 @@ pub mod kept {
         format!("socket/{}/{number}", service.0)
     }
 
-    /// `what`: gate, report, their end of it, or counters.
+    /// The network of a generation.
+    pub const NETWORK: &str = "network";
+
+    /// `what`: gate, report, their end of it, counters, the socket for counts, or [`NETWORK`].
     pub fn shared(generation: GenerationId, what: &str) -> String {
         format!("{what}/{}.{}", generation.service.0, generation.number)
     }

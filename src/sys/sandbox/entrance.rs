@@ -5,7 +5,7 @@ use super::{FAILED, Order, filter, mounts, network, rights};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
@@ -74,7 +74,7 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
     let argv = argv.into_iter().map(text).collect::<Result<Vec<_>>>()?;
     let (program, directory) = (text(program)?, text(how.directory)?);
 
-    network::leave(sandbox.network)?;
+    network::enter(sandbox.network, how.network.and_then(given))?;
     if !sandbox.mounts.is_empty() {
         mounts::make(&sandbox.mounts)?;
     }
@@ -98,6 +98,12 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
             super::super::spawn::ExecFailure { step: super::super::spawn::Step::Exec, errno: e as i32, detail: 0 };
         failure.describe(&super::super::spawn::Prepared::new(program.clone(), Vec::new()))
     })
+}
+
+/// A descriptor by its number in the order.
+fn given(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: svd has put it there for this process, and nothing else here knows it.
+    (number > 2).then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn set_limits(limits: &[Limit]) -> Result<()> {

@@ -12,6 +12,7 @@ mod network;
 mod rights;
 
 pub use filter::{Landlock, Syscalls};
+pub use network::Namespace;
 
 use super::spawn::{Ids, Limit, Prepared, Source, SpawnError, Wire, c_string};
 use nix::errno::Errno;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -81,6 +82,8 @@ struct Program {
     limits: Vec<Limit>,
     listen_pid: bool,
     watchdog_pid: bool,
+    /// The descriptor of a network that is there already.
+    network: Option<RawFd>,
     /// Bytes of the environment, `NAME=value` each with a NUL, behind this in the memfd.
     environment: usize,
 }
@@ -125,6 +128,9 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
     let failed = |e: std::io::Error| SpawnError::Entrance(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)));
     let mut environment = Vec::with_capacity(2048);
     prepared.environment.iter().for_each(|v| environment.extend_from_slice(v.as_bytes_with_nul()));
+    // Behind all that the program is to have.
+    let target = prepared.descriptors.iter().map(|w| w.target + 1).max().unwrap_or(0).max(3);
+    let network = prepared.network.as_ref().map(|network| (network, target + 1));
     let order = Order {
         sandbox: sandbox.clone(),
         program: Program {
@@ -133,6 +139,7 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
             limits: prepared.limits.clone(),
             listen_pid: prepared.listen_pid,
             watchdog_pid: prepared.watchdog_pid,
+            network: network.map(|(_, target)| target),
             environment: environment.len(),
         },
     };
@@ -143,12 +150,14 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
     let mut file = File::from(fd);
     file.write_all(&text).map_err(failed)?;
     let fd = Arc::new(OwnedFd::from(file));
-    let target = prepared.descriptors.iter().map(|w| w.target + 1).max().unwrap_or(0).max(3);
     let mut argv = vec![entrance::NAME.to_owned(), c_string(target.to_string()).unwrap_or_default()];
     argv.push(prepared.program.clone());
     argv.extend(prepared.argv.iter().cloned());
     let mut descriptors = prepared.descriptors.clone();
     descriptors.push(Wire { source: Source::Fd(Arc::clone(&fd)), target });
+    if let Some((network, target)) = network {
+        descriptors.push(Wire { source: Source::Fd(network.descriptor()), target });
+    }
     let outer = Prepared {
         program: c"/proc/self/exe".into(),
         argv,
@@ -160,6 +169,7 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
         listen_pid: false,
         watchdog_pid: false,
         sandbox: None,
+        network: None,
         descriptors,
         ..prepared.clone()
     };

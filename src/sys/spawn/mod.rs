@@ -179,6 +179,8 @@ pub struct Prepared {
     pub terminal: bool,
     /// What [`super::worker::Worker::start`] shuts it in.
     pub sandbox: Option<Arc<super::sandbox::Sandbox>>,
+    /// The network that it enters with the sandbox; `None`: one of its own, where the sandbox has that.
+    pub network: Option<super::sandbox::Namespace>,
 }
 
 impl Prepared {
@@ -203,6 +205,7 @@ impl Prepared {
             session: true,
             terminal: false,
             sandbox: None,
+            network: None,
         }
     }
 
