@@ -98,6 +98,12 @@ time.sleep(100000)
     wait_until("the new one's is gone", PATIENCE, || !is_there(&next));
 }
 
+/// Its service runs, and with another worker. One look: the two change together.
+fn runs_another(svd: &Svd, than: i32) -> bool {
+    let status = svd.status("web");
+    status["state"] == "running" && status["pid"].as_i64().is_some_and(|pid| pid != i64::from(than))
+}
+
 /// A directory for [`SERVES`], with its service.
 fn serves(svd: &Svd) -> std::path::PathBuf {
     let directory = svd.path("web");
@@ -155,7 +161,7 @@ fn counts_and_checks_of_ports_go_on_whoever_is_killed() {
     is_counted_and_checked(&svd, &directory, 1);
     assert_eq!((svd.main_pid("web"), network_of(worker)), (worker, network.clone()), "nothing was started anew");
     kill(Pid::from_raw(worker), Signal::SIGKILL).expect("kill");
-    wait_until("another worker", PATIENCE, || svd.state("web") == "running" && svd.main_pid("web") != worker);
+    wait_until("another worker", PATIENCE, || runs_another(&svd, worker));
     assert_eq!(network_of(svd.main_pid("web")), network, "it comes where the other was");
     is_counted_and_checked(&svd, &directory, 2);
     // With nobody left to have it, the next worker gets another.
@@ -164,7 +170,7 @@ fn counts_and_checks_of_ports_go_on_whoever_is_killed() {
     kill(Pid::from_raw(last), Signal::SIGKILL).expect("kill");
     wait_until("nobody has it", PATIENCE, || !is_there(&network));
     svd.start();
-    wait_until("another worker", PATIENCE, || svd.state("web") == "running" && svd.main_pid("web") != last);
+    wait_until("another worker", PATIENCE, || runs_another(&svd, last));
     let anew = network_of(svd.main_pid("web"));
     assert_ne!(anew, network_of(std::process::id() as i32));
     is_counted_and_checked(&svd, &directory, 1);
