@@ -7,8 +7,8 @@ mod support;
 use std::process::{Command, Stdio};
 use support::Svd;
 
-/// All that a process has from where it was started.
-const TELL: &str = "tr '\\0' '\\n' </proc/$$/environ | sort; grep -E '^(Sig(Blk|Ign|Cgt)|Umask|Groups|Cap|NoNewPrivs|Seccomp:|Cpus_allowed:)' /proc/$$/status; \
+/// All that a process has from where it was started. Of grep itself, as a shell blocks signals while it starts one.
+const TELL: &str = "tr '\\0' '\\n' </proc/$$/environ | sort; grep -E '^(Sig(Blk|Ign|Cgt)|Umask|Groups|Cap|NoNewPrivs|Seccomp:|Cpus_allowed:)' /proc/self/status; \
     cat /proc/$$/limits /proc/$$/oom_score_adj /proc/$$/coredump_filter; readlink /proc/$$/cwd; \
     read -r _ _ _ _ group session terminal _ </proc/$$/stat; [ $group = $$ ] && [ $session = $$ ] && echo leads; echo terminal $terminal; \
     echo nice $(cut -d' ' -f 18,19 /proc/$$/stat); cut -d' ' -f 40,41 /proc/$$/stat; for fd in /proc/$$/fd/*; do echo ${fd##*/}; done; ionice -p $$; echo told; exec sleep 1000";
