@@ -226,7 +226,7 @@ fn a_jvm_reports_by_statsd_and_is_asked_at_its_port() {
     let mut svd = Svd::new();
     let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/jvm");
     let file = format!(
-        "kind = 'jvm'\nmain = {}\nclasspath = [{}]\nargs = ['{{port}}']\njava_options = ['-Xmx96m']\n\
+        "kind = 'jvm'\nmain = {}\nclasspath = [{}]\nargs = ['{{port}}']\njava.options = ['-Xmx96m']\n\
          [counts]\nstatsd = true\n[ready]\nprobe = {{ path = '/200', port = '{{port}}' }}\n{LOOPBACK}",
         quoted(&apps.join("CountedServer.java")),
         quoted(&apps),
