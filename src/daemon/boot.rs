@@ -19,7 +19,7 @@ use super::state::{Key, State};
 use super::store::Store;
 use super::upgrade::Successor;
 use super::users::{self, Users};
-use super::{audit, checks, features, token, update};
+use super::{audit, contain, features, token, update};
 use crate::api::audit::Numbers;
 use crate::api::public;
 use crate::api::reply::Counters;
@@ -27,13 +27,11 @@ use crate::api::server::{self, Limits, ServerContext, SharedDirectory};
 use crate::config::spec::{Config, Daemon, Listen};
 use crate::config::{self, diff};
 use crate::core::Event;
-use crate::sys::cgroup::{Group, Tree};
 use crate::sys::kernel::Features;
 use crate::sys::lock::{Lock, LockError};
 use crate::sys::poll::{Interest, Poll, Signals};
 use crate::sys::socket::{self, UnixOptions};
 use crate::sys::spawn::OpenFiles;
-use crate::sys::stub;
 use crate::sys::user::{self, Account};
 use crate::sys::worker::Containment;
 use std::os::fd::AsFd;
@@ -55,10 +53,6 @@ const LOGS_END: Duration = Duration::from_secs(10);
 /// For an svd that was killed to let go of the run directory.
 const LOCK_LIMIT: Duration = Duration::from_secs(3);
 const STATE_END: Duration = Duration::from_secs(10);
-/// For what a killed svd has left to end; beyond that, only what hangs in the kernel is left.
-pub const LEFT_LIMIT: Duration = Duration::from_secs(10);
-/// Who is in uninterruptible sleep so long after he was killed may stay there.
-const HUNG: Duration = Duration::from_secs(1);
 
 /// Runs svd until it is told to end.
 ///
@@ -188,10 +182,16 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     users.shown = vec![paths.launcher(), paths.notify()];
     users.covered = vec![paths.run.clone()];
     let users = Arc::new(users);
-    let places = place::roots(&paths.run, &paths.id());
-    let found = match (&unusable, &config) {
-        (Some(_), Ok(config)) => {
-            rebuild(config, &paths, &Known { store: &store, users: &users, places: &places }, &mut kept)
+    let places = place::roots(&paths.run, &paths.own_id()?);
+    let recorded = found.as_ref().map(Found::groups).unwrap_or_default();
+    let tree = contain::hold(&paths, &recorded, kept.descriptors.remove(keeping::TREE).as_ref())?;
+    if let (Ok(tree), Some(keeper)) = (&tree, keeper.as_mut()) {
+        keeper.store_own(keeping::TREE, tree.copy().map_err(|e| format!("cannot keep the control groups: {e}"))?);
+    }
+    let found = match (&unusable, &config, &tree) {
+        (Some(_), Ok(config), Ok(tree)) => {
+            let known = Known { store: &store, users: &users, places: &places };
+            adopt::rebuild::rebuild(config, tree, &known, &mut kept)
         }
         _ => found,
     };
@@ -203,7 +203,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     crate::sys::process::set_child_subreaper().map_err(|e| format!("cannot become a sub-reaper: {}", e.desc()))?;
     write_launcher(&paths)?;
     let mut limitations: Vec<Box<str>> = features.lacking().into_iter().map(Into::into).collect();
-    let (containment, no_tree) = contain(&paths, found.as_ref(), &mut limitations)?;
+    let (containment, no_tree) = contain::contain(&paths, tree, found.as_ref(), &mut limitations)?;
     place::sweep(&places, &found.as_ref().map(Found::secrets).unwrap_or_default());
     let (log_events, logs_in) = mpsc::unbounded_channel();
     let notify = Box::new(move |event| {
@@ -412,73 +412,6 @@ impl Host {
         self.state.mark(Key::Head);
         self.tell(Event::Shutdown);
     }
-}
-
-/// What runs of services whose records are lost.
-fn rebuild(config: &Config, paths: &Paths, known: &Known<'_>, kept: &mut Kept) -> Option<Found> {
-    let tree = Tree::create(&paths.id()).ok()?;
-    adopt::rebuild::rebuild(config, &tree, known, kept)
-}
-
-/// # Errors
-/// A sentence.
-fn contain(
-    paths: &Paths,
-    found: Option<&Found>,
-    limitations: &mut Vec<Box<str>>,
-) -> Result<(Containment, Option<String>), String> {
-    let failed = |e| format!("cannot read {}: {}", paths.run.display(), crate::sys::io_text(&e));
-    let stubs = stub::Place::open(&paths.run, &paths.stubs()).map_err(failed)?;
-    let recorded = found.map(Found::groups).unwrap_or_default();
-    let mut left = stubs.end_orphans(&found.map(Found::stubs).unwrap_or_default(), LEFT_LIMIT);
-    stubs.sweep(|file| recorded.contains(file));
-    let contained = match Tree::create(&paths.id()) {
-        Ok(tree) => {
-            left += sweep(&tree, |group| !recorded.contains(group.name()));
-            (Containment::Cgroup(tree), None)
-        }
-        Err(why) => {
-            limitations.push(format!("no cgroups ({why}): each worker has a small stub process above it").into());
-            (Containment::Stub(stubs), Some(why.reason))
-        }
-    };
-    if left > 0 {
-        let left = config::counted(left, "worker");
-        tracing::warn!("an svd that was killed has left {left}; they are ended, and the services started anew");
-    }
-    Ok(contained)
-}
-
-/// Ends what an svd that was killed has left and no record names: forked at the very moment of its death. Gives how many workers there were.
-fn sweep(tree: &Arc<Tree>, which: impl Fn(&Group) -> bool) -> usize {
-    let mut groups = tree.groups().unwrap_or_default();
-    groups.retain(which);
-    let workers = groups.iter().filter(|g| !checks::is_group(g.name()));
-    let left = workers.filter(|g| g.is_populated().unwrap_or(false)).count();
-    let (until, hung) = (Instant::now() + LEFT_LIMIT, Instant::now() + HUNG);
-    loop {
-        // Best effort, and again: before Linux 5.14 one round misses what is forked meanwhile.
-        groups.retain(|group| !group.kill().and_then(|()| group.remove()).unwrap_or(false));
-        if groups.is_empty() || Instant::now() >= until {
-            return left;
-        }
-        if Instant::now() >= hung && groups.iter().all(hangs) {
-            let names: Vec<&str> = groups.iter().map(Group::name).collect();
-            tracing::warn!(
-                "of an earlier svd, processes are left that nobody can end, as they hang in the kernel: {}",
-                names.join(", ")
-            );
-            return left;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Is all that is left of it in uninterruptible sleep?
-fn hangs(group: &Group) -> bool {
-    let states =
-        |pid: &i32| crate::sys::process::ProcStat::read(*pid).is_none_or(|stat| matches!(stat.state, 'D' | 'Z'));
-    group.procs().is_ok_and(|pids| pids.iter().all(states))
 }
 
 fn host_name() -> String {

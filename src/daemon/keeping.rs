@@ -27,6 +27,8 @@ const FLUSH_AGAIN: Duration = Duration::from_millis(5);
 
 /// The lock of the run directory.
 pub const LOCK: &str = "lock";
+/// That of the tree of control groups.
+pub const TREE: &str = "tree";
 /// The listening sockets of svd's own.
 pub const CONTROL: &str = "control";
 pub const HTTP: &str = "http";

@@ -24,6 +24,7 @@ mod audit;
 mod background;
 mod boot;
 mod checks;
+mod contain;
 mod control;
 mod enclosure;
 mod events;

@@ -179,6 +179,16 @@ impl Paths {
         self.log.join("svd.log")
     }
 
+    /// Names what is this svd's alone, even where another's run directory is called the same in another mount namespace.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn own_id(&self) -> Result<String, String> {
+        let meta = fs::metadata(&self.run);
+        let meta = meta.map_err(|e| format!("cannot look at {}: {}", self.run.display(), crate::sys::io_text(&e)))?;
+        Ok(format!("{}-{:x}-{:x}", self.id(), meta.dev(), meta.ino()))
+    }
+
     /// Names this svd's cgroups: the run directory, so that two of them do not meet.
     pub fn id(&self) -> String {
         let text = self.run.to_string_lossy();

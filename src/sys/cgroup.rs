@@ -4,6 +4,7 @@
 //! a limit needs one ([`control`]).
 
 pub mod control;
+mod hold;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -28,6 +29,10 @@ pub struct NoTree {
 
 fn no_tree(reason: impl Into<String>) -> NoTree {
     NoTree { reason: reason.into() }
+}
+
+fn name(id: &str) -> String {
+    format!("airdock.{id}")
 }
 
 /// The directory `airdock.ID` below svd's own cgroup.
@@ -55,7 +60,7 @@ impl Tree {
         if id.is_empty() || id.contains(['/', '\0', '\n']) {
             return Err(no_tree(format!("{id:?} is no name for a cgroup")));
         }
-        let path = parent.join(format!("airdock.{id}"));
+        let path = parent.join(name(id));
         match nix::unistd::mkdir(&path, Mode::from_bits_truncate(0o755)) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => {
@@ -74,14 +79,17 @@ impl Tree {
     /// A tree that is there, at the path that [`Tree::path`] gave once.
     pub fn open(path: &Path) -> io::Result<Arc<Tree>> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
-        let dir = nix::fcntl::open(path, flags, Mode::empty())?;
-        Ok(Arc::new(Tree {
-            path: path.into(),
+        Ok(Tree::new(path.into(), nix::fcntl::open(path, flags, Mode::empty())?))
+    }
+
+    fn new(path: PathBuf, dir: OwnedFd) -> Arc<Tree> {
+        Arc::new(Tree {
+            path,
             dir,
             discarded: Mutex::default(),
             sweeping: Mutex::default(),
             sweep_due: AtomicBool::default(),
-        }))
+        })
     }
 
     pub fn path(&self) -> &Path {

@@ -16,6 +16,7 @@ mod frozen;
 mod journal;
 mod logs;
 mod midway;
+mod namesakes;
 mod noisy;
 mod processes;
 mod starved;

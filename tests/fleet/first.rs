@@ -32,7 +32,6 @@ fn script(page: &str) -> String {
 #[test]
 fn the_first_deploy_works_as_pasted() {
     let Some(wheels) = Env::get("wheels") else { return };
-    let _turn = super::setup::alone();
     let Some(bed) = Bed::machines(3, &wheels.dir) else { return };
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/first-deploy.md");
     let page = fs::read_to_string(page).expect("the page");

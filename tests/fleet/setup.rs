@@ -4,14 +4,6 @@ use super::bed::{Bed, Host};
 use super::support::{PATIENCE, run_limited, wait_until};
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Their svds have one run directory by name, each in a view of its own, and the control groups are the machine's: two at a time
-/// would take each other's for what an svd that was killed has left.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What is written there is seen by nobody else, and is gone with the host.
 fn keep_apart(host: &Host) {
@@ -21,7 +13,7 @@ fn keep_apart(host: &Host) {
         let options = format!("lowerdir=/{dir},upperdir={place}/upper,workdir={place}/work");
         host.run(&["mount", "-t", "overlay", "overlay", "-o", &options, &format!("/{dir}")]);
     }
-    // One that is mounted would be the whole machine's.
+    // A tree of control groups would be the whole machine's.
     host.run(&["sh", "-c", "echo CONTROL_GROUPS=no >/etc/default/svd"]);
 }
 
@@ -36,7 +28,6 @@ fn told(bed: &Bed, svctl: &str, words: &[&str]) -> (i32, String, String) {
 
 #[test]
 fn a_new_host_is_made_ready_and_a_service_is_taken_off_it() {
-    let _turn = alone();
     let Some(bed) = Bed::start(2) else { return };
     let host = &bed.hosts[1];
     keep_apart(host);
@@ -118,7 +109,6 @@ fn a_user_with_sudo_prepares_a_host_whose_configuration_is_elsewhere() {
         eprintln!("SKIPPED, as there is no sudo");
         return;
     }
-    let _turn = alone();
     let Some(bed) = Bed::start(1) else { return };
     let host = &bed.hosts[0];
     keep_apart(host);

@@ -2,7 +2,7 @@
 
 use super::Kept;
 use crate::core::{self, Exit, Fate, GenerationId, WorkerId, WorkerState};
-use crate::daemon::boot::LEFT_LIMIT;
+use crate::daemon::contain::LEFT_LIMIT;
 use crate::daemon::host::Host;
 use crate::daemon::state::records::{ProcessRecord, kept};
 use crate::daemon::successor::Main;

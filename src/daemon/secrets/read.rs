@@ -97,8 +97,9 @@ impl Reader {
             None
         } else {
             let (ids, name) = (plan.run_as.ids.clone(), Arc::clone(&plan.spec.name));
-            let roots = place::roots(&self.around.paths.run, &self.around.paths.id());
+            let paths = self.around.paths.clone();
             let made = move || {
+                let roots = place::roots(&paths.run, &paths.own_id()?);
                 let files: Vec<(&str, &[u8])> = files.iter().map(|(name, value)| (&**name, value.as_slice())).collect();
                 place::make(&roots, &name, ids.as_ref(), &files)
             };
