@@ -324,3 +324,86 @@ fn without_control_groups_and_as_a_plain_user() {
         wait_until("nothing is left", PATIENCE, || !alive(pid));
     }
 }
+
+/// So that who may run commands in one service cannot take the place of another's checks.
+#[test]
+fn a_command_counts_as_long_as_it_lives() {
+    let svd = started();
+    let pids = svd.path("pids");
+    std::fs::write(&pids, "").expect("a file");
+    let stays = format!("trap '' HUP; echo $$ >>{}; while :; do sleep 1; done", pids.display());
+    let begun = || -> Vec<i32> {
+        let text = std::fs::read_to_string(&pids).expect("pids");
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    for _ in 0..5 {
+        let before = begun().len();
+        let command = || svd.svctl_command(&["exec", "web", "sh", "-c", &stays]);
+        let mut clients: Vec<Child> = (0..14).map(|_| piped(command())).collect();
+        wait_until("each client has its command, or was refused", PATIENCE, || {
+            let refused = clients.iter_mut().filter_map(|client| client.try_wait().expect("its end")).count();
+            begun().len() - before + refused >= 14
+        });
+        let living = begun().into_iter().filter(|pid| alive(*pid)).count();
+        for client in &mut clients {
+            client.kill().and_then(|()| client.wait()).expect("its end");
+        }
+        assert!(living <= 16, "{living} commands of clients run, most of whom have left");
+    }
+    wait_until("all have ended", PATIENCE, || !begun().into_iter().any(alive));
+    svd.ok(&["exec", "web", "true"]);
+}
+
+#[test]
+fn an_upgrade_spares_commands() {
+    let svd = started();
+    let mut child = piped(svd.svctl_command(&["exec", "web", "sh", "-c", "echo up; read x; echo $x"]));
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("its first word");
+    let said = svd.fails(&["upgrade"]);
+    assert!(said.contains("would be cut off: `sh -c") && said.contains("--force"), "{said}");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(b"done\n").expect("its input");
+    drop(stdin);
+    let output = support::finish(child, "svctl", PATIENCE);
+    assert_eq!((&*output.stdout, output.status.code()), (&b"done\n"[..], Some(0)));
+    svd.ok(&["upgrade"]);
+    let mut child = piped(svd.svctl_command(&["exec", "web", "sh", "-c", "echo up; exec sleep 100000"]));
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("its first word");
+    svd.ok(&["upgrade", "--force"]);
+    let output = support::finish(child, "svctl", PATIENCE);
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What could not be asked is neither well nor ill.
+#[test]
+fn where_checks_have_no_room_nobody_is_blamed() {
+    let mut svd = Svd::new();
+    let free = svd.path("free");
+    let waits =
+        format!("echo >>{}; while ! test -e {}; do sleep 0.2; done", svd.path("waits").display(), free.display());
+    let checked = |command: &str, more: &str| {
+        script(SLEEP, &format!("[health]\ncommand = [\"/bin/sh\", \"-c\", {command:?}]\ntimeout = '60s'\n{more}"))
+    };
+    for n in 0..64 {
+        svd.service(&format!("waits-{n}"), &checked(&waits, "interval = '100ms'\n"));
+    }
+    let mark = svd.path("asked");
+    let asked = format!("echo >>{}", mark.display());
+    svd.service("web", &checked(&asked, "interval = '50ms'\nfailures = 1\naction = 'restart'\n"));
+    svd.start();
+    svd.wait_state("web", "running");
+    wait_until("there is no room for another check", PATIENCE, || {
+        svd.said().contains("64 commands of svd's run already")
+    });
+    wait_until("all wait", PATIENCE, || std::fs::read(svd.path("waits")).is_ok_and(|lines| lines.len() >= 64));
+    let count = || std::fs::read(&mark).map_or(0, |lines| lines.len());
+    let (before, pid) = (count(), svd.main_pid("web"));
+    // Some of its checks are left out.
+    std::thread::sleep(Duration::from_millis(500));
+    let status = svd.status("web");
+    assert_ne!(status["health"]["state"], "unhealthy", "{status:#}");
+    assert_eq!((svd.main_pid("web"), &status["restarts"]), (pid, &serde_json::json!(0)), "{}", svd.said());
+    assert!(count() <= before + 1, "its checks did run");
+    std::fs::write(&free, "").expect("a file");
+    wait_until("it is asked again", PATIENCE, || count() > before + 1);
+}

@@ -11,11 +11,13 @@ use crate::sys::spawn::{Prepared, Source, Wire, c_path, c_string, resolve_progra
 use crate::sys::worker::{Worker, WorkerEvent};
 use crate::sys::{io_text, terminal};
 use nix::unistd::fchown;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Commands that run at once; further ones fail and are tried again by their probe.
+/// Commands that run at once. Those of clients are fewer (`exec::MOST`), so that checks have room beside them.
 const MOST: usize = 64;
 /// For a command whose client has left: from SIGHUP to SIGKILL.
 const HANG_UP: Duration = Duration::from_secs(2);
@@ -31,6 +33,7 @@ pub struct Check {
     pub limit: Duration,
     /// Of a client's command.
     pub client: Option<ForClient>,
+    /// Dropped unanswered where it could not even be tried.
     pub done: oneshot::Sender<Ended>,
 }
 
@@ -39,8 +42,15 @@ pub struct ForClient {
     pub wires: Vec<Wire>,
     /// 0 is a terminal, of this kind; empty: not known.
     pub terminal: Option<Box<str>>,
+    pub line: Line,
+}
+
+/// From a client to its command.
+pub struct Line {
     /// For its process. Closed when nobody wants it any more.
     pub signals: mpsc::Receiver<i32>,
+    /// One of those that run at once, until nothing of it is left, however soon its client leaves.
+    pub counted: Arc<()>,
 }
 
 impl ForClient {
@@ -48,7 +58,7 @@ impl ForClient {
     ///
     /// # Errors
     /// A sentence.
-    pub fn equip(self, prepared: &mut Prepared) -> Result<mpsc::Receiver<i32>, String> {
+    pub fn equip(self, prepared: &mut Prepared) -> Result<Line, String> {
         if let Some(ids) = &prepared.ids {
             for wire in &self.wires {
                 let Source::Fd(fd) = &wire.source else { continue };
@@ -65,7 +75,7 @@ impl ForClient {
         }
         prepared.terminal = self.terminal.is_some();
         prepared.descriptors = self.wires;
-        Ok(self.signals)
+        Ok(self.line)
     }
 }
 
@@ -76,6 +86,18 @@ pub struct Running {
     done: Option<oneshot::Sender<Ended>>,
     /// Kills it when it is late; ends with it.
     _late: super::unit::Task,
+    /// Of a client's.
+    counted: Option<Arc<()>>,
+}
+
+#[derive(Default)]
+pub struct Checks {
+    pub running: BTreeMap<u64, Running>,
+    last: u64,
+    /// There was no room for the last one.
+    full: bool,
+    /// As many more as commands of clients run.
+    pub executing: Arc<()>,
 }
 
 /// What a command runs with, and where its program is to be looked for.
@@ -104,10 +126,10 @@ pub fn verdict(what: &str, ended: Ended) -> Result<(), String> {
 
 impl Host {
     pub fn start_check(&mut self, check: Check) {
-        if self.checks.len() >= MOST {
-            let _ = check.done.send(Err(format!("{MOST} commands of svd's run already")));
-            return;
+        if self.checks.running.len() >= MOST {
+            return self.left_out(check);
         }
+        self.checks.full = false;
         let wanted = match self.prepare_check(&check) {
             Ok(wanted) => wanted,
             Err(why) => {
@@ -128,13 +150,25 @@ impl Host {
         });
     }
 
+    /// That is nobody's fault whom it would ask about.
+    fn left_out(&mut self, check: Check) {
+        let why = format!("{MOST} commands of svd's run already");
+        if check.client.is_some() {
+            return drop(check.done.send(Err(why)));
+        }
+        if !std::mem::replace(&mut self.checks.full, true) {
+            let text = format!("`{}` is left out, as others may be: {why}", check.argv.shown());
+            self.warn(Some(check.generation.service), &text);
+        }
+    }
+
     /// Its program was looked for.
     pub fn handle_check_found(&mut self, mut check: Check, prepared: Prepared, program: Result<PathBuf, String>) {
         let there = self.generations.contains_key(&check.generation);
         let program = program.and_then(|p| if there { Ok(p) } else { Err("its generation is gone".to_owned()) });
         match program.and_then(|program| self.spawn_check(&mut check, prepared, &program)) {
-            Ok((worker, signals)) => {
-                self.watch_check(check.argv.shown(), check.limit, signals, check.done, worker);
+            Ok((worker, line)) => {
+                self.watch_check(check.argv.shown(), check.limit, line, check.done, worker);
             }
             Err(why) => {
                 let _ = check.done.send(Err(why));
@@ -162,14 +196,14 @@ impl Host {
         check: &mut Check,
         mut prepared: Prepared,
         program: &Path,
-    ) -> Result<(Worker, Option<mpsc::Receiver<i32>>), String> {
+    ) -> Result<(Worker, Option<Line>), String> {
         prepared.program = c_path(program).ok_or("the program's path has a NUL byte")?;
         let argv = check.argv.words().iter().map(|a| c_string(a).ok_or("an argument has a NUL byte"));
         prepared.argv = argv.collect::<Result<_, _>>()?;
-        let signals = check.client.take().map(|client| client.equip(&mut prepared)).transpose()?;
-        let name = group_name(self.last_check + 1);
+        let line = check.client.take().map(|client| client.equip(&mut prepared)).transpose()?;
+        let name = group_name(self.checks.last + 1);
         let started = Worker::start(&self.spawner, &prepared, &self.containment, &name);
-        Ok((started.map_err(|e| e.to_string())?, signals))
+        Ok((started.map_err(|e| e.to_string())?, line))
     }
 
     /// Runs what is prepared. That it could not be started is told as any other end.
@@ -178,12 +212,12 @@ impl Host {
         prepared: &Prepared,
         what: String,
         limit: Duration,
-        signals: Option<mpsc::Receiver<i32>>,
+        line: Option<Line>,
         done: oneshot::Sender<Ended>,
     ) {
-        let name = group_name(self.last_check + 1);
+        let name = group_name(self.checks.last + 1);
         match Worker::start(&self.spawner, prepared, &self.containment, &name) {
-            Ok(worker) => self.watch_check(what, limit, signals, done, worker),
+            Ok(worker) => self.watch_check(what, limit, line, done, worker),
             Err(e) => _ = done.send(Err(e.to_string())),
         }
     }
@@ -192,12 +226,12 @@ impl Host {
         &mut self,
         what: String,
         limit: Duration,
-        signals: Option<mpsc::Receiver<i32>>,
+        line: Option<Line>,
         done: oneshot::Sender<Ended>,
         mut worker: Worker,
     ) {
-        self.last_check += 1;
-        let number = self.last_check;
+        self.checks.last += 1;
+        let number = self.checks.last;
         if let Some((fd, interest)) = worker.watch()
             && let Err(e) = self.poll.add(fd, interest, token::of_check(number))
         {
@@ -206,6 +240,7 @@ impl Host {
             return;
         }
         let messages = self.messages.clone();
+        let (signals, counted) = line.map(|line| (line.signals, line.counted)).unzip();
         let late = tokio::task::spawn_local(async move {
             match signals {
                 Some(signals) => _ = tokio::time::timeout(limit, pass_on(signals, number, &messages)).await,
@@ -213,13 +248,19 @@ impl Host {
             }
             let _ = messages.send(Message::CheckLate(number)).await;
         });
-        let running = Running { worker, what, limit, done: Some(done), _late: super::unit::Task(late) };
-        self.checks.insert(number, running);
+        let running = Running { worker, what, limit, done: Some(done), _late: super::unit::Task(late), counted };
+        self.checks.running.insert(number, running);
+    }
+
+    /// Commands of clients that run, as people would write them.
+    pub fn commands_of_clients(&self) -> Vec<String> {
+        let of_clients = self.checks.running.values().filter(|running| running.counted.is_some());
+        of_clients.map(|running| format!("`{}`", running.what)).collect()
     }
 
     /// By its client.
     pub fn signal_check(&mut self, number: u64, signal: i32) {
-        let Some(running) = self.checks.get_mut(&number) else { return };
+        let Some(running) = self.checks.running.get_mut(&number) else { return };
         if let Err(e) = running.worker.signal(signal) {
             tracing::warn!("{}: cannot send it signal {signal}: {}", running.what, e.desc());
         }
@@ -227,14 +268,14 @@ impl Host {
 
     /// svd ends: so do its commands.
     pub fn end_checks(&mut self) {
-        for running in self.checks.values_mut() {
+        for running in self.checks.running.values_mut() {
             // Best effort: what cannot be killed hangs in the kernel.
             let _ = running.worker.kill_tree();
         }
     }
 
     pub fn end_late_check(&mut self, number: u64) {
-        let Some(running) = self.checks.get_mut(&number) else { return };
+        let Some(running) = self.checks.running.get_mut(&number) else { return };
         // Best effort: what cannot be killed is waited for.
         let _ = running.worker.kill_tree();
         if let Some(done) = running.done.take() {
@@ -245,7 +286,7 @@ impl Host {
 
     pub fn handle_check(&mut self, number: u64) {
         loop {
-            let Some(running) = self.checks.get_mut(&number) else { return };
+            let Some(running) = self.checks.running.get_mut(&number) else { return };
             match running.worker.handle_ready() {
                 Ok(Some(WorkerEvent::Exited { status, leftovers })) => {
                     self.to_reap.extend(running.worker.take_unreaped());
@@ -254,7 +295,7 @@ impl Host {
                         let _ = done.send(entrance.map_or(Ok(status), Err));
                     }
                     if !leftovers {
-                        self.checks.remove(&number);
+                        self.checks.running.remove(&number);
                         return;
                     }
                     // A check has no business to leave anything behind.
@@ -262,7 +303,7 @@ impl Host {
                     let _ = super::workers::watch_again(&self.poll, &running.worker, token::of_check(number));
                 }
                 Ok(Some(WorkerEvent::Empty)) | Err(_) => {
-                    self.checks.remove(&number);
+                    self.checks.running.remove(&number);
                     return;
                 }
                 Ok(Some(_)) => {}

@@ -1,7 +1,7 @@
 //! `svctl exec`: a command as the service's user, with what a worker of it has: of the generation that serves, or of a release,
 //! whether that runs or not.
 
-use super::checks::{Check, Ended, ForClient};
+use super::checks::{Check, Ended, ForClient, Line};
 use super::host::{Host, Message};
 use super::launch;
 use super::pool::Lane;
@@ -35,7 +35,6 @@ const SIGNALS: usize = 8;
 pub struct Begun {
     pub ended: oneshot::Receiver<Ended>,
     pub signals: mpsc::Sender<i32>,
-    _counted: Arc<()>,
 }
 
 /// A command whose output alone is wanted.
@@ -50,7 +49,7 @@ impl Host {
     /// its client leaves.
     pub fn exec(&mut self, name: &Name, what: ExecRequest, reply: Reply) {
         // One is the host's own.
-        if Arc::strong_count(&self.executing) > MOST {
+        if Arc::strong_count(&self.checks.executing) > MOST {
             let why = format!("{MOST} commands of clients run already.");
             return reply.error(ApiError::new(ErrorCode::Unavailable, why));
         }
@@ -90,7 +89,8 @@ impl Host {
     ) -> Begun {
         let (done, ended) = oneshot::channel();
         let (signals, theirs) = mpsc::channel(SIGNALS);
-        let client = ForClient { wires, terminal, signals: theirs };
+        let line = Line { signals: theirs, counted: Arc::clone(&self.checks.executing) };
+        let client = ForClient { wires, terminal, line };
         let argv: Argv = what.command.clone().into();
         match self.serving(name).filter(|_| what.release.is_none()) {
             Some(generation) => {
@@ -99,7 +99,7 @@ impl Host {
             }
             None => self.command_of_release(name, what.release.clone(), argv, client, done),
         }
-        Begun { ended, signals, _counted: Arc::clone(&self.executing) }
+        Begun { ended, signals }
     }
 
     fn serving(&self, name: &Name) -> Option<GenerationId> {
@@ -132,16 +132,16 @@ impl Host {
                 let (words, of) = (argv.words().to_vec(), Arc::clone(&plan));
                 let prepare = move || launch::prepare_command(&of, &around, &words, Vec::new());
                 let mut prepared = pool.run(Lane::Files(service), prepare).await?;
-                let signals = client.equip(&mut prepared)?;
-                Ok((prepared, signals, plan))
+                let line = client.equip(&mut prepared)?;
+                Ok((prepared, line, plan))
             };
-            let (prepared, signals, plan) = match prepared.await {
+            let (prepared, line, plan) = match prepared.await {
                 Ok(prepared) => prepared,
                 Err(why) => return drop(done.send(Err(why))),
             };
-            let (prepared, signals) = (Box::new(prepared), Some(signals));
+            let (prepared, line) = (Box::new(prepared), Some(line));
             let (ending, ended) = oneshot::channel();
-            let message = Message::Command { prepared, what: argv.shown(), limit: LONGEST, signals, done: ending };
+            let message = Message::Command { prepared, what: argv.shown(), limit: LONGEST, line, done: ending };
             let _ = messages.send(message).await;
             if let Ok(ended) = ended.await {
                 let _ = done.send(ended);

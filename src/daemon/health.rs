@@ -29,7 +29,7 @@ impl Host {
         let task = tokio::task::spawn_local(async move {
             loop {
                 tokio::time::sleep(health.interval).await;
-                let result = probe::run(&target, &messages).await;
+                let Some(result) = probe::run(&target, &messages).await else { continue };
                 let message = Message::Health { service: id.service, generation: id.number, result };
                 if messages.send(message).await.is_err() {
                     return;

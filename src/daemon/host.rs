@@ -95,12 +95,12 @@ pub enum Message {
         number: u64,
         signal: i32,
     },
-    /// A command of a deploy, or of a client (with signals for it), whose program was found.
+    /// A command of a deploy, or of a client (with a line to it), whose program was found.
     Command {
         prepared: Box<crate::sys::spawn::Prepared>,
         what: String,
         limit: Duration,
-        signals: Option<mpsc::Receiver<i32>>,
+        line: Option<super::checks::Line>,
         done: tokio::sync::oneshot::Sender<super::checks::Ended>,
     },
     /// The lease of an app's release may have run out.
@@ -203,10 +203,7 @@ pub struct Host {
     pub unwritten: BTreeMap<Box<str>, BTreeMap<Stream, Box<str>>>,
     /// Bytes of output that could not be written, of times that are over.
     pub log_lost: u64,
-    pub checks: BTreeMap<u64, super::checks::Running>,
-    pub last_check: u64,
-    /// As many more as commands of clients run.
-    pub executing: std::sync::Arc<()>,
+    pub checks: super::checks::Checks,
     /// Private ports given out lately.
     pub ports: VecDeque<u16>,
     /// When the state file is written, if it is to be.
@@ -330,9 +327,7 @@ impl Host {
             foreign_notifications: 0,
             unwritten: BTreeMap::new(),
             log_lost: 0,
-            checks: BTreeMap::new(),
-            last_check: 0,
-            executing: std::sync::Arc::default(),
+            checks: super::checks::Checks::default(),
             ports: VecDeque::new(),
             save_at: None,
             trim: Trim::default(),
@@ -537,8 +532,8 @@ impl Host {
             Message::UpgradeTried { tried, reply } => self.handle_upgrade_tried(tried, *reply),
             Message::CheckLate(number) => self.end_late_check(number),
             Message::SignalCheck { number, signal } => self.signal_check(number, signal),
-            Message::Command { prepared, what, limit, signals, done } => {
-                self.run_check(&prepared, what, limit, signals, done);
+            Message::Command { prepared, what, limit, line, done } => {
+                self.run_check(&prepared, what, limit, line, done);
             }
             Message::Lease { app, matter } => self.handle_lease(&app, matter),
             // Whoever asked may have been dropped meanwhile; what was given stays.

@@ -118,14 +118,13 @@ fn public(context: &Context<'_>) -> Result<Address, String> {
     })
 }
 
-/// One try.
+/// One try. `None`: it could not even be tried, which says nothing about who was to be asked.
 ///
-/// # Errors
-/// What was asked and what came instead of the expected.
-pub async fn run(target: &Target, messages: &mpsc::Sender<Message>) -> Result<(), String> {
+/// Else: what was asked and what came instead of the expected.
+pub async fn run(target: &Target, messages: &mpsc::Sender<Message>) -> Option<Result<(), String>> {
     let limit = target.limit;
     let late = || format!("{} took longer than {}", target.what(), humantime::format_duration(limit));
-    match &target.kind {
+    Some(match &target.kind {
         Asked::Http { address, path, headers, expect } => {
             let ask = ask(address, target.network.as_ref(), path, headers, expect);
             tokio::time::timeout(limit, ask).await.unwrap_or_else(|_| Err(late()))
@@ -137,13 +136,11 @@ pub async fn run(target: &Target, messages: &mpsc::Sender<Message>) -> Result<()
         Asked::Command { argv, generation, slot } => {
             let (done, result) = oneshot::channel();
             let check = Check { generation: *generation, slot: *slot, argv: argv.clone(), limit, client: None, done };
-            if messages.send(Message::Check(check)).await.is_err() {
-                return Err("svd is about to end".to_owned());
-            }
-            let ended = result.await.unwrap_or_else(|_| Err("svd is about to end".to_owned()));
+            messages.send(Message::Check(check)).await.ok()?;
+            let ended = result.await.ok()?;
             checks::verdict(&argv.shown(), ended.map_err(|why| argv.hide(&why)))
         }
-    }
+    })
 }
 
 impl Target {

@@ -148,8 +148,12 @@ impl Host {
         let last = Rc::<RefCell<Option<String>>>::default();
         let told = Rc::clone(&last);
         let task = tokio::task::spawn_local(async move {
-            while let Err(why) = probe::run(&target, &messages).await {
-                *told.borrow_mut() = Some(why);
+            loop {
+                match probe::run(&target, &messages).await {
+                    Some(Ok(())) => break,
+                    Some(Err(why)) => *told.borrow_mut() = Some(why),
+                    None => *told.borrow_mut() = Some("svd had no room to run its check".to_owned()),
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             let _ = messages.send(super::host::Message::Passed { worker: id, need }).await;

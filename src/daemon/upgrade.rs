@@ -31,7 +31,7 @@ const TRIAL_ARGUMENT: &str = "--trial";
 pub struct Successor {
     pub file: OwnedFd,
     pub path: PathBuf,
-    /// Steps of deploys end with this svd.
+    /// Steps of deploys and commands of clients end with this svd.
     pub force: bool,
 }
 
@@ -49,7 +49,7 @@ impl Host {
                     .hint("Stop svd and start the new version; the services go on."),
             );
         }
-        if let Err(error) = self.spare_steps(force) {
+        if let Err(error) = self.spare_commands(force) {
             return reply.error(error);
         }
         self.upgrading = true;
@@ -58,6 +58,18 @@ impl Host {
             let found = pool.run(Lane::State, move || open(binary, force)).await;
             let _ = messages.send(Message::UpgradeFound { found, reply: Box::new(reply) }).await;
         });
+    }
+
+    /// What would be cut off in the middle: steps of deploys, and commands of clients.
+    fn spare_commands(&self, force: bool) -> Result<(), ApiError> {
+        self.spare_steps(force)?;
+        let commands = self.commands_of_clients();
+        if force || commands.is_empty() {
+            return Ok(());
+        }
+        let why = format!("Commands of `svctl exec` would be cut off: {}.", commands.join(", "));
+        let hint = "Wait for their end, or end them. --force ends them as well.";
+        Err(ApiError::new(ErrorCode::Busy, why).hint(hint))
     }
 
     pub fn handle_upgrade_found(&mut self, found: Result<Successor, String>, mut reply: Reply) {
@@ -93,7 +105,7 @@ impl Host {
             }
         };
         // One may have begun in the meantime.
-        if let Err(error) = self.spare_steps(successor.force) {
+        if let Err(error) = self.spare_commands(successor.force) {
             self.upgrading = false;
             return reply.error(error);
         }

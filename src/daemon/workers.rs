@@ -424,7 +424,7 @@ impl Host {
                 self.handle_main(id);
                 self.deliver();
             }
-            let check = self.checks.iter().find(|(_, c)| c.worker.reaps(pid)).map(|(n, _)| *n);
+            let check = self.checks.running.iter().find(|(_, c)| c.worker.reaps(pid)).map(|(n, _)| *n);
             if let Some(number) = check {
                 self.handle_check(number);
                 if process::peek_any() == Some(pid) {

@@ -118,7 +118,7 @@ impl Task {
             prepared: Box::new(prepared),
             what: argv.shown(),
             limit: limit.unwrap_or(LONGEST).min(LONGEST),
-            signals: None,
+            line: None,
             done,
         };
         self.messages.send(message).await.map_err(|_| "svd is about to end".to_owned())?;

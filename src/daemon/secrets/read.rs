@@ -175,7 +175,7 @@ impl Reader {
         prepared.descriptors = vec![Wire { source: Source::Fd(Arc::new(theirs)), target: 1 }];
         let (done, ended) = oneshot::channel();
         let what = format!("the command of the secret {}", secret.name);
-        let message = Message::Command { prepared: Box::new(prepared), what, limit: LIMIT, signals: None, done };
+        let message = Message::Command { prepared: Box::new(prepared), what, limit: LIMIT, line: None, done };
         self.messages.send(message).await.map_err(|_| "svd is about to end".to_owned())?;
         let mut value = Vec::new();
         let mut limited = (&mut output).take(MOST as u64 + 1);
