@@ -31,7 +31,7 @@ impl Features {
         &self.limits
     }
 
-    /// All that the service asks for and cannot have here. Switches on the controllers that it can have.
+    /// All that the service asks for and cannot have here. Only looks.
     pub fn missing(&self, spec: &Service) -> Vec<Missing> {
         let mut missing = self.limits.missing(&spec.limits);
         missing.retain(|missing| !may_lack(spec, missing.key));
@@ -47,7 +47,7 @@ impl Features {
             return Cow::Borrowed(&spec.limits);
         }
         let mut limits = (*spec.limits).clone();
-        for missing in self.limits.missing(&spec.limits).iter().filter(|missing| lacks(missing.key)) {
+        for missing in self.limits.lacking(&spec.limits).iter().filter(|missing| lacks(missing.key)) {
             limits.leave_out(missing.key);
         }
         Cow::Owned(limits)
@@ -62,10 +62,17 @@ impl Features {
         refused
     }
 
+    /// The same for a start: what it can have is switched on.
+    ///
     /// # Errors
-    /// The same, as one sentence.
+    /// One sentence.
     pub fn suffice(&self, spec: &Service) -> Result<(), String> {
-        let missing: Vec<String> = self.missing(spec).into_iter().map(|missing| missing.why).collect();
+        let mut missing = self.missing(spec);
+        if missing.is_empty() {
+            missing.extend(self.limits.lacking(&spec.limits));
+            missing.retain(|missing| !may_lack(spec, missing.key));
+        }
+        let missing: Vec<String> = missing.into_iter().map(|missing| missing.why).collect();
         if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
     }
 }

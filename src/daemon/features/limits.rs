@@ -91,7 +91,24 @@ impl Features {
         file != "cpuset.cpus" || self.cpuset
     }
 
+    /// What cannot be had, as far as that is seen. Changes nothing.
     pub fn missing(&self, limits: &Limits) -> Vec<Missing> {
+        let looks = |tree: &Tree, controller: &str, file: &str| {
+            tree.can_enable(controller).map(|()| tree.may_have(file)).map_err(|why| why.0)
+        };
+        self.missing_by(limits, looks)
+    }
+
+    /// What cannot be had, after the controllers of all else were switched on.
+    pub fn lacking(&self, limits: &Limits) -> Vec<Missing> {
+        let switches_on = |tree: &Tree, controller: &str, file: &str| {
+            tree.enable(controller).map(|()| tree.path().join(file).exists()).map_err(|why| why.0)
+        };
+        self.missing_by(limits, switches_on)
+    }
+
+    /// `has`: whether the tree has the file of a controller, or why it cannot have the controller.
+    fn missing_by(&self, limits: &Limits, has: impl Fn(&Tree, &str, &str) -> Result<bool, String>) -> Vec<Missing> {
         if *limits == Limits::default() {
             return Vec::new();
         }
@@ -100,7 +117,7 @@ impl Features {
             if value.is_none() || file == "cpuset.cpus" {
                 continue;
             }
-            if let Some(why) = self.no_group(key, file) {
+            if let Some(why) = self.no_group(key, file, &has) {
                 missing.push(Missing { key, why });
             }
         }
@@ -108,7 +125,12 @@ impl Features {
         missing
     }
 
-    fn no_group(&self, key: &'static str, file: &'static str) -> Option<String> {
+    fn no_group(
+        &self,
+        key: &'static str,
+        file: &'static str,
+        has: impl Fn(&Tree, &str, &str) -> Result<bool, String>,
+    ) -> Option<String> {
         let (controller, name) =
             (file.split_once('.').map_or(file, |(name, _)| name), key.replace("limits.", "[limits] "));
         let needs = format!("{name} needs the {controller} controller of cgroup v2");
@@ -118,12 +140,12 @@ impl Features {
         };
         match &self.tree {
             Err(why) => Some(format!("{needs}, and there are no control groups: {why}{instead}")),
-            Ok(tree) => match tree.enable(controller) {
+            Ok(tree) => match has(tree, controller, file) {
                 Err(why) => Some(format!("{needs}, {why}{instead}")),
-                Ok(()) if !tree.path().join(file).exists() => {
+                Ok(true) => None,
+                Ok(false) => {
                     Some(format!("{name} needs {file}, which this kernel has not (CONFIG_SWAP, swapaccount=1)"))
                 }
-                Ok(()) => None,
             },
         }
     }

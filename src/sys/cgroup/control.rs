@@ -79,18 +79,48 @@ impl Tree {
         controllers.iter().any(|name| offered.iter().any(|offered| offered == name))
     }
 
-    /// Switches a controller on for all directories of the tree.
+    /// Could [`Tree::enable`] do it? Only looks.
     ///
     /// # Errors
     /// Why it cannot be had.
-    pub fn enable(&self, controller: &str) -> Result<(), NoController> {
+    pub fn can_enable(&self, controller: &str) -> Result<(), NoController> {
+        let Some(base) = self.without(controller)? else { return Ok(()) };
+        let others = others(base);
+        match others.is_empty() || !base.join("cgroup.type").exists() {
+            true => Ok(()),
+            false => Err(in_the_way(base, &others)),
+        }
+    }
+
+    /// Would its directories have this file, as far as that can be seen before its controller is switched on?
+    pub fn may_have(&self, file: &str) -> bool {
+        let controller = file.split_once('.').map_or(file, |(controller, _)| controller);
+        let on = |dir: &Path| list(dir, SUBTREE).iter().any(|name| name == controller);
+        match self.path.parent() {
+            // The root has none of them itself.
+            Some(base) if !on(base) => !base.join("cgroup.type").exists() || base.join(file).exists(),
+            _ => self.path.join(file).exists(),
+        }
+    }
+
+    /// The directory above, where the controller is to be switched on; `None`: it is.
+    fn without(&self, controller: &str) -> Result<Option<&Path>, NoController> {
         if list(&self.path, SUBTREE).iter().any(|name| name == controller) {
-            return Ok(());
+            return Ok(None);
         }
         let base = self.path.parent().ok_or_else(|| NoController("the tree has no directory above it".into()))?;
         if !list(base, "cgroup.controllers").iter().any(|name| name == controller) {
             return Err(NoController(absent(controller, base)));
         }
+        Ok(Some(base))
+    }
+
+    /// Switches a controller on for all directories of the tree.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub fn enable(&self, controller: &str) -> Result<(), NoController> {
+        let Some(base) = self.without(controller)? else { return Ok(()) };
         switch_on(base, controller)?;
         write(&self.path, SUBTREE, &format!("+{controller}")).map_err(|errno| refused(controller, &self.path, errno))
     }
@@ -200,16 +230,38 @@ fn make_room(base: &Path, controller: &str) -> Result<(), NoController> {
         move_own(base).map_err(|errno| refused(controller, base, errno))?;
     }
     let others = pids(base);
-    if others.is_empty() {
-        return Ok(());
-    }
+    if others.is_empty() { Ok(()) } else { Err(in_the_way(base, &others)) }
+}
+
+fn in_the_way(base: &Path, others: &[i32]) -> NoController {
     let names: Vec<String> = others.iter().take(5).map(ToString::to_string).collect();
-    Err(NoController(format!(
+    NoController(format!(
         "which cannot be switched on in {}, as others than svd are in that control group (processes {}): start svd in one \
          of its own, as init/systemd/svd.service does (Delegate=yes)",
         base.display(),
         names.join(", ")
-    )))
+    ))
+}
+
+/// The processes that are neither svd, its guardian nor what they have forked for themselves.
+fn others(base: &Path) -> Vec<i32> {
+    let roots = own_roots();
+    pids(base).into_iter().filter(|pid| !is_below(*pid, roots)).collect()
+}
+
+/// svd and its guardian.
+fn own_roots() -> [i32; 2] {
+    let svd = std::process::id().cast_signed();
+    let program = std::fs::read_link("/proc/self/exe").ok();
+    // The guardian is the same program; below another parent svd stands alone.
+    let parent = nix::unistd::getppid().as_raw();
+    let same = std::fs::read_link(format!("/proc/{parent}/exe")).ok() == program;
+    [svd, if same { parent } else { svd }]
+}
+
+fn is_below(pid: i32, roots: [i32; 2]) -> bool {
+    let line = std::iter::successors(Some(pid), |pid| ProcStat::read(*pid).map(|stat| stat.parent));
+    line.take(64).any(|pid| roots.contains(&pid))
 }
 
 /// Moves svd, its guardian and what they have forked for themselves out of the way.
@@ -219,15 +271,9 @@ fn move_own(base: &Path) -> Result<(), Errno> {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }
-    let svd = std::process::id().cast_signed();
-    let program = std::fs::read_link("/proc/self/exe").ok();
-    // The guardian is the same program; below another parent svd stands alone.
-    let parent = nix::unistd::getppid().as_raw();
-    let same = std::fs::read_link(format!("/proc/{parent}/exe")).ok() == program;
-    let roots = [svd, if same { parent } else { svd }];
+    let roots = own_roots();
     for pid in pids(base) {
-        let line = std::iter::successors(Some(pid), |pid| ProcStat::read(*pid).map(|stat| stat.parent));
-        if line.take(64).any(|pid| roots.contains(&pid)) {
+        if is_below(pid, roots) {
             match write(&own, "cgroup.procs", &pid.to_string()) {
                 // It has ended meanwhile.
                 Ok(()) | Err(Errno::ESRCH) => {}
@@ -335,6 +381,42 @@ mod tests {
         assert!(why("", "memory\t0\t1\t0\n", &[]).contains("cgroup_enable=memory"));
         assert!(why("", "memory\t0\t1\t1\n", &[]).contains("cgroup_no_v1=all"));
         assert!(why("", "", &[]).contains("kernel or container"));
+    }
+
+    #[test]
+    fn to_ask_for_a_controller_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).expect("a file");
+        std::fs::create_dir(dir.path().join("airdock.x")).expect("a directory");
+        let tree = Tree::open(&dir.path().join("airdock.x")).expect("it is there");
+        write("cgroup.controllers", "cpu memory\n");
+        write("cgroup.procs", &format!("{}\n", std::process::id()));
+        write("cgroup.type", "domain\n");
+        assert_eq!(tree.can_enable("memory"), Ok(()));
+        assert!(tree.can_enable("pids").is_err_and(|why| why.0.contains("which this")));
+        write("cgroup.procs", "1\n");
+        let why = tree.can_enable("memory").expect_err("somebody is in the way").0;
+        assert!(why.contains("others than svd are in that control group (processes 1)"), "{why}");
+        assert!(!dir.path().join(OWN).exists() && !dir.path().join(SUBTREE).exists());
+        // What is not seen yet may be there.
+        std::fs::remove_file(dir.path().join("cgroup.type")).expect("removed");
+        assert!(tree.may_have("memory.swap.max"));
+        write("cgroup.type", "domain\n");
+        assert!(!tree.may_have("memory.swap.max"));
+        write("memory.swap.max", "");
+        assert!(tree.may_have("memory.swap.max"));
+        write(SUBTREE, "memory\n");
+        assert!(!tree.may_have("memory.swap.max"), "now it must be in the tree itself");
+        // Of the kernel's own, if it has one that nobody uses.
+        let Ok(real) = Tree::create(&format!("test-asked-{}", std::process::id())) else { return };
+        let base = real.path().parent().expect("one above").to_owned();
+        let before = list(&base, SUBTREE);
+        for controller in list(&base, "cgroup.controllers") {
+            let _ = real.can_enable(&controller);
+        }
+        let after = list(&base, SUBTREE);
+        assert!(real.remove().expect("removed"));
+        assert_eq!(before, after);
     }
 
     #[test]
