@@ -83,6 +83,22 @@ fn a_private_tmp_is_empty_and_writable() {
 }
 
 #[test]
+fn what_is_private_does_not_take_the_machines_memory() {
+    if needs_root() {
+        return;
+    }
+    let program = "memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')\n\
+                   for directory in ('/tmp', '/var/tmp', '/dev/shm'):\n    \
+                       with open(directory + '/much', 'wb') as file:\n        \
+                           try: os.posix_fallocate(file.fileno(), 0, memory // 9)\n        \
+                           except OSError as e: assert e.errno == 28, e\n        \
+                           else: raise Exception(directory)\n    \
+                       assert os.statvfs(directory).f_files <= 400 * 1024, 'files in ' + directory\n\
+                   assert os.statvfs('/dev').f_blocks * os.statvfs('/dev').f_frsize <= 4 << 20, '/dev'";
+    works_with("private_tmp = true\nprivate_devices = true", "", program);
+}
+
+#[test]
 fn devices_of_the_host_are_not_there() {
     if needs_root() {
         return;

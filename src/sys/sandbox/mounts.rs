@@ -120,8 +120,12 @@ fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees) ->
     }
     let flags = MsFlags::MS_NOSUID | if path == Path::new("/dev") { MsFlags::MS_NOEXEC } else { MsFlags::MS_NODEV };
     // Its own mode is set below: nothing could be made in one without permissions where there is no right to ignore them.
-    let limits = if empty { "mode=0755,size=4k,nr_inodes=8" } else { "mode=0755" };
-    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(limits)).map_err(failed)?;
+    let limits = match empty {
+        true => "size=4k,nr_inodes=8",
+        false if path == Path::new("/dev") => "size=4m,nr_inodes=64k",
+        false => MOST,
+    };
+    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(&*format!("mode=0755,{limits}"))).map_err(failed)?;
     // 0755 for what is made, whatever the service's umask is.
     let umask = nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     let kept = trees.into_iter().try_for_each(|(path, tree)| {
@@ -142,6 +146,9 @@ fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees) ->
         .map_err(|e| failed(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL))))
 }
 
+/// Of the machine's memory, for what a process writes to a directory of its own.
+const MOST: &str = "size=10%,nr_inodes=400k";
+
 /// What programs expect in `/dev` beside devices.
 fn terminals() -> Result<()> {
     let failed = |what: &str| cannot(format!("make /dev/{what}"));
@@ -151,7 +158,8 @@ fn terminals() -> Result<()> {
     mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, Some(options)).map_err(failed("pts"))?;
     make_directory(Path::new("/dev/shm")).map_err(failed("shm"))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), flags, Some("mode=1777")).map_err(failed("shm"))?;
+    mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), flags, Some(&*format!("mode=1777,{MOST}")))
+        .map_err(failed("shm"))?;
     let links = [
         ("pts/ptmx", "ptmx"),
         ("/proc/self/fd", "fd"),
