@@ -119,7 +119,8 @@ impl Machine {
             Event::Empty { worker } => self.handle_empty(worker),
             Event::Unhealthy { service, reason } => self.handle_unhealthy(service, &reason),
             Event::Oversized { service, reason } => {
-                self.replace_for(service, format!("is replaced by a fresh generation: {reason}"));
+                let why = format!("is replaced by a fresh generation: {reason}");
+                self.replace_for(service, |service| &mut service.oversized, why);
             }
             Event::Crowded { service, reason } => self.drop_aside(service, Level::Warning, &reason),
             Event::Grace { service, grace } => self.handle_grace(service, grace),

@@ -3,15 +3,11 @@
 use super::event::{Action, GenerationId, Level, OpId, ServiceId, Source};
 use super::generation::{Generation, Role, Slot, SlotState};
 use super::machine::Machine;
-use super::service::{Goal, Phase, Replacement, Stage};
+use super::service::{Goal, Phase, Replaced, Replacement, Service, Stage};
 use super::time::Time;
 use super::timers::Timer;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// Restarts for bad health are at least this far apart, doubling up to the second: a database that is down must not
-/// restart the fleet again and again.
-const HEALTH_RESTART_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
 /// The answer to a reload of what is stopped.
 pub const NOT_RUNNING: &str = "it is not running; `svctl start` starts it with what `current` names";
@@ -476,13 +472,13 @@ impl Machine {
 
     pub(super) fn handle_unhealthy(&mut self, id: ServiceId, reason: &str) {
         if self.services.get(&id).is_some_and(|service| service.policy.health_restarts) {
-            self.replace_for(id, format!("is unhealthy and is replaced: {reason}"));
+            let why = format!("is unhealthy and is replaced: {reason}");
+            self.replace_for(id, |service| &mut service.unhealthy, why);
         }
     }
 
-    /// By another generation of the same, as soon as the pause after the last time is over: one that does not help comes more and
-    /// more seldom.
-    pub(super) fn replace_for(&mut self, id: ServiceId, why: String) {
+    /// By another generation of the same, as soon as the pause after the last time for this reason is over.
+    pub(super) fn replace_for(&mut self, id: ServiceId, reason: fn(&mut Service) -> &mut Replaced, why: String) {
         let now = self.now;
         let Some(service) = self.services.get_mut(&id) else {
             return;
@@ -493,15 +489,9 @@ impl Machine {
         if service.replacement.is_some() || service.phase != Phase::Active {
             return;
         }
-        if now < service.health_not_before {
+        if !reason(service).once_more(now) {
             return;
         }
-        let (pause, most) = HEALTH_RESTART_PAUSE;
-        if now.since(service.health_not_before) > most {
-            service.health_restarts = 0;
-        }
-        service.health_not_before = now + pause.saturating_mul(1 << service.health_restarts.min(16)).min(most);
-        service.health_restarts += 1;
         self.note(id, None, Level::Warning, why);
         self.reload(id, None, Source::Again { of: serving }, false, None);
     }

@@ -108,11 +108,38 @@ pub struct Service {
     /// Whoever asked for the canary that boots.
     #[serde(skip)]
     pub(super) canary_op: Option<OpId>,
-    /// Restarts for bad health: how many in a row, and not before.
+    /// Generations that were replaced for bad health, and for their memory.
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]
-    pub(super) health_restarts: u32,
+    pub(super) unhealthy: Replaced,
     #[serde(default, skip_serializing_if = "super::restore::is_usual")]
-    pub(super) health_not_before: Time,
+    pub(super) oversized: Replaced,
+}
+
+/// Between two generations that were replaced for the same reason: the first pause, and the longest. A database that is down
+/// must not restart the fleet again and again.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+
+/// How many generations were replaced for one reason, one soon after another, and when the next one may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Replaced {
+    count: u32,
+    not_before: Time,
+}
+
+impl Replaced {
+    /// May another one be replaced now? Then it is counted. What does not help comes more and more seldom.
+    pub(super) fn once_more(&mut self, now: Time) -> bool {
+        if now < self.not_before {
+            return false;
+        }
+        let (pause, most) = PAUSE;
+        if now.since(self.not_before) > most {
+            self.count = 0;
+        }
+        self.not_before = now + pause.saturating_mul(1 << self.count.min(16)).min(most);
+        self.count = self.count.saturating_add(1);
+        true
+    }
 }
 
 /// What is told of it; the words for people and programs are those of `api::types::ServiceState`.
@@ -158,8 +185,8 @@ impl Service {
             removed: false,
             waiting: Vec::new(),
             canary_op: None,
-            health_restarts: 0,
-            health_not_before: Time::default(),
+            unhealthy: Replaced::default(),
+            oversized: Replaced::default(),
         }
     }
 

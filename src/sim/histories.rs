@@ -103,6 +103,29 @@ fn what_failed_once_does_not_fail_again() {
     assert!(history.failure().is_none(), "{:#?}", history.failure());
 }
 
+/// What was just replaced for one reason is replaced for the other at once, and for the same only after its pause.
+#[test]
+fn memory_and_health_have_pauses_of_their_own() {
+    let mut world = Kind::One.world(1).begin();
+    let service = ServiceId(0);
+    let mut next = |choice: Option<Choice>| {
+        choice.iter().for_each(|choice| _ = world.apply(choice));
+        for _ in 0..100 {
+            match world.well_behaved().filter(|choice| !matches!(choice, Choice::Deadline)) {
+                Some(choice) => world.apply(&choice),
+                None => break,
+            };
+        }
+        world.serving(service)
+    };
+    let (large, ill) = (|| Some(Choice::Oversized(service)), || Some(Choice::Unhealthy(service)));
+    let first = next(None).expect("it serves");
+    assert_eq!(next(large()), Some(first + 1));
+    assert_eq!(next(large()), Some(first + 1), "its pause is not over");
+    assert_eq!(next(ill()), Some(first + 2), "that is another reason");
+    assert_eq!((next(ill()), next(large())), (Some(first + 2), Some(first + 2)));
+}
+
 /// What was chosen so far.
 struct Search {
     path: RefCell<Vec<Choice>>,

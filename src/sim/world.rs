@@ -202,6 +202,11 @@ impl World {
         self.pending_ops.len()
     }
 
+    /// The generation that does.
+    pub fn serving(&self, service: ServiceId) -> Option<u64> {
+        self.machine.service(service).and_then(|service| service.committed()).map(|generation| generation.id.number)
+    }
+
     pub fn exited(&self) -> bool {
         self.exited
     }
