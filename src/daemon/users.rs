@@ -109,9 +109,9 @@ impl Users {
             return Ok(*id);
         }
         let taken: BTreeSet<u32> = table.ids.values().copied().collect();
-        let id = choose(service, |id| taken.contains(&id) || user::is_known(id)).ok_or_else(|| {
+        let id = choose(service, |id| taken.contains(&id) || user::is_taken(id)).ok_or_else(|| {
             format!(
-                "user = \"auto\": all ids from {FIRST} to {LAST} are given out or are accounts of this host; none is given \
+                "user = \"auto\": all ids from {FIRST} to {LAST} are given out or are accounts or groups of this host; none is given \
                  twice. Name a user, or remove services that are gone for good, with all their files, from {}",
                 self.table.display()
             )

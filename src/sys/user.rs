@@ -101,9 +101,10 @@ pub fn group_name(gid: u32) -> String {
     }
 }
 
-/// Has this number an account? Where that cannot be asked, it may have.
-pub fn is_known(uid: u32) -> bool {
-    lookup("", User::from_uid(Uid::from_raw(uid))).map_or(true, |found| found.is_some())
+/// Has this number an account, or a group? Where that cannot be asked, it may have.
+pub fn is_taken(id: u32) -> bool {
+    let account = lookup("", User::from_uid(Uid::from_raw(id))).map_or(true, |found| found.is_some());
+    account || lookup("", Group::from_gid(Gid::from_raw(id))).map_or(true, |found| found.is_some())
 }
 
 /// Whether a user is a member of a group, primary or supplementary.
@@ -134,5 +135,11 @@ mod tests {
         assert_eq!(group("root"), Ok(0));
         assert_eq!(group_name(0), "root");
         assert!(matches!(group("no-such"), Err(UserError::NoGroup(_))));
+        let groups = std::fs::read_to_string("/etc/group").expect("the groups");
+        let ids = groups.lines().filter_map(|line| line.split(':').nth(2)?.parse().ok());
+        for gid in ids {
+            assert!(is_taken(gid), "group {gid}");
+        }
+        assert!(is_taken(0) && !is_taken(54_321));
     }
 }
