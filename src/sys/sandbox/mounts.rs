@@ -240,7 +240,10 @@ fn read_only(paths: &[PathBuf], except: &[PathBuf]) -> Result<()> {
             Ok(()) => {}
             Err(Errno::ENOENT | Errno::ENOTDIR) if is_read_only => {}
             Err(Errno::ENOENT) => {
-                return Err(format!("{0} is to be writable and is not there; create it", path.display()));
+                return Err(format!(
+                    "cannot make {0} writable: it is not there; create it (mkdir {0})",
+                    path.display()
+                ));
             }
             Err(e) => return Err(cannot(format_args!("set {} apart", path.display()))(e)),
         }
