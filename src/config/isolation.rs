@@ -68,6 +68,11 @@ pub(super) fn decode(top: &Section<'_>, scope: &Scope<'_>) -> Option<Isolation> 
         list.sort_by_key(|at| at.value);
         list.dedup_by_key(|at| at.value);
     }
+    let rules = section.list("syscalls", syscalls::decode);
+    if let Some(at) = rules.as_deref().and_then(syscalls::that_forbids_programs) {
+        let problem = Problem::new(at.span, "without execve no program can start, the service itself included");
+        section.file.report(problem.help("add \"execve\" behind it"));
+    }
     let isolation = Isolation {
         profile: section.get("profile", |item| item.choice(&PROFILES)).unwrap_or_default(),
         optional: section.values("optional", optional),
@@ -81,7 +86,7 @@ pub(super) fn decode(top: &Section<'_>, scope: &Scope<'_>) -> Option<Isolation> 
         network: section.get("network", |item| item.choice(&NETWORKS)),
         capabilities: capabilities.map(|list| list.into_iter().map(|at| at.value).collect()),
         no_new_privileges: section.get("no_new_privileges", Item::boolean),
-        syscalls: section.list("syscalls", syscalls::decode).map(|list| list.into_iter().map(|at| at.value).collect()),
+        syscalls: rules.map(|list| list.into_iter().map(|at| at.value).collect()),
         landlock: section.get("landlock", Item::boolean),
     };
     if isolation.no_new_privileges == Some(false)
@@ -229,6 +234,12 @@ mod tests {
         assert_eq!(helps(&with("capabilities = ['cap_net_rav']")), ["did you mean \"net_raw\"?"]);
         assert_eq!(helps(&with("syscalls = ['@servise']")), ["did you mean \"@service\"?"]);
         assert_eq!(helps(&with("syscalls = ['opennat']")), ["did you mean \"openat\"?"]);
+        for rules in
+            ["'@service', '~@default'", "'~execve'", "'@basic-io', '~execve', '~@aio'", "'~mount', '~@default'"]
+        {
+            assert_eq!(helps(&with(&format!("syscalls = [{rules}]"))), ["add \"execve\" behind it"], "{rules}");
+        }
+        assert!(errors(&with("syscalls = ['@basic-io', '~@default', 'execve']")).is_empty());
         assert_eq!(helps(&with("writable = ['/x/{worker}']")), ["{root}, {release}, {venv} and {service} can"]);
         assert_eq!(helps(&with("hidden = ['/x/../y']")), ["write where it leads"]);
         assert_eq!(helps(&with("read_only = ['x']")), ["begin it with \"/\""]);

@@ -1,7 +1,7 @@
 //! Names of system calls and of their groups, as `systemd.exec(5)` has them under `SystemCallFilter=`.
 
 use super::section::Item;
-use super::source::Problem;
+use super::source::{At, Problem};
 use super::spec::SyscallRule;
 use super::suggest;
 use std::str::FromStr;
@@ -148,6 +148,13 @@ pub(super) fn decode(item: &Item<'_>) -> Result<SyscallRule, Problem> {
         Some(near) => problem.help(format!("did you mean {near:?}?")),
         None => problem.help("write \"@service\" for what servers need; \"~@clock\" takes a group away"),
     })
+}
+
+/// The rule after which no program could be executed any more. As in all rules the last one that names a call decides, and a list
+/// of what is allowed begins with `@default`.
+pub(super) fn that_forbids_programs(rules: &[At<SyscallRule>]) -> Option<&At<SyscallRule>> {
+    let last = rules.iter().rfind(|at| names(&at.value.name).is_some_and(|names| names.contains(&"execve")));
+    last.filter(|at| !at.value.allow)
 }
 
 /// The names that stand in groups.
