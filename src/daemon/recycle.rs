@@ -18,7 +18,10 @@ pub struct Recycling {
     /// How many there were, and will be.
     pub count: u32,
     began: Time,
-    told: bool,
+    /// When the old one was told to end.
+    told: Option<Time>,
+    /// It does not, and that was said.
+    warned: bool,
 }
 
 impl Gunicorn {
@@ -52,7 +55,7 @@ impl Host {
         let text = format!("{why}: another one takes its place");
         let count = gunicorn.workers;
         gunicorn.workers += 1;
-        gunicorn.recycling = Some(Recycling { old, why, count, began: now, told: false });
+        gunicorn.recycling = Some(Recycling { old, why, count, began: now, told: None, warned: false });
         self.state.mark(Key::Generation(id));
         self.warn(Some(id.service), &text);
         self.signal_worker(master, libc::SIGTTIN);
@@ -60,12 +63,13 @@ impl Host {
 
     /// Another one may be ready.
     pub fn recycle_on(&mut self, id: GenerationId) {
+        let now = self.now();
         let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
         let Some(recycling) = &mut gunicorn.recycling else { return };
-        if recycling.told || gunicorn.ready.len() <= recycling.count as usize {
+        if recycling.told.is_some() || gunicorn.ready.len() <= recycling.count as usize {
             return;
         }
-        recycling.told = true;
+        recycling.told = Some(now);
         gunicorn.counters.store(H_LEAVING, recycling.old.pid().unsigned_abs().into());
         if let Err(e) = recycling.old.signal(libc::SIGTERM) {
             let text = format!("{}, and cannot be told to end: {}", recycling.why, e.desc());
@@ -73,13 +77,14 @@ impl Host {
         }
     }
 
-    /// The new one may not come: then the number is to be as it was.
+    /// The new one may not come: then the number is to be as it was. The old one may not go: then that is said.
     pub fn recycle_late(&mut self, id: GenerationId) {
+        self.recycle_stuck(id);
         let now = self.now();
         let Some(made) = self.generations.get_mut(&id) else { return };
         let limit = made.plan.spec.ready.timeout;
         let Some(gunicorn) = made.gunicorn.as_mut() else { return };
-        let late = |r: &mut Recycling| !r.told && now.since(r.began) > limit;
+        let late = |r: &mut Recycling| r.told.is_none() && now.since(r.began) > limit;
         let Some(Recycling { why, count, .. }) = gunicorn.recycling.take_if(late) else { return };
         gunicorn.target = Some(count);
         self.state.mark(Key::Generation(id));
@@ -88,11 +93,28 @@ impl Host {
         self.scale_on(id);
     }
 
+    fn recycle_stuck(&mut self, id: GenerationId) {
+        let (now, service) = (self.now(), self.machine.service(id.service));
+        let serving = service.and_then(|s| s.committed()).filter(|g| g.id == id);
+        let Some(grace) = serving.map(|g| g.policy.grace) else { return };
+        let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
+        let stuck = |r: &&mut Recycling| !r.warned && r.told.is_some_and(|told| now.since(told) > grace);
+        let Some(recycling) = gunicorn.recycling.as_mut().filter(stuck) else { return };
+        recycling.warned = true;
+        let text = format!(
+            "gunicorn worker {} was told to end, as it is too large, and has not within {}: until then limits.worker_memory \
+             replaces no other; `svctl reload` replaces all of them",
+            recycling.old.pid(),
+            humantime::format_duration(grace)
+        );
+        self.warn(Some(id.service), &text);
+    }
+
     /// One has ended.
     pub fn recycled(&mut self, id: GenerationId, pid: i32) {
         let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
         let Some(recycling) = gunicorn.recycling.take_if(|r| r.old.pid() == pid) else { return };
-        if !recycling.told {
+        if recycling.told.is_none() {
             // By itself, before its successor was ready: its place is filled, too, so that there is one too many.
             gunicorn.target = Some(recycling.count);
             return;

@@ -59,6 +59,25 @@ fn a_large_worker_is_replaced_alone_gthread() {
     one_worker_alone("gthread");
 }
 
+/// No other is replaced while one does not go.
+#[test]
+fn a_large_worker_that_does_not_go_is_told_of() {
+    let Some(env) = Env::get(GUNICORN) else { return };
+    let _alone = alone();
+    let site = Site::start(&env, "gthread", "[stop]\ngrace = '1s'\n[limits]\nworker_memory = '90MiB'\n");
+    let large = grow(&site);
+    let send = |signal| {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(large), signal).expect("a signal");
+    };
+    send(nix::sys::signal::Signal::SIGSTOP);
+    let told = format!("gunicorn worker {large} was told to end, as it is too large, and has not within 1s");
+    wait_until("it is said", 2 * PATIENCE, || events(&site).contains(&told));
+    send(nix::sys::signal::Signal::SIGCONT);
+    let replaced = format!("gunicorn worker {large} was replaced");
+    wait_until("it is replaced", PATIENCE, || events(&site).contains(&replaced));
+    assert_eq!(events(&site).matches(&told).count(), 1);
+}
+
 #[test]
 fn a_generation_that_is_too_large_is_replaced_once() {
     let Some(env) = Env::get(GUNICORN) else { return };
