@@ -169,6 +169,13 @@ impl Host {
         }
     }
 
+    /// One more part that the call, if there is one, waits for.
+    pub fn add_part(&mut self, call: Option<u64>) {
+        if let Some(pending) = call.and_then(|call| self.calls.get_mut(&call)) {
+            pending.left += 1;
+        }
+    }
+
     /// One part of a call is done; the last one answers.
     pub fn finish_call(&mut self, call: u64) {
         let Some(pending) = self.calls.get_mut(&call) else { return };

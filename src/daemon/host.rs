@@ -124,6 +124,8 @@ pub enum Message {
     LookAtMemory,
     /// A process of a generation may have been killed for its memory.
     LookForKills(GenerationId),
+    /// Limits of what runs were changed.
+    Limited(super::limits::Limited),
     /// The next service after this one whose memory is limited is to be measured.
     Measure {
         after: Option<ServiceId>,
@@ -541,6 +543,7 @@ impl Host {
             Message::FilesRead { name, read, reply } => self.handle_files_read(&name, *read, *reply),
             Message::LookAtMemory => self.look_at_memory(),
             Message::LookForKills(id) => self.handle_look_for_kills(id),
+            Message::Limited(limited) => self.handle_limited(limited),
             Message::Measure { after } => self.measure(after),
             Message::Measured { generation, measure } => self.handle_measured(generation, &measure),
             Message::OfApp { app, text } => self.handle_of_app(&app, &text),

@@ -1,8 +1,9 @@
 //! `[limits]`: what is spawned is prepared with it, and what runs is changed.
 
 use super::features::Features;
-use super::host::Host;
+use super::host::{Host, Message};
 use super::launch::Surroundings;
+use super::pool::Lane;
 use super::state::Key;
 use super::unit::Plan;
 use crate::config::spec::Service;
@@ -13,6 +14,7 @@ use crate::sys::cgroup::Tree;
 use crate::sys::cgroup::control::{self, Setting};
 use crate::sys::limits::{self as own, Change};
 use crate::sys::spawn::{CpuMask, IoPriority, Limit, Prepared};
+use crate::sys::worker::Family;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -111,30 +113,32 @@ impl Changes {
     }
 }
 
-impl Host {
-    /// Changes the limits of all that runs of a service. Gives what could not be changed: a sentence for each key.
-    pub fn change_limits(&mut self, id: ServiceId, old: &Limits, spec: &Service) -> Vec<String> {
-        let features = Arc::clone(&self.around.features);
-        let new = &*features.limits_of(spec);
-        let changes = Changes::between(old, new, &self.around);
-        let settings = self.around.features.limits().changed(old, new);
-        let mut failed: Vec<(&'static str, String)> = self.change_groups(id, &settings);
-        // Checks and commands end soon, and the next ones have the new limits.
-        let of_it = || self.workers.values().filter(|process| process.generation.service == id);
+/// What has become of a change; the sentences say what could not be changed.
+pub struct Limited {
+    service: ServiceId,
+    /// The update that waits for it.
+    call: Option<u64>,
+    failed: Vec<String>,
+}
+
+/// What is to be changed, by whoever may wait for the kernel.
+struct Work {
+    old: Arc<Limits>,
+    spec: Arc<Service>,
+    around: Surroundings,
+    workers: Vec<Family>,
+}
+
+impl Work {
+    /// Gives what could not be changed: a sentence for each key.
+    fn done(self) -> Vec<String> {
+        let new = &*self.around.features.limits_of(&self.spec);
+        let changes = Changes::between(&self.old, new, &self.around);
+        let settings = self.around.features.limits().changed(&self.old, new);
+        let mut failed = self.change_groups(&settings);
         for (key, change) in changes.all() {
-            let mut done = BTreeSet::new();
-            for _ in 0..ROUNDS {
-                let now: BTreeSet<i32> = of_it().flat_map(|process| process.worker.processes()).collect();
-                let more: Vec<i32> = now.difference(&done).copied().collect();
-                if more.is_empty() {
-                    break;
-                }
-                let errors = more.iter().filter_map(|pid| Some((*pid, change.apply(*pid).err()?)));
-                failed.extend(errors.map(|(pid, errno)| (key, format!("of process {pid}: {}", errno.desc()))).next());
-                done.extend(more);
-            }
+            failed.extend(self.change_processes(change).map(|why| (key, why)));
         }
-        self.replan(id, &spec.limits);
         let mut told = BTreeSet::new();
         failed.retain(|(key, _)| told.insert(*key));
         let sentence =
@@ -142,15 +146,35 @@ impl Host {
         failed.into_iter().map(sentence).collect()
     }
 
-    fn change_groups(&self, id: ServiceId, settings: &[(&'static str, Setting)]) -> Vec<(&'static str, String)> {
+    /// Gives the first reason of one that could not be.
+    fn change_processes(&self, change: Change<'_>) -> Option<String> {
+        let (mut done, mut failed) = (BTreeSet::new(), None);
+        for _ in 0..ROUNDS {
+            let now =
+                self.workers.iter().flat_map(|family| family.processes().into_iter().map(move |pid| (family, pid)));
+            let more: Vec<(&Family, i32)> = now.filter(|(_, pid)| !done.contains(pid)).collect();
+            if more.is_empty() {
+                break;
+            }
+            for (family, pid) in more {
+                done.insert(pid);
+                let Some(_certain) = family.certain(pid) else { continue };
+                let error = change.apply(pid).err();
+                failed = failed.or(error.map(|errno| format!("of process {pid}: {}", errno.desc())));
+            }
+        }
+        failed
+    }
+
+    fn change_groups(&self, settings: &[(&'static str, Setting)]) -> Vec<(&'static str, String)> {
         let mut failed = Vec::new();
         let mut done = BTreeSet::new();
-        for process in self.workers.values().filter(|process| process.generation.service == id) {
-            let Some(group) = process.worker.group() else {
+        for family in &self.workers {
+            let Family::Group(group) = family else {
                 failed.extend(settings.iter().map(|(key, _)| (*key, "it has no control group".to_owned())));
                 continue;
             };
-            if !done.insert(group.limited_name().to_owned()) {
+            if !done.insert(group.limited_name()) {
                 continue;
             }
             for (key, setting) in settings {
@@ -165,6 +189,36 @@ impl Host {
             }
         }
         failed
+    }
+}
+
+impl Host {
+    /// Changes the limits of all that runs of a service; `call` waits for it. Checks and commands end soon, and the next ones have
+    /// the new limits.
+    pub fn change_limits(&mut self, id: ServiceId, old: Arc<Limits>, spec: &Arc<Service>, call: Option<u64>) {
+        let workers = self.workers.values().filter(|process| process.generation.service == id);
+        let workers = workers.map(|process| process.worker.family()).collect();
+        self.replan(id, &spec.limits);
+        let work = Work { old, spec: Arc::clone(spec), around: self.around.clone(), workers };
+        self.add_part(call);
+        let (pool, messages) = (self.pool.clone(), self.messages.clone());
+        tokio::task::spawn_local(async move {
+            let done = pool.run(Lane::Limits(id), move || Ok(work.done()));
+            let failed = done.await.unwrap_or_else(|why| vec![why]);
+            let _ = messages.send(Message::Limited(Limited { service: id, call, failed })).await;
+        });
+    }
+
+    pub fn handle_limited(&mut self, Limited { service, call, failed }: Limited) {
+        if let Some(name) = self.units.get(&service).map(|unit| Arc::clone(&unit.name)) {
+            for why in failed {
+                self.note(call, &name, &why);
+                self.warn(Some(service), &why);
+            }
+        }
+        if let Some(call) = call {
+            self.finish_call(call);
+        }
     }
 
     /// What is started again for a generation has the new limits, too.

@@ -28,6 +28,8 @@ pub enum Lane {
     Files(ServiceId),
     /// The memory of its processes: reading it waits for their page faults.
     Memory(ServiceId),
+    /// Limits of its processes and control groups that are changed.
+    Limits(ServiceId),
     /// Its log, for `svctl logs`.
     Log(ServiceId),
     /// Its file and what its processes have, for `svctl show` and `svctl inspect`.
@@ -41,6 +43,7 @@ impl Lane {
         let what = match self {
             Lane::Files(_) => "its files or its user could not be read",
             Lane::Memory(_) => "the memory of its processes could not be read",
+            Lane::Limits(_) => "limits of what runs could not be changed",
             Lane::Log(_) | Lane::Look(_) => "it could not be read",
             Lane::State => "svd's state directory could not be written",
         };

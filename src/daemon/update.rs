@@ -206,10 +206,7 @@ impl Host {
                     if let (Some(id), Some(spec)) =
                         (self.machine.named(service).map(|s| s.id), new.services.get(service))
                     {
-                        for why in self.change(id, spec, *needs) {
-                            self.note(call, service, &why);
-                            self.warn(Some(id), &why);
-                        }
+                        self.change(id, spec, *needs, call);
                         let (policy, needed) = (Rc::new(Policy::new(spec)), to_core(spec, *needs));
                         if needed == core::Change::Reload && self.stopped_first(id).is_some() {
                             change.push((id, policy, core::Change::Next, None));
@@ -242,9 +239,7 @@ impl Host {
                 self.warn(Some(id), why);
                 continue;
             }
-            for why in self.change(id, spec, needs) {
-                self.warn(Some(id), &why);
-            }
+            self.change(id, spec, needs, None);
             let needed = match to_core(spec, needs) {
                 core::Change::Live => core::Change::Live,
                 _ => core::Change::Next,
@@ -349,15 +344,15 @@ impl Host {
     }
 
     /// For the answer to an update.
-    fn note(&mut self, call: Option<u64>, name: &str, text: &str) {
+    pub fn note(&mut self, call: Option<u64>, name: &str, text: &str) {
         let pending = call.and_then(|call| self.calls.get_mut(&call));
         if let Some(result) = pending.and_then(|pending| pending.update.as_mut()) {
             result.notes.push(format!("{name}: {text}").into());
         }
     }
 
-    /// Gives what of it does not take effect, in sentences.
-    fn change(&mut self, id: ServiceId, spec: &Arc<Service>, needs: Needs) -> Vec<String> {
+    /// `call`: who asks, and is told what of it does not take effect.
+    fn change(&mut self, id: ServiceId, spec: &Arc<Service>, needs: Needs, call: Option<u64>) {
         let old = self.units.get(&id).map(|unit| Arc::clone(&unit.spec.limits));
         self.state.mark(Key::Unit(id));
         self.mark_spec(id);
@@ -387,9 +382,8 @@ impl Host {
                 self.adjust_sockets(id, change);
             }
         }
-        match old {
-            Some(old) if old != spec.limits => self.change_limits(id, &old, spec),
-            _ => Vec::new(),
+        if let Some(old) = old.filter(|old| *old != spec.limits) {
+            self.change_limits(id, old, spec, call);
         }
     }
 

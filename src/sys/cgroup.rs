@@ -295,6 +295,13 @@ impl Group {
         Some(root.join(path.strip_prefix(mount).ok()?))
     }
 
+    /// Is the process in it or below it?
+    pub fn has(&self, pid: i32) -> bool {
+        let Some(tree) = self.tree.path.file_name() else { return false };
+        let own = Path::new(tree).join(&*self.name);
+        path_of(pid).is_some_and(|path| path.ancestors().any(|above| above.ends_with(&own)))
+    }
+
     /// The processes in it and below it at this moment.
     pub fn procs(&self) -> io::Result<Vec<i32>> {
         let mut pids = Vec::new();

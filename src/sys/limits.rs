@@ -71,7 +71,8 @@ pub enum Change<'a> {
 }
 
 impl Change<'_> {
-    /// Changes a process with all its threads. One that has ended needs nothing.
+    /// Changes a process with all its threads. One that has ended needs nothing. The kernel goes by numbers here: whose it is
+    /// must have been seen just before ([`crate::sys::worker::Family::certain`]).
     ///
     /// # Errors
     /// What the kernel says.

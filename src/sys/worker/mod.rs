@@ -1,6 +1,7 @@
 //! One handle for a worker and everything it forks, held together by a cgroup or by a stub: the caller need not know which.
 
 mod below_stub;
+mod family;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,6 +17,7 @@ use super::process::{ExitStatus, Identity, PidFd, ProcStat};
 use super::spawn::{ExecFailure, Prepared, Slot, SpawnError, Spawner};
 use super::stub;
 use below_stub::{News, Stub};
+pub use family::Family;
 
 /// What holds a worker's descendants together.
 #[derive(Debug, Clone)]
@@ -364,19 +366,6 @@ impl Worker {
             Keeper::Group { group, .. } => group.procs().is_ok_and(|pids| pids.contains(&pid)),
             Keeper::Stub(stub) => ancestors(pid).any(|parent| parent == stub.pid()),
             Keeper::Alone { pidfd, .. } => pid == pidfd.pid() || ancestors(pid).any(|parent| parent == pidfd.pid()),
-        }
-    }
-
-    /// The worker and its descendants at this moment, for figures; not certain enough to signal.
-    pub fn processes(&self) -> Vec<i32> {
-        match &self.keeper {
-            Keeper::Group { group, .. } => group.procs().unwrap_or_default(),
-            Keeper::Stub(stub) => super::process::descendants(stub.pid()),
-            Keeper::Alone { pidfd, .. } => {
-                let mut pids = super::process::descendants(pidfd.pid());
-                pids.push(pidfd.pid());
-                pids
-            }
         }
     }
 
