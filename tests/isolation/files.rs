@@ -130,6 +130,48 @@ fn binds_show_something_else() {
     breaks_out_only_without(&format!("bind = {{ '{target}' = '{source}:ro' }}"), AS_NOBODY, &write, "Read-only");
 }
 
+/// Root makes no directory, and attaches nothing, where a link of the service's leads.
+#[test]
+fn binds_do_not_follow_the_services_links() {
+    if needs_root() {
+        return;
+    }
+    let (homes, elsewhere) = (open_directory(), open_directory());
+    let root = homes.path().join("app");
+    std::fs::create_dir_all(root.join("shared")).expect("directories");
+    std::fs::write(elsewhere.path().join("mark"), "bound").expect("a file");
+    let give = |path: &std::path::Path| std::os::unix::fs::lchown(path, Some(65_534), Some(65_534)).expect("chown");
+    let keys = |target: &str| {
+        let bound = format!("{{ '{}' = '{}' }}", root.join(target).display(), elsewhere.path().display());
+        format!("hidden = ['{}']\nwritable = ['{}']\nbind = {bound}", homes.path().display(), root.display())
+    };
+    std::fs::create_dir(root.join("shared/real")).expect("a directory");
+    let see = format!("assert open('{}/shared/real/mark').read() == 'bound'", root.display());
+    [root.clone(), root.join("shared"), root.join("shared/real")].iter().for_each(|path| give(path));
+    works_with(&keys("shared/real"), AS_NOBODY, &see);
+    // What leads elsewhere; what is not there is not made on the host.
+    let victim = open_directory();
+    std::os::unix::fs::symlink(victim.path(), root.join("shared/x")).expect("a link");
+    give(&root.join("shared/x"));
+    for (target, why) in
+        [("shared/x/data", "a link on the way"), ("shared/x", "a link on the way"), ("shared/none", "create it")]
+    {
+        let mut svd = super::Svd::new();
+        svd.service(
+            "web",
+            &super::support::plain::script("exec sleep 100000", &format!("{AS_NOBODY}\n[isolation]\n{}", keys(target))),
+        );
+        svd.start();
+        super::wait_for("the reason", super::PATIENCE, || {
+            let status = svd.status("web").to_string();
+            (status.contains("cannot show anything at") && status.contains(why)).then_some(())
+        });
+        svd.stop();
+    }
+    assert_eq!(std::fs::read_dir(victim.path()).expect("it").count(), 0, "nothing was made there");
+    assert!(!root.join("shared/none").exists());
+}
+
 #[test]
 fn landlock_limits_files_and_signals() {
     if needs_root() {

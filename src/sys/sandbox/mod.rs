@@ -9,6 +9,7 @@ pub mod entrance;
 mod filter;
 mod mounts;
 mod network;
+mod places;
 mod rights;
 
 pub use filter::{Landlock, Syscalls};

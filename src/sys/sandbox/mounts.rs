@@ -1,14 +1,14 @@
 //! The view: a mount namespace in which things are covered, bound, and made read-only.
 
-use super::Mount;
 use super::entrance::{Result, cannot};
+use super::{Mount, places};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Leaves the host's view, and changes what is seen.
@@ -25,7 +25,11 @@ pub(super) fn make(steps: &[Mount]) -> Result<()> {
             Mount::Terminals => terminals()?,
             Mount::Bind { target, .. } => {
                 for (_, tree) in trees {
-                    attach(&tree, target).map_err(|e| match e {
+                    places::existing(target).and_then(|place| attach(&tree, &place)).map_err(|e| match e {
+                        Errno::ELOOP => format!(
+                            "cannot show anything at {}: a link on the way is another's than root's; name the place that it leads to",
+                            target.display()
+                        ),
                         Errno::ENOENT => {
                             format!(
                                 "cannot show anything at {0}: it is not there; create it (mkdir {0})",
@@ -80,17 +84,16 @@ fn clone_tree(path: &Path) -> std::result::Result<OwnedFd, Errno> {
 }
 
 /// `move_mount(2)`.
-fn attach(tree: &OwnedFd, target: &Path) -> std::result::Result<(), Errno> {
-    let target = text(target)?;
+fn attach(tree: &OwnedFd, place: &OwnedFd) -> std::result::Result<(), Errno> {
     // SAFETY: two NUL-terminated strings that live through the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            libc::MOVE_MOUNT_F_EMPTY_PATH,
+            place.as_raw_fd(),
+            c"".as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH,
         )
     };
     Errno::result(result).map(drop)
@@ -113,7 +116,7 @@ fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees) ->
         }
         Ok(meta) if !meta.is_dir() => {
             let null = clone_tree(Path::new("/dev/null")).map_err(failed)?;
-            return attach(&null, path).map_err(failed);
+            return places::existing(path).and_then(|place| attach(&null, &place)).map_err(failed);
         }
         // What cannot be looked at (a stale NFS) can be covered nevertheless.
         _ => {}
@@ -128,22 +131,26 @@ fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees) ->
     mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(&*format!("mode=0755,{limits}"))).map_err(failed)?;
     // 0755 for what is made, whatever the service's umask is.
     let umask = nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
-    let kept = trees.into_iter().try_for_each(|(path, tree)| {
-        let is_directory = nix::sys::stat::fstat(&tree).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR);
-        if is_directory {
-            make_directory(&path)?;
-        } else {
-            make_directory(path.parent().unwrap_or(Path::new("/")))?;
-            let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-            file.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)))?;
-        }
-        attach(&tree, &path)
-    });
-    let made = kept.and_then(|()| make.iter().try_for_each(|path| make_directory(path)));
+    let made = show(path, make, trees);
     nix::sys::stat::umask(umask);
     made.map_err(failed)?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
         .map_err(|e| failed(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL))))
+}
+
+/// Shows in a cover what is kept, and makes the places of what is bound there later.
+fn show(cover: &Path, make: &[PathBuf], trees: Trees) -> std::result::Result<(), Errno> {
+    let covered = places::covered(cover)?;
+    let below = |path: &Path| path.strip_prefix(cover).map(Path::to_owned).map_err(|_| Errno::EINVAL);
+    for (path, tree) in trees {
+        let is_directory = nix::sys::stat::fstat(&tree).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR);
+        let place = if is_directory { places::directory } else { places::file };
+        if let Some(place) = place(&covered, &below(&path)?)? {
+            attach(&tree, &place)?;
+        }
+    }
+    // What is missing in something of the host's is found missing when it is bound there.
+    make.iter().try_for_each(|path| places::directory(&covered, &below(path)?).map(drop))
 }
 
 /// Of the machine's memory, for what a process writes to a directory of its own.
