@@ -20,8 +20,8 @@ pub fn sandbox(plan: &Plan, users: &Users) -> Result<Option<Sandbox>, String> {
     if plan.spec.user.as_deref() == Some(spec::AUTO_USER) {
         settings.writable.push(Template::new(plan.run_as.login.home.clone()));
     }
-    if let Some(key) = not_done(plan, &settings) {
-        return Err(format!("{key} is not done by this svd yet; leave it out"));
+    if plan.spec.chroot.is_some() {
+        return Err("chroot is not done by this svd yet; leave it out".to_owned());
     }
     let secrets = super::launch::path_of_secrets(plan);
     let context = Context { secrets, ..Context::without_worker(&plan.spec, &plan.places) };
@@ -53,6 +53,7 @@ pub fn sandbox(plan: &Plan, users: &Users) -> Result<Option<Sandbox>, String> {
             spec::Network::None => Network::None,
             spec::Network::Loopback => Network::Loopback,
         },
+        private_pids: settings.private_pids,
     }))
 }
 
@@ -66,12 +67,6 @@ fn secrets_alone(plan: &Plan) -> Option<Mount> {
     let own = super::launch::path_of_secrets(plan)?;
     let path = own.parent()?.to_owned();
     Some(Mount::Cover { path, mode: 0o711, keep: vec![own.to_owned()], make: Vec::new(), empty: false })
-}
-
-/// A key that is read, and that nothing is done for.
-fn not_done(plan: &Plan, settings: &Settings) -> Option<&'static str> {
-    let asked = [("chroot", plan.spec.chroot.is_some()), ("[isolation] private_pids", settings.private_pids)];
-    asked.into_iter().find(|(_, asked)| *asked).map(|(key, _)| key)
 }
 
 /// Where links lead; what is not there stays as it is.

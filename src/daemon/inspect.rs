@@ -57,7 +57,7 @@ impl Host {
             .map(|process| Crew {
                 worker: process.slot,
                 first: process.pid(),
-                pids: process.worker.processes(),
+                pids: process.worker.processes().into_iter().filter(|pid| process.numbers.is_services(*pid)).collect(),
                 group: process.worker.cgroup(),
             })
             .collect();

@@ -45,6 +45,7 @@ mod memory;
 mod messages;
 mod network;
 mod notify;
+mod numbers;
 mod oom;
 mod orders;
 mod output;

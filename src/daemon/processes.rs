@@ -6,6 +6,7 @@ use super::pool::Lane;
 use crate::api::Reply;
 use crate::api::request::Name;
 use crate::api::types::{ApiError, ErrorCode, GenerationRole, ProcessStatus, ProcessesStatus};
+use crate::core::GenerationId;
 use crate::sys::process::{self, start_time};
 use crate::sys::usage::{Usage, processor_and_threads};
 use std::collections::BTreeMap;
@@ -50,12 +51,14 @@ impl Host {
 
     /// What svd knows without looking, and how many are left out.
     fn one_by_one(&self, name: &str) -> (Vec<ProcessStatus>, u64) {
-        let Some(status) = self.status(name) else { return (Vec::new(), 0) };
+        let service = self.machine.named(name).map(|s| s.id);
+        let (Some(status), Some(service)) = (self.status(name), service) else { return (Vec::new(), 0) };
         let (mut all, mut more) = (Vec::new(), 0);
         for (number, pids) in self.families(name) {
             let Some(generation) = status.generations.iter().find(|g| g.number == number) else { continue };
             let is_gunicorn = &*status.kind == "gunicorn";
-            for pid in pids.iter().filter_map(|pid| u32::try_from(*pid).ok()) {
+            let numbers = self.numbers_of(GenerationId { service, number });
+            for pid in pids.iter().filter(|pid| numbers.is_services(**pid)).filter_map(|pid| u32::try_from(*pid).ok()) {
                 if all.len() == MOST {
                     more += 1;
                     continue;

@@ -13,6 +13,8 @@ use crate::sys::process::{PidFd, start_time};
 pub struct Recycling {
     /// Who leaves.
     old: PidFd,
+    /// What its master calls it.
+    inner: i32,
     /// Why, for people.
     why: String,
     /// How many there were, and will be.
@@ -40,9 +42,11 @@ impl Gunicorn {
 impl Host {
     pub fn recycle(&mut self, id: GenerationId, fat: Fat, limit: &str) {
         let (Some(master), now) = (self.worker_of(id), self.now()) else { return };
-        let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
+        let Some(made) = self.generations.get_mut(&id) else { return };
+        let inner = made.plan.numbers().inner(fat.pid);
+        let (Some(gunicorn), Some(inner)) = (made.gunicorn.as_mut(), inner) else { return };
         // A launcher of before cannot; a reload brings another.
-        if !gunicorn.is_settled() || !gunicorn.lets_go() || !gunicorn.booted.contains(&fat.pid) {
+        if !gunicorn.is_settled() || !gunicorn.lets_go() || !gunicorn.booted.contains(&inner) {
             return;
         }
         let Ok(old) = PidFd::open(fat.pid) else { return };
@@ -55,7 +59,7 @@ impl Host {
         let text = format!("{why}: another one takes its place");
         let count = gunicorn.workers;
         gunicorn.workers += 1;
-        gunicorn.recycling = Some(Recycling { old, why, count, began: now, told: None, warned: false });
+        gunicorn.recycling = Some(Recycling { old, inner, why, count, began: now, told: None, warned: false });
         self.state.mark(Key::Generation(id));
         self.warn(Some(id.service), &text);
         self.signal_worker(master, libc::SIGTTIN);
@@ -70,7 +74,7 @@ impl Host {
             return;
         }
         recycling.told = Some(now);
-        gunicorn.counters.store(H_LEAVING, recycling.old.pid().unsigned_abs().into());
+        gunicorn.counters.store(H_LEAVING, recycling.inner.unsigned_abs().into());
         if let Err(e) = recycling.old.signal(libc::SIGTERM) {
             let text = format!("{}, and cannot be told to end: {}", recycling.why, e.desc());
             self.warn(Some(id.service), &text);
@@ -113,13 +117,14 @@ impl Host {
     /// One has ended.
     pub fn recycled(&mut self, id: GenerationId, pid: i32) {
         let Some(gunicorn) = self.generations.get_mut(&id).and_then(|g| g.gunicorn.as_mut()) else { return };
-        let Some(recycling) = gunicorn.recycling.take_if(|r| r.old.pid() == pid) else { return };
+        let Some(recycling) = gunicorn.recycling.take_if(|r| r.inner == pid) else { return };
         if recycling.told.is_none() {
             // By itself, before its successor was ready: its place is filled, too, so that there is one too many.
             gunicorn.target = Some(recycling.count);
             return;
         }
         gunicorn.workers = recycling.count;
+        let pid = recycling.old.pid();
         let text = format!("gunicorn worker {pid} was replaced; {} workers serve", recycling.count);
         self.info(Some(id.service), &text);
     }

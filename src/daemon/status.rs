@@ -3,6 +3,7 @@
 use super::control::{last_lines, unknown};
 use super::host::Host;
 use super::launch;
+use super::numbers::Numbers;
 use super::statsd::Reported;
 use super::unit::{Announced, Generation, Gunicorn, RunAs};
 use crate::api::Reply;
@@ -189,7 +190,7 @@ impl Host {
             since_seconds: since.1,
             ends_seconds: generation.until.map(|until| until.since(self.now()).as_secs()),
             gunicorn_workers: made.and_then(|g| Some(g.gunicorn.as_ref()?.ready.len() as u64)),
-            gunicorn: made.and_then(|g| gunicorns(g.gunicorn.as_ref()?, generation.role)).unwrap_or_default(),
+            gunicorn: made.and_then(|g| self.gunicorns(g, generation.role)).unwrap_or_default(),
             workers: slots.map(|(index, slot)| self.worker_status(generation, index, slot)).collect(),
             traffic: made.and_then(|g| self.traffic(g)),
         }
@@ -269,6 +270,22 @@ impl Host {
             }
             reply.ok(&status);
         });
+    }
+
+    /// Each of gunicorn's workers.
+    fn gunicorns(&self, made: &Generation, role: Role) -> Option<Vec<GunicornWorker>> {
+        let all = gunicorns(made.gunicorn.as_ref()?, role)?;
+        let numbers = made.plan.numbers();
+        if numbers == Numbers::Host {
+            return Some(all);
+        }
+        let of = self.workers.values().filter(|p| p.generation == made.id).flat_map(|p| p.worker.processes());
+        let outer = numbers.outer(of);
+        let known = all.into_iter().filter_map(|worker| {
+            let pid = outer.get(&i32::try_from(worker.pid).ok()?)?;
+            Some(GunicornWorker { pid: pid.unsigned_abs(), ..worker })
+        });
+        Some(known.collect())
     }
 
     /// The processes of each generation.
@@ -352,7 +369,7 @@ impl Host {
     }
 }
 
-/// Each of gunicorn's workers: those that count, and those that have but reported. Both are written by the service.
+/// By what their master calls them: those that count, and those that have but reported. Both are written by the service.
 fn gunicorns(gunicorn: &Gunicorn, role: Role) -> Option<Vec<GunicornWorker>> {
     let now = crate::sys::monotonic_micros();
     let counted = counters::read(&gunicorn.counters, now).ok()?.workers;

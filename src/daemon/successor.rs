@@ -5,6 +5,7 @@
 //! background) without the service ending with it.
 
 use super::host::Host;
+use super::numbers::Numbers;
 use super::state::Key;
 use super::token;
 use super::unit::Process;
@@ -28,7 +29,7 @@ impl Process {
     /// Of the main process, for people.
     pub fn pid(&self) -> Option<i32> {
         match &self.main {
-            Main::Started => self.worker.pid(),
+            Main::Started => self.program(),
             Main::Named(pidfd) => Some(pidfd.pid()),
             Main::Ended => None,
         }
@@ -61,6 +62,9 @@ impl Host {
     /// `MAINPID=`, sent by a process of the worker's.
     pub fn name_main(&mut self, id: WorkerId, pid: i32) {
         let Some(process) = self.workers.get_mut(&id) else { return };
+        if process.numbers == Numbers::Own {
+            return self.name_main_within(id, pid);
+        }
         if process.pid() == Some(pid) || matches!(process.main, Main::Ended) {
             return;
         }

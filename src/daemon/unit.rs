@@ -193,6 +193,9 @@ pub struct Process {
     pub main: Main,
     /// The process that svd has started, once that was asked for.
     pub identity: OnceCell<Identity>,
+    pub numbers: super::numbers::Numbers,
+    /// Where those are its own: the program, once that was asked for.
+    pub behind: OnceCell<i32>,
     /// It has ended; others may be left.
     pub started_ended: bool,
     /// The signal that told it to stop, if one has.

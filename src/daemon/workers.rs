@@ -99,6 +99,8 @@ impl Host {
             status: None,
             main: Main::Started,
             identity: OnceCell::new(),
+            numbers: self.numbers_of(generation),
+            behind: OnceCell::new(),
             started_ended: false,
             signalled: None,
             announced: None,

@@ -51,6 +51,7 @@ fn profile(profile: Profile, has_root: bool) -> Settings {
         Profile::Strict => Settings {
             read_only: templates(&["/"]),
             writable: if has_root { templates(&[SHARED]) } else { Vec::new() },
+            private_pids: true,
             capabilities: Some(Vec::new()),
             syscalls: vec![SyscallRule { allow: true, name: "@service".into() }],
             ..standard()
@@ -118,6 +119,7 @@ mod tests {
         let left = standard.bounding_set().expect("a set");
         let has = |name| left.contains(&Capability::named(name).expect("a capability"));
         assert!(has("chown") && !has("sys_admin") && !has("mknod"));
+        assert!(strict.private_pids && !standard.private_pids);
         assert_eq!(strict.bounding_set(), Some(Vec::new()));
         assert_eq!((strict.read_only, strict.writable), (templates(&["/"]), templates(&["{root}/shared"])));
     }

@@ -89,6 +89,9 @@ fn steps(settings: &Settings, paths: &Paths, around: &Surroundings) -> Vec<Mount
         steps.push(Mount::Cover { path: devices.into(), mode: 0o755, keep: all, make: made(devices), empty: false });
         steps.push(Mount::Terminals);
     }
+    if settings.private_pids {
+        steps.push(Mount::Processes);
+    }
     writable.push(DEVICES.into());
     writable.push("/proc".into());
     for path in around.covered.iter().filter(|_| settings.has_view()) {

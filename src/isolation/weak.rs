@@ -94,7 +94,9 @@ fn isolated(service: &Service, profile: Profile, others: &[&str], say: &mut dyn 
     }
     let auto = service.user.as_deref() == Some(AUTO_USER);
     if let (false, false, Some(other)) = (auto, settings.private_pids, others.first()) {
-        let message = format!("{other} runs as the same user: each can end and trace the other's processes");
+        let message = format!(
+            "{other} runs as the same user: each can end and trace the other's processes, and see files as they do"
+        );
         let key = if service.user.is_some() { "user" } else { "isolation.profile" };
         say(key, message, "set user = \"auto\", or private_pids = true");
     }

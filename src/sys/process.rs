@@ -355,6 +355,13 @@ pub fn start_time(pid: i32) -> Option<u64> {
     ProcStat::read(pid).map(|stat| stat.start_time)
 }
 
+/// Its number in the PID namespace directly below ours; `None`: it is in no such one.
+pub fn inner_pid(pid: i32) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// The numbers of its descriptors that are sockets; none where we may not look.
 pub fn sockets_of(pid: i32) -> Vec<i32> {
     let is_socket = |path: &std::path::Path| {

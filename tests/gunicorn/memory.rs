@@ -2,6 +2,7 @@
 
 use super::support::{Env, PATIENCE, Release, alone, http_get, load::Load, wait_until};
 use super::{GUNICORN, Site, workers_of};
+use airdock::sys::process::inner_pid;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -20,15 +21,17 @@ fn events(site: &Site) -> String {
     site.svd.ok(&["events"])
 }
 
-fn one_worker_alone(class: &str) {
+fn one_worker_alone(class: &str, more: &str) {
     let Some(env) = Env::get(GUNICORN) else { return };
     let _alone = alone();
-    let site = Site::start(&env, class, "[limits]\nworker_memory = '90MiB'\n");
+    let site = Site::start(&env, class, &format!("[limits]\nworker_memory = '90MiB'\n{more}"));
     let (master, before) = (site.svd.main_pid("web"), workers(&site));
     assert_eq!(before.len(), 3);
     let load = Load::start(site.address);
     load.more(100);
-    let large = grow(&site);
+    let said = grow(&site);
+    // It may have numbers of its own.
+    let large = before.iter().copied().find(|pid| inner_pid(*pid) == Some(said)).unwrap_or(said);
     wait_until("it is replaced", 2 * PATIENCE, || {
         events(&site).contains(&format!("gunicorn worker {large} was replaced"))
     });
@@ -51,12 +54,20 @@ fn one_worker_alone(class: &str) {
 
 #[test]
 fn a_large_worker_is_replaced_alone_sync() {
-    one_worker_alone("sync");
+    one_worker_alone("sync", "");
 }
 
 #[test]
 fn a_large_worker_is_replaced_alone_gthread() {
-    one_worker_alone("gthread");
+    one_worker_alone("gthread", "");
+}
+
+#[test]
+fn a_large_worker_is_replaced_alone_where_it_has_a_number_of_its_own() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: needs root");
+    }
+    one_worker_alone("gthread", "[isolation]\nprivate_pids = true\n");
 }
 
 /// No other is replaced while one does not go.

@@ -7,6 +7,7 @@ mod support;
 
 mod files;
 mod network;
+mod processes;
 mod rights;
 mod servers;
 

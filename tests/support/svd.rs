@@ -419,7 +419,17 @@ impl Drop for Svd {
                 complaint = Some(format!("svd ended badly: {status:?}"));
             }
         }
-        let left: Vec<String> = self.belongings.living(self.dir.path()).iter().map(describe).collect();
+        // The first process of a PID namespace, which svd has killed with all others there, waits for them to be reaped.
+        let until = std::time::Instant::now() + Duration::from_secs(2);
+        let mut left: Vec<String>;
+        loop {
+            left = self.belongings.living(self.dir.path()).iter().map(describe).collect();
+            if left.is_empty() || std::time::Instant::now() > until || !left.iter().all(|one| one.contains("svd-init"))
+            {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.belongings.kill(self.dir.path());
         if !left.is_empty() && !self.leaves_processes {
             complaint.get_or_insert_with(|| format!("svd left processes behind:\n{}", left.join("\n")));

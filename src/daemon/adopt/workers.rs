@@ -209,6 +209,8 @@ impl Host {
             status: record.status.clone(),
             main,
             identity: record.started.map(OnceCell::from).unwrap_or_default(),
+            numbers: self.numbers_of(record.generation),
+            behind: OnceCell::new(),
             started_ended,
             signalled: record.signalled,
             announced: None,

@@ -1,7 +1,7 @@
 //! The process between svd and a service's program: it makes the sandbox around itself, and becomes the program.
 
 use super::super::spawn::Limit;
-use super::{FAILED, Order, filter, mounts, network, rights};
+use super::{FAILED, Order, filter, mounts, network, pids, rights};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -63,21 +63,22 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
         serde_json::from_slice(&text[..line]).map_err(|e| format!("cannot read what the process is to be: {e}"))?;
     let Order { sandbox, program: how } = order;
     let environment = text.get(line + 1..line + 1 + how.environment).unwrap_or_default();
-    let mut variables: Vec<CString> =
-        environment.split_inclusive(|b| *b == 0).filter_map(|v| CString::from_vec_with_nul(v.to_vec()).ok()).collect();
-    for (wanted, name) in [(how.listen_pid, "LISTEN_PID"), (how.watchdog_pid, "WATCHDOG_PID")] {
-        if wanted {
-            variables.extend(CString::new(format!("{name}={}", std::process::id())).ok());
-        }
-    }
     let text = |text: OsString| CString::new(text.into_vec()).map_err(|_| "an argument has a NUL byte".to_owned());
     let argv = argv.into_iter().map(text).collect::<Result<Vec<_>>>()?;
     let (program, directory) = (text(program)?, text(how.directory)?);
 
     network::enter(sandbox.network, how.network.and_then(given))?;
-    if !sandbox.mounts.is_empty() {
+    let has_view = !sandbox.mounts.is_empty();
+    if has_view {
+        mounts::leave()?;
+    }
+    if sandbox.private_pids {
+        pids::enter(how.terminal)?;
+    }
+    if has_view {
         mounts::make(&sandbox.mounts)?;
     }
+    let variables = variables(environment, how.listen_pid, how.watchdog_pid);
     // Made and opened while nothing is forbidden yet.
     let syscalls = sandbox.syscalls.as_ref().map(filter::Syscalls::program).transpose()?;
     let files = sandbox.landlock.as_ref().map(filter::Landlock::rules).transpose()?;
@@ -104,6 +105,14 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
 fn given(number: RawFd) -> Option<OwnedFd> {
     // SAFETY: svd has put it there for this process, and nothing else here knows it.
     (number > 2).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// With the numbers that nobody knew before.
+fn variables(environment: &[u8], listen: bool, watchdog: bool) -> Vec<CString> {
+    let given = environment.split_inclusive(|b| *b == 0).filter_map(|v| CString::from_vec_with_nul(v.to_vec()).ok());
+    let own = [(listen, "LISTEN_PID"), (watchdog, "WATCHDOG_PID")].into_iter();
+    let own = own.filter(|(wanted, _)| *wanted);
+    given.chain(own.filter_map(|(_, name)| CString::new(format!("{name}={}", std::process::id())).ok())).collect()
 }
 
 fn set_limits(limits: &[Limit]) -> Result<()> {

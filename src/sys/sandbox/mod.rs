@@ -9,6 +9,7 @@ pub mod entrance;
 mod filter;
 mod mounts;
 mod network;
+pub mod pids;
 mod places;
 mod rights;
 
@@ -39,6 +40,8 @@ pub struct Sandbox {
     pub syscalls: Option<Syscalls>,
     pub landlock: Option<Landlock>,
     pub network: Network,
+    /// Processes of its own; [`Mount::Processes`] shows them.
+    pub private_pids: bool,
 }
 
 /// What a process has of the host's network (`network_namespaces(7)`).
@@ -69,6 +72,8 @@ pub enum Mount {
     },
     /// In a `/dev` that was covered: pseudo-terminals of its own, shared memory, and the usual links.
     Terminals,
+    /// A `/proc` of the PID namespace that the program is in.
+    Processes,
     /// Something else to see at a path that is there.
     Bind { source: PathBuf, target: PathBuf },
     /// All that is mounted at or below `paths`, but for what is at or below `except`; the longer path decides.
@@ -85,6 +90,8 @@ struct Program {
     watchdog_pid: bool,
     /// The descriptor of a network that is there already.
     network: Option<RawFd>,
+    /// 0 is a terminal, which the process behind the entrance is to take.
+    terminal: bool,
     /// Bytes of the environment, `NAME=value` each with a NUL, behind this in the memfd.
     environment: usize,
 }
@@ -141,6 +148,7 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
             listen_pid: prepared.listen_pid,
             watchdog_pid: prepared.watchdog_pid,
             network: network.map(|(_, target)| target),
+            terminal: prepared.terminal,
             environment: environment.len(),
         },
     };
@@ -169,6 +177,8 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
         limits: Vec::new(),
         listen_pid: false,
         watchdog_pid: false,
+        // Its session is not the program's then.
+        terminal: prepared.terminal && !sandbox.private_pids,
         sandbox: None,
         network: None,
         descriptors,

@@ -11,18 +11,23 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Leaves the host's view, and changes what is seen.
-pub(super) fn make(steps: &[Mount]) -> Result<()> {
+/// Leaves the host's view.
+pub(super) fn leave() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(cannot("leave the host's view of its files (mount namespace)"))?;
     // What the host mounts is seen here as well, and not the other way round.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-        .map_err(cannot("keep mounts apart from the host's"))?;
+        .map_err(cannot("keep mounts apart from the host's"))
+}
+
+/// Changes what is seen.
+pub(super) fn make(steps: &[Mount]) -> Result<()> {
     // From the host's view, before any of it is covered.
     let trees: Vec<_> = steps.iter().map(open).collect::<Result<_>>()?;
     for (step, trees) in steps.iter().zip(trees) {
         match step {
             Mount::Cover { path, mode, make, empty, .. } => cover(path, *mode, make, *empty, trees)?,
             Mount::Terminals => terminals()?,
+            Mount::Processes => super::pids::see_own()?,
             Mount::Bind { target, .. } => {
                 for (_, tree) in trees {
                     places::existing(target).and_then(|place| attach(&tree, &place)).map_err(|e| match e {
