@@ -18,6 +18,12 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// For one service; without it, it is measured in the next round.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// Gunicorn's workers, by what their master calls them.
+struct Gunicorns {
+    booted: BTreeSet<i32>,
+    numbers: Numbers,
+}
+
 fn is_limited(limits: &Limits) -> bool {
     limits.restart_above.is_some() || limits.worker_memory.is_some()
 }
@@ -49,12 +55,12 @@ impl Host {
             self.measured.retain(|id, _| units.get(id).is_some_and(|unit| is_limited(&unit.spec.limits)));
             return self.watch_limits();
         };
-        let Some((generation, limits, pids, gunicorns, numbers)) = self.to_measure(next) else {
+        let Some((generation, limits, pids, gunicorns)) = self.to_measure(next) else {
             return self.measure_later(Some(next), Duration::ZERO);
         };
         let (pool, messages) = (self.pool.clone(), self.messages.clone());
         self.measuring = Some(Task(tokio::task::spawn_local(async move {
-            let job = pool.run(Lane::Memory(next), move || Ok(take(&pids, &gunicorns, numbers, &limits)));
+            let job = pool.run(Lane::Memory(next), move || Ok(take(&pids, &gunicorns, &limits)));
             if let Ok(Ok(measure)) = tokio::time::timeout(LIMIT, job).await {
                 let _ = messages.send(Message::Measured { generation, measure }).await;
             }
@@ -63,7 +69,7 @@ impl Host {
     }
 
     /// The generation that serves, if no other is on its way, its processes, and gunicorn's workers among them.
-    fn to_measure(&self, id: ServiceId) -> Option<(GenerationId, Limits, Vec<i32>, BTreeSet<i32>, Numbers)> {
+    fn to_measure(&self, id: ServiceId) -> Option<(GenerationId, Limits, Vec<i32>, Gunicorns)> {
         let service = self.machine.service(id).filter(|s| s.phase == Phase::Active && s.candidate().is_none())?;
         let generation = service.committed()?.id;
         let limits = Limits::clone(&self.units.get(&id)?.spec.limits);
@@ -71,7 +77,7 @@ impl Host {
         let pids: Vec<i32> = of.flat_map(|p| p.worker.processes()).collect();
         let made = self.generations.get(&generation)?;
         let booted = made.gunicorn.as_ref().map(|g| g.booted.clone()).unwrap_or_default();
-        Some((generation, limits, pids, booted, made.plan.numbers()))
+        Some((generation, limits, pids, Gunicorns { booted, numbers: made.plan.numbers() }))
     }
 
     pub fn handle_measured(&mut self, generation: GenerationId, measure: &Measure) {
@@ -98,7 +104,7 @@ impl Host {
 
 /// For the pool. What a process has in memory is told at once; its share of what it has in common with others takes the kernel a while,
 /// and is never more than that.
-fn take(pids: &[i32], gunicorns: &BTreeSet<i32>, numbers: Numbers, limits: &Limits) -> Measure {
+fn take(pids: &[i32], gunicorns: &Gunicorns, limits: &Limits) -> Measure {
     let resident: Vec<(i32, u64)> = pids.iter().filter_map(|pid| Some((*pid, process::resident(*pid)?))).collect();
     let all: u64 = resident.iter().map(|(_, bytes)| bytes).sum();
     let above = limits.restart_above.filter(|limit| all > *limit).and_then(|limit| {
@@ -107,7 +113,7 @@ fn take(pids: &[i32], gunicorns: &BTreeSet<i32>, numbers: Numbers, limits: &Limi
     });
     let own = |(pid, bytes): &&(i32, u64)| {
         limits.worker_memory.is_some_and(|limit| *bytes > limit)
-            && numbers.inner(*pid).is_some_and(|inner| gunicorns.contains(&inner))
+            && gunicorns.numbers.inner(*pid).is_some_and(|inner| gunicorns.booted.contains(&inner))
     };
     let mut fat: Vec<Fat> = resident.iter().filter(own).filter_map(|(pid, _)| fat_one(*pid, limits)).collect();
     fat.sort_by_key(|fat| std::cmp::Reverse(fat.used));

@@ -130,7 +130,9 @@ mod tests {
         ] {
             assert_eq!(of(text, &[]), [key], "{text}");
         }
-        assert_eq!(of("user = 'a'\n[isolation]\nprofile = 'strict'", &["b"]), ["user"]);
+        let strict = "user = 'a'\n[isolation]\nprofile = 'strict'\n";
+        assert_eq!(of(&format!("{strict}private_pids = false"), &["b"]), ["user"]);
+        assert!(of(strict, &["b"]).is_empty(), "it sees nobody else");
         assert_eq!(of("user = 'a'\n[environment]\nAPI_TOKEN = 'x'", &["b"]), ["environment.API_TOKEN"]);
     }
 
