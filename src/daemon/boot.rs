@@ -4,6 +4,7 @@ use super::adopt::rebuild::Known;
 use super::adopt::{self, Found, Kept, Left};
 use super::args::Args;
 use super::background::Report;
+use super::enclosure::Walls;
 use super::guardian::Client;
 use super::host::{Host, Inputs, MESSAGES, Start};
 use super::keeping::{self, Keeper};
@@ -178,10 +179,13 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
     };
     let (store, trouble) = Store::open(&paths);
     let own = Account::own().map_err(|e| e.to_string())?;
-    let mut users = Users::new(users::login_of(&own), paths.users_file(), paths.homes());
-    users.shown = vec![paths.launcher(), paths.notify()];
-    users.covered = vec![paths.run.clone()];
-    let users = Arc::new(users);
+    let shut_in = Arc::new(features::isolation::Features::probe());
+    let walls = Arc::new(Walls {
+        shown: vec![paths.launcher(), paths.notify()],
+        covered: vec![paths.run.clone()],
+        features: Arc::clone(&shut_in),
+    });
+    let users = Arc::new(Users::new(users::login_of(&own), paths.users_file(), paths.homes(), walls));
     let places = place::roots(&paths.run, &paths.own_id()?);
     let recorded = found.as_ref().map(Found::groups).unwrap_or_default();
     let tree = contain::hold(&paths, &recorded, kept.descriptors.remove(keeping::TREE).as_ref())?;
@@ -226,7 +230,7 @@ async fn serve(beginning: Beginning, report: &mut Report, keeper: &mut Option<Ke
         open_files: open_files.for_children(),
         oom_score_adj: crate::sys::spawn::fresh_oom_score(),
         umask: 0o022,
-        features: Arc::new(features::Features::probe(&containment, no_tree)),
+        features: Arc::new(features::Features::probe(&containment, no_tree, shut_in)),
     };
     let poll = Poll::new(64).map_err(|e| format!("cannot make an epoll set: {}", e.desc()))?;
     poll.add(&signals, Interest::Read, token::SIGNALS).map_err(|e| format!("cannot watch signals: {}", e.desc()))?;

@@ -1,19 +1,30 @@
 //! What a generation's processes are shut in: its settings, with the paths of its release.
 
+use super::features::isolation::Features;
 use super::unit::Plan;
-use super::users::Users;
 use crate::config::spec::{self, JvmProgram, Kind, Template};
 use crate::isolation::{self, Filter, Settings, Surroundings};
 use crate::kinds::Context;
 use crate::sys::sandbox::{Mount, Network, Sandbox, Syscalls};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is the same for all services.
+#[derive(Debug, Default)]
+pub struct Walls {
+    /// Svd's own files that services need, whatever else is hidden from them: gunicorn's launcher, the notify sockets.
+    pub shown: Vec<PathBuf>,
+    /// Svd's own directories that are hidden in every view: with the control socket.
+    pub covered: Vec<PathBuf>,
+    pub features: Arc<Features>,
+}
 
 /// `None`: nothing. Looks at paths, which may hang: for the pool.
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn sandbox(plan: &Plan, users: &Users) -> Result<Option<Sandbox>, String> {
-    let mut settings = isolation::settings(plan.spec.isolation.as_deref(), plan.spec.root.is_some());
+pub fn sandbox(plan: &Plan, walls: &Walls) -> Result<Option<Sandbox>, String> {
+    let mut settings = walls.features.settings(&plan.spec);
     if settings == Settings::default() && plan.spec.chroot.is_none() {
         return Ok(None);
     }
@@ -29,8 +40,8 @@ pub fn sandbox(plan: &Plan, users: &Users) -> Result<Option<Sandbox>, String> {
     // What the profile lets a service write to need not be there, as in a root that is served in place.
     settings.writable.retain(|path| own.contains(path) || context.expand(path).is_ok_and(|p| Path::new(&p).exists()));
     let around = Surroundings {
-        needed: needed(plan, &context, &users.shown),
-        covered: users.covered.iter().map(|path| without_links(path)).collect(),
+        needed: needed(plan, &context, &walls.shown),
+        covered: walls.covered.iter().map(|path| without_links(path)).collect(),
     };
     let expand = |template: &Template| context.expand(template).map(|path| without_links(Path::new(&path)));
     let bounding = settings.bounding_set();
@@ -42,6 +53,7 @@ pub fn sandbox(plan: &Plan, users: &Users) -> Result<Option<Sandbox>, String> {
         mounts.insert(at, alone);
     }
     Ok(Some(Sandbox {
+        user_namespace: walls.features.needs_user_namespace(&settings),
         mounts,
         bounding: bounding.map(|all| all.into_iter().map(|c| c.0).collect()),
         ambient: settings.capabilities.is_some(),

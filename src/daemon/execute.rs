@@ -226,7 +226,9 @@ impl Host {
         plan: Rc<Plan>,
         network: Option<network::Made>,
     ) -> Result<(), String> {
-        self.around.features.suffice(&plan.spec)?;
+        let features = Arc::clone(&self.around.features);
+        features.suffice(&plan.spec)?;
+        features.left_out(&plan.spec).iter().for_each(|what| self.warn(Some(id.service), what));
         let sockets = self.sockets_for(id, &plan)?;
         let from = plan.places.id.as_ref().map(|id| format!(" from release {id}")).unwrap_or_default();
         self.progress(id.service, None, "boot", &format!("generation {} boots{from}", id.number));

@@ -1,21 +1,24 @@
 //! What services ask for, against what this host has: an update that asks for more is refused as a whole, a start as well.
 
+pub mod isolation;
 mod limits;
 
 use super::network;
 use crate::config::spec::{Limits, Network, Service};
 use crate::sys::worker::Containment;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// What svd and its host have, found out once.
 pub struct Features {
     limits: limits::Features,
+    isolation: Arc<isolation::Features>,
 }
 
 /// A key that this host cannot do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// `limits.memory`
+    /// As `optional` names it: `limits.memory`, `landlock`.
     pub key: &'static str,
     /// A sentence without its full stop: the key, the feature, what to do.
     pub why: String,
@@ -23,8 +26,8 @@ pub struct Missing {
 
 impl Features {
     /// `no_tree`: why there are no control groups, if so.
-    pub fn probe(containment: &Containment, no_tree: Option<String>) -> Features {
-        Features { limits: limits::Features::probe(containment, no_tree) }
+    pub fn probe(containment: &Containment, no_tree: Option<String>, isolation: Arc<isolation::Features>) -> Features {
+        Features { limits: limits::Features::probe(containment, no_tree), isolation }
     }
 
     pub fn limits(&self) -> &limits::Features {
@@ -35,8 +38,19 @@ impl Features {
     pub fn missing(&self, spec: &Service) -> Vec<Missing> {
         let mut missing = self.limits.missing(&spec.limits);
         missing.retain(|missing| !may_lack(spec, missing.key));
+        missing.extend(self.isolation.missing(spec));
         missing.extend(network(spec));
         missing
+    }
+
+    /// What the service may lack, and is started without: each a sentence without its end.
+    pub fn left_out(&self, spec: &Service) -> Vec<String> {
+        if spec.isolation.as_ref().is_none_or(|isolation| isolation.optional.is_empty()) {
+            return Vec::new();
+        }
+        let limits = self.limits.missing(&spec.limits).into_iter().filter(|missing| may_lack(spec, missing.key));
+        let all = limits.map(|missing| missing.why).chain(self.isolation.left_out(spec));
+        all.map(|why| format!("left out, as [isolation] optional allows: {why}")).collect()
     }
 
     /// The limits of a service without those that it may lack and cannot have here.

@@ -49,7 +49,7 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
     let mut plan =
         Plan { spec: Arc::clone(spec), places, run_as, owners, program: None, variables, sandbox: None, secrets: None };
     plan.program = find_program(&plan);
-    plan.sandbox = super::enclosure::sandbox(&plan, users)?.map(Arc::new);
+    plan.sandbox = super::enclosure::sandbox(&plan, &users.walls)?.map(Arc::new);
     Ok(plan)
 }
 

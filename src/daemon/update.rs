@@ -130,6 +130,7 @@ impl Host {
         }
         result.notes.extend(held_back);
         result.notes.extend(self.behind(&result.changes));
+        result.notes.extend(self.left_out(&new, &result.changes));
         if dry_run || changes.is_empty() {
             return reply.ok(&result);
         }
@@ -156,6 +157,16 @@ impl Host {
         let mut refused = self.around.features.refused(touched().map(|spec| &**spec));
         refused.extend(touched().filter_map(|spec| homes.get(&*spec.name).cloned()));
         refused
+    }
+
+    /// What those that are new or changed may lack, and do.
+    fn left_out(&self, new: &Config, changes: &[Shown]) -> Vec<Box<str>> {
+        let touched = changes.iter().filter_map(|change| new.services.get(&change.service));
+        let of = |spec: &Arc<Service>| {
+            let all = self.around.features.left_out(spec);
+            all.into_iter().map(|what| format!("{}: {what}", spec.name).into()).collect::<Vec<Box<str>>>()
+        };
+        touched.flat_map(of).collect()
     }
 
     /// Of services that `changes` do not touch: those whose processes do not have the configuration that is in force.

@@ -4,6 +4,7 @@
 //! grows, is on the disk before an id is used, and an id whose table cannot be read is given to nobody. The first one tried for a name
 //! follows from the name alone: hosts that share files mostly agree, and so does one that has lost its table.
 
+use super::enclosure::Walls;
 use crate::config::spec::{AUTO_USER, Service};
 use crate::kinds::environment::Login;
 use crate::sys::spawn::Ids;
@@ -36,10 +37,7 @@ pub struct Users {
     pub own: Arc<Login>,
     table: PathBuf,
     homes: PathBuf,
-    /// Svd's own files that services need, whatever else is hidden from them: gunicorn's launcher, the notify sockets.
-    pub shown: Vec<PathBuf>,
-    /// Svd's own directories that are hidden in every view: with the control socket.
-    pub covered: Vec<PathBuf>,
+    pub walls: Arc<Walls>,
     /// Two services that start at once must not get the same one.
     turn: Mutex<()>,
 }
@@ -59,8 +57,8 @@ pub fn login_of(account: &Account) -> Login {
 
 impl Users {
     /// `table`: where the ids are written down. `homes`: where the homes of such users are.
-    pub fn new(own: Login, table: PathBuf, homes: PathBuf) -> Users {
-        Users { own: Arc::new(own), table, homes, shown: Vec::new(), covered: Vec::new(), turn: Mutex::default() }
+    pub fn new(own: Login, table: PathBuf, homes: PathBuf, walls: Arc<Walls>) -> Users {
+        Users { own: Arc::new(own), table, homes, walls, turn: Mutex::default() }
     }
 
     /// `None`: as svd itself. What a service needs of a host is made: an id of its own, and a home.
@@ -178,7 +176,7 @@ mod tests {
 
     fn users(dir: &std::path::Path) -> Users {
         let own = Login { name: "root".into(), home: "/root".into(), shell: "/bin/sh".into() };
-        Users::new(own, dir.join("users.json"), dir.join("homes"))
+        Users::new(own, dir.join("users.json"), dir.join("homes"), Arc::default())
     }
 
     #[test]

@@ -83,12 +83,38 @@ pub fn settings(isolation: Option<&Isolation>, has_root: bool) -> Settings {
 }
 
 impl Settings {
+    /// The keys by which the service sees other files than its host.
+    pub fn files(&self) -> Vec<&'static str> {
+        let keys = [
+            ("private_tmp", self.private_tmp),
+            ("read_only", !self.read_only.is_empty()),
+            ("hidden", !self.hidden.is_empty()),
+            ("bind", !self.bind.is_empty()),
+            ("private_devices", self.private_devices),
+        ];
+        keys.into_iter().filter(|(_, is)| *is).map(|(key, _)| key).collect()
+    }
+
+    /// As if neither the file nor the profile said it.
+    pub fn leave_out(&mut self, key: &str) {
+        match key {
+            "private_tmp" => self.private_tmp = false,
+            "read_only" => self.read_only = Vec::new(),
+            "hidden" => self.hidden = Vec::new(),
+            "bind" => self.bind = Vec::new(),
+            "private_devices" => self.private_devices = false,
+            "private_pids" => self.private_pids = false,
+            "network" => self.network = Network::Host,
+            "capabilities" => self.capabilities = None,
+            "syscalls" => self.syscalls = Vec::new(),
+            "landlock" => self.landlock = false,
+            _ => {}
+        }
+    }
+
     /// Does the service see other files than its host?
     pub fn has_view(&self) -> bool {
-        self.private_tmp
-            || self.private_devices
-            || self.private_pids
-            || !(self.read_only.is_empty() && self.hidden.is_empty() && self.bind.is_empty())
+        self.private_pids || !self.files().is_empty()
     }
 
     /// The bounding set; `None`: all that there are.

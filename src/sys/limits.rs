@@ -11,6 +11,8 @@ use super::spawn::{CpuMask, IoPriority, Limit};
 /// Rights of root's that a container may lack, by their numbers (`capabilities(7)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
+    SetUid = 7,
+    SetPcap = 8,
     SysAdmin = 21,
     SysNice = 23,
     SysResource = 24,
@@ -18,10 +20,18 @@ pub enum Capability {
 
 /// Does this process have it?
 pub fn has(capability: Capability) -> bool {
+    capability_set("CapEff:") & (1 << capability as u32) != 0
+}
+
+/// Those that this process can hand on, a bit each: it has them, and so can its children.
+pub fn capabilities_to_give() -> u64 {
+    capability_set("CapPrm:") & capability_set("CapBnd:")
+}
+
+fn capability_set(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
-    set & (1 << capability as u32) != 0
+    let set = status.lines().find_map(|line| line.strip_prefix(name));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// This process's own nice value.

@@ -109,7 +109,7 @@ impl Reader {
         // Where they are is seen by what is shut in.
         let users = Arc::clone(&self.users);
         let enclose = move || {
-            plan.sandbox = enclosure::sandbox(&plan, &users)?.map(Arc::new);
+            plan.sandbox = enclosure::sandbox(&plan, &users.walls)?.map(Arc::new);
             Ok(plan)
         };
         self.run(enclose).await

@@ -1,7 +1,7 @@
 //! The process between svd and a service's program: it makes the sandbox around itself, and becomes the program.
 
 use super::super::spawn::Limit;
-use super::{FAILED, Order, filter, mounts, network, pids, rights};
+use super::{FAILED, Order, filter, mounts, network, pids, probe, rights, user};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -23,7 +23,10 @@ pub(super) fn cannot(what: impl std::fmt::Display) -> impl FnOnce(nix::errno::Er
 
 /// Never returns where it succeeds.
 pub fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.peek().is_some_and(|word| word.as_bytes() == probe::WORD.as_bytes()) {
+        return probe::tell();
+    }
     let number = arguments.next().and_then(|n| n.to_str()?.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
     // Whoever calls it by hand has no order for it.
     let Some(number) = number.filter(|fd| is_order(*fd)) else {
@@ -67,7 +70,21 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
     let argv = argv.into_iter().map(text).collect::<Result<Vec<_>>>()?;
     let (program, directory) = (text(program)?, text(how.directory)?);
 
-    network::enter(sandbox.network, how.network.and_then(given))?;
+    let kept = how.network.and_then(given);
+    let is_kept = kept.is_some();
+    if is_kept {
+        // Svd's, so that it is entered with svd's rights.
+        network::enter(sandbox.network, kept)?;
+    }
+    if sandbox.user_namespace {
+        // What only svd's own rights allow comes first: beyond it they count for nothing.
+        set_limits(&how.limits)?;
+        how.ids.as_ref().map(rights::become_user).transpose()?;
+        user::leave()?;
+    }
+    if !is_kept {
+        network::enter(sandbox.network, None)?;
+    }
     let has_view = !sandbox.mounts.is_empty();
     if has_view {
         mounts::leave()?;
@@ -76,14 +93,18 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
         pids::enter(how.terminal)?;
     }
     if has_view {
-        mounts::make(&sandbox.mounts)?;
+        mounts::make(&sandbox.mounts, sandbox.user_namespace)?;
     }
     let variables = variables(environment, how.listen_pid, how.watchdog_pid);
     // Made and opened while nothing is forbidden yet.
     let syscalls = sandbox.syscalls.as_ref().map(filter::Syscalls::program).transpose()?;
     let files = sandbox.landlock.as_ref().map(filter::Landlock::rules).transpose()?;
-    set_limits(&how.limits)?;
-    rights::limit(&sandbox, how.ids.as_ref())?;
+    if sandbox.user_namespace {
+        rights::limit_apart(&sandbox)?;
+    } else {
+        set_limits(&how.limits)?;
+        rights::limit(&sandbox, how.ids.as_ref())?;
+    }
     // As the service's user: root may not see into its directories, nor should it in its place.
     nix::unistd::chdir(directory.as_c_str())
         .map_err(|e| format!("cannot change to directory {}: {}", directory.to_string_lossy(), e.desc()))?;

@@ -11,7 +11,9 @@ mod mounts;
 mod network;
 pub mod pids;
 mod places;
+pub mod probe;
 mod rights;
+mod user;
 
 pub use filter::{Landlock, Syscalls};
 pub use network::Namespace;
@@ -30,6 +32,10 @@ use std::sync::Arc;
 /// What a process is shut in. Plain data, the same for all processes of a generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
+    /// All of it is done in a user namespace (`user_namespaces(7)`), by whoever has not the rights for it. The program keeps its
+    /// user, and has no capabilities over the host.
+    #[serde(default)]
+    pub user_namespace: bool,
     /// Not empty: a mount namespace.
     pub mounts: Vec<Mount>,
     /// The highest number of a capability is the kernel's to know; `None`: all stay.

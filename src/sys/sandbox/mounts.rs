@@ -20,12 +20,14 @@ pub(super) fn leave() -> Result<()> {
 }
 
 /// Changes what is seen.
-pub(super) fn make(steps: &[Mount]) -> Result<()> {
+///
+/// `apart`: in a user namespace. What the user cannot reach, the program cannot reach either, and needs no cover.
+pub(super) fn make(steps: &[Mount], apart: bool) -> Result<()> {
     // From the host's view, before any of it is covered.
     let trees: Vec<_> = steps.iter().map(open).collect::<Result<_>>()?;
     for (step, trees) in steps.iter().zip(trees) {
         match step {
-            Mount::Cover { path, mode, make, empty, .. } => cover(path, *mode, make, *empty, trees)?,
+            Mount::Cover { path, mode, make, empty, .. } => cover(path, *mode, make, *empty, trees, apart)?,
             Mount::Terminals => terminals()?,
             Mount::Processes => super::pids::see_own()?,
             Mount::Bind { target, .. } => {
@@ -45,7 +47,7 @@ pub(super) fn make(steps: &[Mount]) -> Result<()> {
                     })?;
                 }
             }
-            Mount::ReadOnly { paths, except } => read_only(paths, except)?,
+            Mount::ReadOnly { paths, except } => read_only(paths, except, apart)?,
         }
     }
     // The directory of before is a way out of the view.
@@ -109,7 +111,7 @@ fn make_directory(path: &Path) -> std::result::Result<(), Errno> {
     made.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)))
 }
 
-fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees) -> Result<()> {
+fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees, apart: bool) -> Result<()> {
     let failed = |e| cannot(format_args!("cover {}", path.display()))(e);
     match std::fs::metadata(path) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
@@ -123,6 +125,7 @@ fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees) ->
             let null = clone_tree(Path::new("/dev/null")).map_err(failed)?;
             return places::existing(path).and_then(|place| attach(&null, &place)).map_err(failed);
         }
+        Err(e) if apart && e.raw_os_error() == Some(libc::EACCES) && trees.is_empty() => return Ok(()),
         // What cannot be looked at (a stale NFS) can be covered nevertheless.
         _ => {}
     }
@@ -240,7 +243,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 
 /// Makes every mount at and below the paths read-only, and nothing else: what the host has read-only stays so below an
 /// exception.
-fn read_only(paths: &[PathBuf], except: &[PathBuf]) -> Result<()> {
+fn read_only(paths: &[PathBuf], except: &[PathBuf], apart: bool) -> Result<()> {
     let rules = paths.iter().map(|p| (p, true)).chain(except.iter().map(|p| (p, false)));
     // A rule needs a mount of its own to hold for.
     for (path, is_read_only) in rules.clone() {
@@ -251,6 +254,7 @@ fn read_only(paths: &[PathBuf], except: &[PathBuf]) -> Result<()> {
         match mount(Some(path), path, None::<&str>, flags, None::<&str>) {
             Ok(()) => {}
             Err(Errno::ENOENT | Errno::ENOTDIR) if is_read_only => {}
+            Err(Errno::EACCES) if is_read_only && apart => {}
             Err(Errno::ENOENT) => {
                 return Err(format!(
                     "cannot make {0} writable: it is not there; create it (mkdir {0})",
@@ -274,6 +278,7 @@ fn read_only(paths: &[PathBuf], except: &[PathBuf]) -> Result<()> {
             Ok(()) => {}
             // Covered by another mount, so that nobody can write there by this name.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EINVAL) => {}
+            Err(Errno::EACCES) if apart => {}
             Err(e) => return Err(cannot(format_args!("make {} read-only", path.display()))(e)),
         }
     }

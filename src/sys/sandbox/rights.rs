@@ -52,6 +52,14 @@ pub(super) fn limit(sandbox: &Sandbox, ids: Option<&Ids>) -> Result<()> {
     Ok(())
 }
 
+/// The same in a user namespace of one's own, where the user is the service's already.
+pub(super) fn limit_apart(sandbox: &Sandbox) -> Result<()> {
+    if let Some(kept) = &sandbox.bounding {
+        drop_from_bounding_set(kept, false)?;
+    }
+    set(0, 0)
+}
+
 fn mask(numbers: &[u8]) -> u64 {
     numbers.iter().filter(|n| **n <= MOST).fold(0, |mask, n| mask | 1 << n)
 }
@@ -106,7 +114,7 @@ fn raise_ambient(number: u8) -> Result<()> {
     Errno::result(result).map(drop).map_err(cannot(format_args!("hand capability {number} on to the program")))
 }
 
-fn become_user(ids: &Ids) -> Result<()> {
+pub(super) fn become_user(ids: &Ids) -> Result<()> {
     let hint = |what: String| {
         move |e: Errno| {
             let why = if e == Errno::EPERM { " (only root can start programs as another user)" } else { "" };
