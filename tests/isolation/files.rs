@@ -9,7 +9,7 @@ use tempfile::TempDir;
 const AS_NOBODY: &str = "user = 'nobody'";
 
 /// A directory of the host's that everybody may write to, outside of /tmp.
-fn open_directory() -> TempDir {
+pub fn open_directory() -> TempDir {
     let dir = tempfile::Builder::new().prefix("airdock-open-").tempdir_in("/var/lib").expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("its mode");
     dir

@@ -6,7 +6,9 @@
 mod support;
 
 mod files;
+mod lacking;
 mod network;
+mod plain;
 mod processes;
 mod rights;
 mod servers;
@@ -40,6 +42,10 @@ impl<'a> Attempt<'a> {
 
     fn top(self, top: &'a str) -> Attempt<'a> {
         Attempt { top, ..self }
+    }
+
+    fn home(self, home: Home) -> Attempt<'a> {
+        Attempt { home, ..self }
     }
 
     fn run(&self) -> Outcome {

@@ -42,6 +42,10 @@ pub enum Home {
     Container,
     /// `nobody`, who can make none; see [`super::plain::give_to_nobody`].
     PlainUser,
+    /// Root without the right to make namespaces, as in a container.
+    Powerless,
+    /// That, where no user namespace can be made either.
+    Forbidden,
 }
 
 impl Svd {
@@ -92,6 +96,18 @@ impl Svd {
         let svd = env!("CARGO_BIN_EXE_svd");
         let mut command = match self.home {
             Home::Here | Home::PlainUser => Command::new(svd),
+            Home::Powerless => {
+                let mut command = Command::new("setpriv");
+                command.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", svd]);
+                command
+            }
+            Home::Forbidden => {
+                let mut command = Command::new("unshare");
+                let forbid = "echo 0 > /proc/sys/user/max_user_namespaces && \
+                              exec setpriv --bounding-set=-all --inh-caps=-all \"$@\"";
+                command.args(["--user", "--map-root-user", "sh", "-c", forbid, "sh", svd]);
+                command
+            }
             Home::Container => {
                 let mut command = Command::new("unshare");
                 let hide = "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"";
