@@ -127,7 +127,7 @@ pub fn verdict(what: &str, ended: Ended) -> Result<(), String> {
 impl Host {
     pub fn start_check(&mut self, check: Check) {
         if self.checks.running.len() >= MOST {
-            return self.left_out(check);
+            return self.put_off(check);
         }
         self.checks.full = false;
         let wanted = match self.prepare_check(&check) {
@@ -151,7 +151,7 @@ impl Host {
     }
 
     /// That is nobody's fault whom it would ask about.
-    fn left_out(&mut self, check: Check) {
+    fn put_off(&mut self, check: Check) {
         let why = format!("{MOST} commands of svd's run already");
         if check.client.is_some() {
             return drop(check.done.send(Err(why)));
