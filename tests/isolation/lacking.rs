@@ -5,7 +5,11 @@ use crate::support::svd::{Home, Svd, both};
 use crate::support::{PATIENCE, wait_until};
 use std::fs;
 
-const VIEW: [&str; 4] = ["private_tmp", "read_only", "hidden", "private_devices"];
+/// The keys of the profile that need a mount namespace or one of processes.
+const VIEW: [&str; 5] = ["private_tmp", "read_only", "hidden", "private_devices", "private_pids"];
+
+/// In a sentence.
+const VIEW_SAID: &str = "private_tmp, read_only, hidden, private_devices and private_pids";
 
 /// Where neither svd itself nor a user namespace has the rights.
 fn forbidden() -> Option<Svd> {
@@ -29,8 +33,9 @@ fn keys_that_cannot_be_had_are_refused_and_nothing_is_changed() {
     svd.start();
     svd.wait_state("web", "running");
     let main = svd.main_pid("web");
+    let view = format!("{VIEW_SAID} need a user namespace");
     for (keys, needs) in [
-        ("profile = 'strict'", "private_tmp, read_only, hidden and private_devices need a user namespace"),
+        ("profile = 'strict'", view.as_str()),
         ("network = 'none'", "network needs a user namespace"),
         ("bind = { '/mnt' = '/srv' }", "bind needs a user namespace"),
         ("capabilities = ['chown']", "capabilities needs"),
@@ -66,8 +71,7 @@ fn what_may_be_lacking_is_left_out_and_said() {
     assert!(said.contains("web: [isolation] private_tmp needs a user namespace"), "{said}");
     svd.service("web", &file(&format!("'private_tmp', 'capabilities', {all_but_one}")));
     let said = svd.ok(&["update"]);
-    let left =
-        "left out, as [isolation] optional allows: [isolation] private_tmp, read_only, hidden and private_devices need";
+    let left = format!("left out, as [isolation] optional allows: [isolation] {VIEW_SAID} need");
     assert!(said.contains(&format!("web: {left}")), "{said}");
     svd.wait_state("web", "running");
     assert!(svd.said().contains(&format!("web: {left}")), "{}", svd.said());
