@@ -6,6 +6,7 @@ use crate::config::spec::{self, JvmProgram, Kind, Template};
 use crate::isolation::{self, Filter, Settings, Surroundings};
 use crate::kinds::Context;
 use crate::sys::sandbox::{Mount, Network, Sandbox, Syscalls};
+use crate::sys::trust::{self, Rule};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,24 +91,44 @@ fn without_links(path: &Path) -> PathBuf {
 fn needed(plan: &Plan, context: &Context<'_>, shown: &[PathBuf]) -> Vec<PathBuf> {
     let places = &plan.places;
     // `current` may be said to be elsewhere, and what is linked into a release lies in the root.
-    let found =
-        [places.root.clone(), places.release.clone(), places.venv.clone(), places.real_venv().map(Path::to_owned)];
+    let links: Vec<PathBuf> = places.links().collect();
+    let linked = [places.release.as_deref(), places.venv.as_deref()].into_iter().flatten();
+    let linked = linked.filter(|real| is_shown(places.root.as_deref(), &links, real)).map(Path::to_owned);
+    let found = places.root.iter().cloned().chain(linked);
     let directory = super::launch::directory(context).ok();
     let program = plan.program.as_ref().and_then(|p| p.canonicalize().ok()?.parent().map(Path::to_owned));
     let python = plan.program.as_deref().map(of_python).unwrap_or_default();
     let archives = archives(&plan.spec.kind).filter_map(|path| context.expand(path).ok()).map(PathBuf::from);
-    let all = found.into_iter().flatten().chain(directory).chain(program).chain(python).chain(archives);
+    let all = found.chain(directory).chain(program).chain(python).chain(archives);
     let secrets = super::launch::path_of_secrets(plan).map(Path::to_owned);
     let all = all.chain(shown.iter().cloned()).chain(secrets);
     all.map(|path| without_links(&path)).filter(|path| path != Path::new("/")).collect()
 }
 
-/// The virtual environment of an interpreter, and the Python that it was made from.
+/// What links of the root lead to: below the root, or where nobody but root and svd's user could have led them. A service that may
+/// write there would show itself what is hidden from it.
+fn is_shown(root: Option<&Path>, links: &[PathBuf], real: &Path) -> bool {
+    let below = root.is_some_and(|root| without_links(real).starts_with(without_links(root)));
+    let leads = |link: &&PathBuf| link.canonicalize().is_ok_and(|target| target == real);
+    let shown = below || links.iter().filter(leads).any(|link| trust::parents(link, Rule::Strict).is_ok());
+    if !shown {
+        tracing::warn!(
+            "{} lies outside of its root, and others than root decide that it is used: if it is hidden, it stays so",
+            real.display()
+        );
+    }
+    shown
+}
+
+/// The virtual environment of an interpreter, and the Python that it was made from: as far as the interpreter lies there, or nobody but
+/// root and svd's user could have written that.
 fn of_python(program: &Path) -> Vec<PathBuf> {
     let Some(venv) = program.parent().and_then(Path::parent) else { return Vec::new() };
     let Ok(text) = std::fs::read_to_string(venv.join("pyvenv.cfg")) else { return Vec::new() };
     let home = text.lines().find_map(|line| line.strip_prefix("home")?.trim_start().strip_prefix('='));
     let base = home.and_then(|home| Path::new(home.trim()).parent().map(Path::to_owned));
+    let is_its = |base: &PathBuf| program.canonicalize().is_ok_and(|real| real.starts_with(without_links(base)));
+    let base = base.filter(|base| is_its(base) || trust::path(&venv.join("pyvenv.cfg"), Rule::Strict).is_ok());
     [Some(venv.to_owned()), base].into_iter().flatten().collect()
 }
 
@@ -121,4 +142,51 @@ fn archives(kind: &Kind) -> impl Iterator<Item = &Template> {
         _ => (None, None, &[][..]),
     };
     home.into_iter().chain(jar).chain(classpath)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{chown, lchown, symlink};
+
+    /// Of somebody else than root.
+    const OTHER: Option<u32> = Some(61_234);
+
+    #[test]
+    fn what_a_service_may_write_shows_it_nothing() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |path: &str| dir.path().join(path);
+        for path in ["app/releases/1", "venv/bin", "python/bin", "others/bin"] {
+            std::fs::create_dir_all(at(path)).expect("directories");
+        }
+        std::fs::write(at("python/bin/python3"), "").expect("a file");
+        symlink(at("python/bin/python3"), at("venv/bin/python")).expect("a link");
+        let says = |home: &str| {
+            let text = format!("home = {}\nversion = 3\n", at(home).display());
+            std::fs::write(at("venv/pyvenv.cfg"), text).expect("a file");
+            of_python(&at("venv/bin/python"))
+        };
+        let venv = at("venv");
+        assert_eq!(says("others/bin"), [venv.clone(), at("others")], "root says so");
+        chown(&venv, OTHER, None).expect("chown");
+        assert_eq!(says("others/bin"), std::slice::from_ref(&venv));
+        assert_eq!(says("python/bin"), [venv, at("python")], "it is what runs");
+
+        let (root, link) = (at("app"), at("app/current"));
+        let links = [link.clone()];
+        let leads = |to: &str| {
+            let _ = std::fs::remove_file(&link);
+            symlink(at(to), &link).expect("a link");
+            is_shown(Some(&root), &links, &at(to))
+        };
+        assert!(leads("app/releases/1") && leads("others"), "root says so");
+        chown(&root, OTHER, None).expect("chown");
+        assert!(leads("app/releases/1") && !leads("others"));
+        lchown(&link, OTHER, None).expect("lchown");
+        assert!(!leads("others"));
+    }
 }

@@ -107,6 +107,18 @@ impl Places {
         Some(self.venv.as_ref()?.join("bin/python").to_str()?.to_owned())
     }
 
+    /// The links that release and environment may have been found by.
+    pub fn links(&self) -> impl Iterator<Item = PathBuf> {
+        let current = self.root.iter().map(|root| root.join("current"));
+        let named = self.root.iter().zip(&self.id).map(|(root, id)| root.join("releases").join(&**id));
+        let above = [self.release.as_deref(), self.root.as_deref()].into_iter().flatten();
+        current
+            .chain(named)
+            .chain(above.flat_map(|dir| VENVS.iter().map(|name| dir.join(name))))
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
     /// The virtual environment, if there is one.
     pub fn real_venv(&self) -> Option<&Path> {
         self.venv.as_deref().filter(|_| self.venv_exists)
