@@ -7,6 +7,7 @@ use super::token;
 use crate::core::GenerationId;
 use crate::kinds::Argv;
 use crate::sys::process::ExitStatus;
+use crate::sys::sandbox::Neighbour;
 use crate::sys::spawn::{Prepared, Source, Wire, c_path, c_string, resolve_program};
 use crate::sys::worker::{Worker, WorkerEvent};
 use crate::sys::{io_text, terminal};
@@ -200,10 +201,18 @@ impl Host {
         prepared.program = c_path(program).ok_or("the program's path has a NUL byte")?;
         let argv = check.argv.words().iter().map(|a| c_string(a).ok_or("an argument has a NUL byte"));
         prepared.argv = argv.collect::<Result<_, _>>()?;
+        prepared.neighbour = self.neighbour(check.generation, check.slot);
         let line = check.client.take().map(|client| client.equip(&mut prepared)).transpose()?;
         let name = group_name(self.checks.last + 1);
         let started = Worker::start(&self.spawner, &prepared, &self.containment, &name);
         Ok((started.map_err(|e| e.to_string())?, line))
+    }
+
+    /// A process of the worker, for what is to be where that one is.
+    fn neighbour(&self, generation: GenerationId, slot: u32) -> Option<Neighbour> {
+        let found = self.workers.values().find(|p| p.generation == generation && p.slot == slot && !p.started_ended)?;
+        let process = found.worker.process()?.try_clone_to_owned().ok()?;
+        Some(Neighbour { pid: found.worker.pid()?, process: std::sync::Arc::new(process) })
     }
 
     /// Runs what is prepared. That it could not be started is told as any other end.

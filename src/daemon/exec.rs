@@ -94,12 +94,19 @@ impl Host {
         let argv: Argv = what.command.clone().into();
         match self.serving(name).filter(|_| what.release.is_none()) {
             Some(generation) => {
-                let check = Check { generation, slot: 0, argv, limit: LONGEST, client: Some(client), done };
+                let slot = self.living_slot(generation);
+                let check = Check { generation, slot, argv, limit: LONGEST, client: Some(client), done };
                 self.start_check(check);
             }
             None => self.command_of_release(name, what.release.clone(), argv, client, done),
         }
         Begun { ended, signals }
+    }
+
+    /// Of the worker whose sandbox the command shares: the first that lives.
+    fn living_slot(&self, generation: GenerationId) -> u32 {
+        let living = self.workers.values().filter(|p| p.generation == generation && !p.started_ended);
+        living.map(|p| p.slot).min().unwrap_or(0)
     }
 
     fn serving(&self, name: &Name) -> Option<GenerationId> {

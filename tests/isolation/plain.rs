@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 const BY: [(Home, &str); 2] = [(Home::PlainUser, ""), (Home::Powerless, "user = 'nobody'")];
 
 /// Is there anything to test here?
-fn needs_user_namespaces() -> bool {
+pub fn needs_user_namespaces() -> bool {
     if needs_root() {
         return true;
     }

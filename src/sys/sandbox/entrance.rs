@@ -1,7 +1,7 @@
 //! The process between svd and a service's program: it makes the sandbox around itself, and becomes the program.
 
 use super::super::spawn::Limit;
-use super::{FAILED, Order, filter, mounts, network, pids, probe, rights, user};
+use super::{FAILED, Network, Order, Program, Sandbox, beside, filter, mounts, network, pids, probe, rights, user};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -68,33 +68,9 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
     let environment = text.get(line + 1..line + 1 + how.environment).unwrap_or_default();
     let text = |text: OsString| CString::new(text.into_vec()).map_err(|_| "an argument has a NUL byte".to_owned());
     let argv = argv.into_iter().map(text).collect::<Result<Vec<_>>>()?;
-    let (program, directory) = (text(program)?, text(how.directory)?);
+    let (program, directory) = (text(program)?, text(how.directory.clone())?);
 
-    let kept = how.network.and_then(given);
-    let is_kept = kept.is_some();
-    if is_kept {
-        // Svd's, so that it is entered with svd's rights.
-        network::enter(sandbox.network, kept)?;
-    }
-    if sandbox.user_namespace {
-        // What only svd's own rights allow comes first: beyond it they count for nothing.
-        set_limits(&how.limits)?;
-        how.ids.as_ref().map(rights::become_user).transpose()?;
-        user::leave()?;
-    }
-    if !is_kept {
-        network::enter(sandbox.network, None)?;
-    }
-    let has_view = !sandbox.mounts.is_empty();
-    if has_view {
-        mounts::leave()?;
-    }
-    if sandbox.private_pids {
-        pids::enter(how.terminal)?;
-    }
-    if has_view {
-        mounts::make(&sandbox.mounts, sandbox.user_namespace)?;
-    }
+    let is_beside = leave(&sandbox, &how)?;
     let variables = variables(environment, how.listen_pid, how.watchdog_pid);
     // Made and opened while nothing is forbidden yet.
     let syscalls = sandbox.syscalls.as_ref().map(filter::Syscalls::program).transpose()?;
@@ -112,6 +88,9 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
     // SAFETY: the default action is no handler of ours.
     unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) }
         .map_err(cannot("reset SIGPIPE"))?;
+    if is_beside && sandbox.private_pids {
+        pids::end_with_entrance();
+    }
     rights::confine(&sandbox)?;
     files.map(filter::restrict_files).transpose()?;
     syscalls.as_ref().map(filter::restrict_syscalls).transpose()?;
@@ -120,6 +99,47 @@ fn enter(file: &mut File, program: OsString, argv: Vec<OsString>) -> Result<std:
             super::super::spawn::ExecFailure { step: super::super::spawn::Step::Exec, errno: e as i32, detail: 0 };
         failure.describe(&super::super::spawn::Prepared::new(program.clone(), Vec::new()))
     })
+}
+
+/// From what svd has to what the program is to have, but for its rights. Is that a neighbour's?
+fn leave(sandbox: &Sandbox, how: &Program) -> Result<bool> {
+    let kept = how.network.and_then(given);
+    let is_kept = kept.is_some();
+    if is_kept {
+        // Svd's, so that it is entered with svd's rights.
+        network::enter(sandbox.network, kept)?;
+    }
+    if sandbox.user_namespace {
+        // What only svd's own rights allow comes first: beyond it they count for nothing.
+        set_limits(&how.limits)?;
+        how.ids.as_ref().map(rights::become_user).transpose()?;
+    }
+    let neighbour = how.neighbour.and_then(|(pid, number)| Some((pid, given(number)?)));
+    if let Some((pid, process)) = neighbour
+        && beside::enter(sandbox, !is_kept && sandbox.network != Network::Host, process, pid)?
+    {
+        if sandbox.private_pids {
+            pids::enter_beside(how.terminal)?;
+        }
+        return Ok(true);
+    }
+    if sandbox.user_namespace {
+        user::leave()?;
+    }
+    if !is_kept {
+        network::enter(sandbox.network, None)?;
+    }
+    let has_view = !sandbox.mounts.is_empty();
+    if has_view {
+        mounts::leave()?;
+    }
+    if sandbox.private_pids {
+        pids::enter(how.terminal)?;
+    }
+    if has_view {
+        mounts::make(&sandbox.mounts, sandbox.user_namespace)?;
+    }
+    Ok(false)
 }
 
 /// A descriptor by its number in the order.

@@ -5,6 +5,7 @@
 //! process has one thread, reads what to do from a memfd, does it ([`entrance`]), and becomes the service's program. What
 //! fails is written into the same memfd, of which svd keeps a descriptor.
 
+mod beside;
 pub mod entrance;
 mod filter;
 mod mounts;
@@ -15,6 +16,7 @@ pub mod probe;
 mod rights;
 mod user;
 
+pub use beside::Neighbour;
 pub use filter::{Landlock, Syscalls};
 pub use network::Namespace;
 
@@ -96,6 +98,8 @@ struct Program {
     watchdog_pid: bool,
     /// The descriptor of a network that is there already.
     network: Option<RawFd>,
+    /// Whose sandbox it enters, in place of one of its own: the number of the process, and a descriptor of it.
+    neighbour: Option<(i32, RawFd)>,
     /// 0 is a terminal, which the process behind the entrance is to take.
     terminal: bool,
     /// Bytes of the environment, `NAME=value` each with a NUL, behind this in the memfd.
@@ -145,6 +149,7 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
     // Behind all that the program is to have.
     let target = prepared.descriptors.iter().map(|w| w.target + 1).max().unwrap_or(0).max(3);
     let network = prepared.network.as_ref().map(|network| (network, target + 1));
+    let neighbour = prepared.neighbour.as_ref().map(|neighbour| (neighbour, target + 2));
     let order = Order {
         sandbox: sandbox.clone(),
         program: Program {
@@ -154,6 +159,7 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
             listen_pid: prepared.listen_pid,
             watchdog_pid: prepared.watchdog_pid,
             network: network.map(|(_, target)| target),
+            neighbour: neighbour.map(|(neighbour, target)| (neighbour.pid, target)),
             terminal: prepared.terminal,
             environment: environment.len(),
         },
@@ -173,6 +179,9 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
     if let Some((network, target)) = network {
         descriptors.push(Wire { source: Source::Fd(network.descriptor()), target });
     }
+    if let Some((neighbour, target)) = neighbour {
+        descriptors.push(Wire { source: Source::Fd(Arc::clone(&neighbour.process)), target });
+    }
     let outer = Prepared {
         program: c"/proc/self/exe".into(),
         argv,
@@ -187,6 +196,7 @@ pub fn enclose(sandbox: &Sandbox, prepared: &Prepared) -> Result<Enclosed, Spawn
         terminal: prepared.terminal && !sandbox.private_pids,
         sandbox: None,
         network: None,
+        neighbour: None,
         descriptors,
         ..prepared.clone()
     };

@@ -50,6 +50,18 @@ pub(super) fn enter(terminal: bool) -> Result<()> {
     stand_between(program, Some((init, alive.1)))
 }
 
+/// As [`enter`], into the namespace that this process's children are in already. What ends that, ends the program.
+pub(super) fn enter_beside(terminal: bool) -> Result<()> {
+    block_signals();
+    let Some(program) = start_program(None, terminal)? else { return Ok(()) };
+    stand_between(program, None)
+}
+
+/// No first process of its own sees to that. Last, for a change of user undoes it.
+pub(super) fn end_with_entrance() {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+}
+
 /// `None`: this is it. The other one's signals are blocked still.
 fn start_program(init: Option<Pid>, terminal: bool) -> Result<Option<Pid>> {
     // SAFETY: this process has one thread.
@@ -65,6 +77,8 @@ fn start_program(init: Option<Pid>, terminal: bool) -> Result<Option<Pid>> {
             unblock_signals();
             Ok(None)
         }
+        // The first process of the namespace has ended.
+        Err(Errno::ENOMEM) if init.is_none() => Err(super::beside::GONE.to_owned()),
         Err(e) => {
             if let Some(init) = init {
                 let _ = nix::sys::signal::kill(init, Signal::SIGKILL);

@@ -181,6 +181,8 @@ pub struct Prepared {
     pub sandbox: Option<Arc<super::sandbox::Sandbox>>,
     /// The network that it enters with the sandbox; `None`: one of its own, where the sandbox has that.
     pub network: Option<super::sandbox::Namespace>,
+    /// The process whose sandbox it enters; `None`: one of its own.
+    pub neighbour: Option<super::sandbox::Neighbour>,
 }
 
 impl Prepared {
@@ -206,6 +208,7 @@ impl Prepared {
             terminal: false,
             sandbox: None,
             network: None,
+            neighbour: None,
         }
     }
 
