@@ -8,6 +8,7 @@ use super::spec::{Service, Template};
 use super::{
     counts, deploy, health, isolation, java, limits, logs, ready, reload, restart, secrets, sockets, stop, units,
 };
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -75,6 +76,19 @@ pub(super) struct Decoded {
     pub after: Vec<Span>,
 }
 
+/// What is `/` for the service.
+fn chroot(item: &Item<'_>, scope: &Scope<'_>) -> Result<PathBuf, Problem> {
+    let path = scope.path(item)?;
+    if path.components().any(|part| part == Component::ParentDir) {
+        let problem = item.problem(format!("{:?} has \"..\" in it", path.display().to_string()));
+        return Err(problem.help("write where it leads"));
+    }
+    match path == Path::new("/") {
+        true => Err(item.problem("chroot = \"/\" changes nothing").help("leave it out")),
+        false => Ok(path),
+    }
+}
+
 /// The service, as far as the file makes sense; what does not is reported.
 pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a str) -> Decoded {
     let top = Section::open(file, table, Span::default(), &SCHEMA);
@@ -89,7 +103,7 @@ pub(super) fn decode<'a>(file: &'a File<'a>, table: &'a DeTable<'a>, name: &'a s
         user: top.get("user", account),
         group: top.get("group", account),
         groups: groups(&top),
-        chroot: top.get("chroot", |item| scope.path(item)),
+        chroot: top.get("chroot", |item| chroot(item, &scope)),
         directory: top.get("directory", |item| scope.directory(item)),
         umask: top.get("umask", units::octal),
         after,

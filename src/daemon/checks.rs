@@ -7,8 +7,8 @@ use super::token;
 use crate::core::GenerationId;
 use crate::kinds::Argv;
 use crate::sys::process::ExitStatus;
-use crate::sys::sandbox::Neighbour;
-use crate::sys::spawn::{Prepared, Source, Wire, c_path, c_string, resolve_program};
+use crate::sys::sandbox::{Inside, Neighbour};
+use crate::sys::spawn::{Prepared, Source, Wire, c_path, c_string};
 use crate::sys::worker::{Worker, WorkerEvent};
 use crate::sys::{io_text, terminal};
 use nix::unistd::fchown;
@@ -143,7 +143,8 @@ impl Host {
         tokio::task::spawn_local(async move {
             let name = check.argv.words().first().cloned().unwrap_or_default();
             let Wanted { prepared, path, directory } = wanted;
-            let find = move || resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string());
+            let inside = prepared.sandbox.as_ref().and_then(|sandbox| Inside::of(&sandbox.mounts));
+            let find = move || launch::find(inside.as_ref(), &name, &path, &directory);
             let found = pool.run(Lane::Files(check.generation.service), find);
             let late = |_| Err(format!("`{}` could not be found in time", check.argv.shown()));
             let program = tokio::time::timeout(check.limit, found).await.unwrap_or_else(late);

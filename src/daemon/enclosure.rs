@@ -5,7 +5,7 @@ use super::unit::Plan;
 use crate::config::spec::{self, JvmProgram, Kind, Template};
 use crate::isolation::{self, Filter, Settings, Surroundings};
 use crate::kinds::Context;
-use crate::sys::sandbox::{Mount, Network, Sandbox, Syscalls};
+use crate::sys::sandbox::{Inside, Mount, Network, Sandbox, Syscalls};
 use crate::sys::trust::{self, Rule};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,38 +20,78 @@ pub struct Walls {
     pub features: Arc<Features>,
 }
 
-/// `None`: nothing. Looks at paths, which may hang: for the pool.
+/// What it sees in place of the host's files, where its `/` is another directory. Looks at paths, which may hang: for the pool.
+///
+/// # Errors
+/// A sentence for the operator: the directory is not there, or not safe.
+pub fn inside(plan: &Plan) -> Result<Option<Inside>, String> {
+    let Some(chroot) = &plan.spec.chroot else { return Ok(None) };
+    let failed = |why: String| format!("chroot = {:?}: {why}", chroot.display().to_string());
+    match std::fs::metadata(chroot) {
+        Ok(meta) if meta.is_dir() => {}
+        Ok(_) => return Err(failed("it is not a directory".to_owned())),
+        Err(e) => return Err(failed(format!("it cannot be had: {}", crate::sys::io_text(&e)))),
+    }
+    // Whoever can write there decides what is run as the service's user, perhaps root, and where svd mounts what.
+    trust::in_words(chroot).map_err(|(why, help)| {
+        let help = help.map(|help| format!(": {help}")).unwrap_or_default();
+        failed(format!("only root and svd's own user may be able to change it, and {why}{help}"))
+    })?;
+    let real = without_links(chroot);
+    if real == Path::new("/") {
+        return Err(failed("it leads to /, which changes nothing; leave it out".to_owned()));
+    }
+    let settings = isolation::of(&plan.spec);
+    let context = Context::without_worker(&plan.spec, &plan.places);
+    let binds = isolation::sources(&settings, |path| context.expand(path).map(|p| without_links(Path::new(&p))))?;
+    Ok(Some(Inside::new(real, binds)))
+}
+
+/// `None`: nothing. `inside`: by [`inside`]. Looks at paths as well.
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn sandbox(plan: &Plan, walls: &Walls) -> Result<Option<Sandbox>, String> {
+pub fn sandbox(plan: &Plan, walls: &Walls, inside: Option<&Inside>) -> Result<Option<Sandbox>, String> {
     let mut settings = walls.features.settings(&plan.spec);
-    if settings == Settings::default() && plan.spec.chroot.is_none() {
+    if settings == Settings::default() {
         return Ok(None);
     }
     if plan.spec.user.as_deref() == Some(spec::AUTO_USER) {
         settings.writable.push(Template::new(plan.run_as.login.home.clone()));
     }
-    if plan.spec.chroot.is_some() {
-        return Err("chroot is not done by this svd yet; leave it out".to_owned());
-    }
     let secrets = super::launch::path_of_secrets(plan);
     let context = Context { secrets, ..Context::without_worker(&plan.spec, &plan.places) };
+    // As the service sees it, and on the host.
+    let find = |path: &Path| match inside {
+        Some(inside) => inside.find(path),
+        None => {
+            let real = without_links(path);
+            (real.clone(), real)
+        }
+    };
     let own = plan.spec.isolation.as_ref().map(|isolation| isolation.writable.as_slice()).unwrap_or_default();
     // What the profile lets a service write to need not be there, as in a root that is served in place.
-    settings.writable.retain(|path| own.contains(path) || context.expand(path).is_ok_and(|p| Path::new(&p).exists()));
+    let is_there = |path: &Template| context.expand(path).is_ok_and(|p| find(Path::new(&p)).1.exists());
+    settings.writable.retain(|path| own.contains(path) || is_there(path));
     let around = Surroundings {
-        needed: needed(plan, &context, &walls.shown),
+        needed: needed(plan, &context, &walls.shown, find),
         covered: walls.covered.iter().map(|path| without_links(path)).collect(),
     };
-    let expand = |template: &Template| context.expand(template).map(|path| without_links(Path::new(&path)));
+    let expand = |template: &Template| context.expand(template).map(|path| find(Path::new(&path)).0);
+    let by_host = |template: &Template| context.expand(template).map(|path| without_links(Path::new(&path)));
+    let sources = isolation::sources(&settings, by_host)?;
     let bounding = settings.bounding_set();
     let landlock = if settings.landlock { Some(isolation::landlock(&settings, &around, expand)?) } else { None };
-    let mut mounts = isolation::mounts(&settings, &around, expand)?;
+    let mut mounts = isolation::mounts(&settings, &around, &sources, expand)?;
     if let Some(alone) = secrets_alone(plan).filter(|_| !mounts.is_empty()) {
         // What is read-only comes last.
         let at = mounts.iter().position(|step| matches!(step, Mount::ReadOnly { .. })).unwrap_or(mounts.len());
         mounts.insert(at, alone);
+    }
+    if let Some(inside) = inside {
+        let shown = walls.shown.iter().cloned().chain(secrets.map(Path::to_owned));
+        let shown = shown.map(|path| without_links(&path)).collect();
+        mounts.insert(0, Mount::Root { path: inside.root().to_owned(), shown });
     }
     Ok(Some(Sandbox {
         user_namespace: walls.features.needs_user_namespace(&settings),
@@ -88,7 +128,12 @@ fn without_links(path: &Path) -> PathBuf {
 }
 
 /// What the processes must see, whatever is hidden.
-fn needed(plan: &Plan, context: &Context<'_>, shown: &[PathBuf]) -> Vec<PathBuf> {
+fn needed(
+    plan: &Plan,
+    context: &Context<'_>,
+    shown: &[PathBuf],
+    find: impl Fn(&Path) -> (PathBuf, PathBuf),
+) -> Vec<PathBuf> {
     let places = &plan.places;
     // `current` may be said to be elsewhere, and what is linked into a release lies in the root.
     let links: Vec<PathBuf> = places.links().collect();
@@ -96,13 +141,13 @@ fn needed(plan: &Plan, context: &Context<'_>, shown: &[PathBuf]) -> Vec<PathBuf>
     let linked = linked.filter(|real| is_shown(places.root.as_deref(), &links, real)).map(Path::to_owned);
     let found = places.root.iter().cloned().chain(linked);
     let directory = super::launch::directory(context).ok();
-    let program = plan.program.as_ref().and_then(|p| p.canonicalize().ok()?.parent().map(Path::to_owned));
-    let python = plan.program.as_deref().map(of_python).unwrap_or_default();
+    let program = plan.program.as_ref().and_then(|p| find(p).0.parent().map(Path::to_owned));
+    let python = plan.program.as_deref().map(|p| of_python(p, &find)).unwrap_or_default();
     let archives = archives(&plan.spec.kind).filter_map(|path| context.expand(path).ok()).map(PathBuf::from);
     let all = found.chain(directory).chain(program).chain(python).chain(archives);
     let secrets = super::launch::path_of_secrets(plan).map(Path::to_owned);
     let all = all.chain(shown.iter().cloned()).chain(secrets);
-    all.map(|path| without_links(&path)).filter(|path| path != Path::new("/")).collect()
+    all.map(|path| find(&path).0).filter(|path| path != Path::new("/")).collect()
 }
 
 /// What links of the root lead to: below the root, or where nobody but root and svd's user could have led them. A service that may
@@ -122,13 +167,14 @@ fn is_shown(root: Option<&Path>, links: &[PathBuf], real: &Path) -> bool {
 
 /// The virtual environment of an interpreter, and the Python that it was made from: as far as the interpreter lies there, or nobody but
 /// root and svd's user could have written that.
-fn of_python(program: &Path) -> Vec<PathBuf> {
+fn of_python(program: &Path, find: impl Fn(&Path) -> (PathBuf, PathBuf)) -> Vec<PathBuf> {
     let Some(venv) = program.parent().and_then(Path::parent) else { return Vec::new() };
-    let Ok(text) = std::fs::read_to_string(venv.join("pyvenv.cfg")) else { return Vec::new() };
+    let config = find(&venv.join("pyvenv.cfg")).1;
+    let Ok(text) = std::fs::read_to_string(&config) else { return Vec::new() };
     let home = text.lines().find_map(|line| line.strip_prefix("home")?.trim_start().strip_prefix('='));
     let base = home.and_then(|home| Path::new(home.trim()).parent().map(Path::to_owned));
-    let is_its = |base: &PathBuf| program.canonicalize().is_ok_and(|real| real.starts_with(without_links(base)));
-    let base = base.filter(|base| is_its(base) || trust::path(&venv.join("pyvenv.cfg"), Rule::Strict).is_ok());
+    let is_its = |base: &PathBuf| find(program).0.starts_with(find(base).0);
+    let base = base.filter(|base| is_its(base) || trust::path(&config, Rule::Strict).is_ok());
     [Some(venv.to_owned()), base].into_iter().flatten().collect()
 }
 
@@ -168,7 +214,7 @@ mod tests {
         let says = |home: &str| {
             let text = format!("home = {}\nversion = 3\n", at(home).display());
             std::fs::write(at("venv/pyvenv.cfg"), text).expect("a file");
-            of_python(&at("venv/bin/python"))
+            of_python(&at("venv/bin/python"), |path| (without_links(path), without_links(path)))
         };
         let venv = at("venv");
         assert_eq!(says("others/bin"), [venv.clone(), at("others")], "root says so");

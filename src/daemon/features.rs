@@ -93,7 +93,7 @@ impl Features {
 
 /// Where each process has a network for itself, svd is in none of them.
 fn network(spec: &Service) -> Option<Missing> {
-    let settings = crate::isolation::settings(spec.isolation.as_deref(), spec.root.is_some());
+    let settings = crate::isolation::of(spec);
     if settings.network == Network::Host || !(spec.counts.statsd || spec.has_check_of_port()) || network::can_be_kept()
     {
         return None;

@@ -10,7 +10,8 @@ use crate::config::spec::{Kind, Listen, Service, Stderr, Template};
 use crate::kinds::environment::{self, HandedOver};
 use crate::kinds::{self, Argv, Context, FIRST_SOCKET, Places, gunicorn};
 use crate::sys::files;
-use crate::sys::spawn::{Limit, Prepared, Source, Wire, c_path, c_string, resolve_program};
+use crate::sys::sandbox::Inside;
+use crate::sys::spawn::{Limit, Prepared, Source, Wire, c_path, c_string, resolve_program, resolve_program_within};
 use std::borrow::Cow;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -48,8 +49,9 @@ pub fn plan(spec: &Arc<Service>, release: Option<&str>, users: &Users) -> Result
     let owners = super::sockets::owners(spec);
     let mut plan =
         Plan { spec: Arc::clone(spec), places, run_as, owners, program: None, variables, sandbox: None, secrets: None };
-    plan.program = find_program(&plan);
-    plan.sandbox = super::enclosure::sandbox(&plan, &users.walls)?.map(Arc::new);
+    let inside = super::enclosure::inside(&plan)?;
+    plan.program = find_program(&plan, inside.as_ref());
+    plan.sandbox = super::enclosure::sandbox(&plan, &users.walls, inside.as_ref())?.map(Arc::new);
     Ok(plan)
 }
 
@@ -74,7 +76,7 @@ pub fn at_hand(spec: &Service) -> bool {
 }
 
 /// The program, if it can be told without a worker. What is wrong with it is said when a worker is prepared.
-fn find_program(plan: &Plan) -> Option<PathBuf> {
+fn find_program(plan: &Plan, inside: Option<&Inside>) -> Option<PathBuf> {
     let context = Context::without_worker(&plan.spec, &plan.places);
     // Arguments may need what is not known yet; the program alone seldom does.
     let name = kinds::program(&context).ok()?;
@@ -82,7 +84,26 @@ fn find_program(plan: &Plan) -> Option<PathBuf> {
     let login = &plan.run_as.login;
     let variables = environment::variables(&context, login, "", &plan.variables, HandedOver::default()).ok()?;
     let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
-    resolve_program(name.as_ref(), path.as_ref(), &directory).ok()
+    find(inside, name.as_ref(), path, &directory).ok()
+}
+
+/// The file that a program's name means to the service. Looks at files, which may hang.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn find(inside: Option<&Inside>, name: &str, path: &str, directory: &Path) -> Result<PathBuf, String> {
+    let found = match inside {
+        Some(inside) => resolve_program_within(inside, name.as_ref(), path.as_ref(), directory),
+        None => resolve_program(name.as_ref(), path.as_ref(), directory),
+    };
+    found.map_err(|e| match inside {
+        Some(_) => format!("{e} (in chroot)"),
+        None => e.to_string(),
+    })
+}
+
+fn inside(plan: &Plan) -> Option<Inside> {
+    Inside::of(&plan.sandbox.as_ref()?.mounts)
 }
 
 /// A reload that overlaps needs memory for two. `old`: pids of what runs now and the new generation would have to fit beside;
@@ -185,7 +206,7 @@ pub fn prepare(generation: &Generation, around: &Surroundings, own: &Own<'_>) ->
     let name = line.argv.first().ok_or("the command is empty")?;
     let program = match &plan.program {
         Some(program) => program.clone(),
-        None => resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?,
+        None => find(inside(plan).as_ref(), name, path, &directory)?,
     };
     let mut prepared = of_service(plan, around, &program, &line.argv, &variables, &directory)?;
     prepared.descriptors = wires;
@@ -262,7 +283,7 @@ pub fn prepare_command(
     let variables = environment::variables(&context, &plan.run_as.login, text, &given(plan)?, handed)?;
     let path = variables.iter().find(|(n, _)| n == "PATH").map_or("", |(_, v)| v);
     let name = argv.first().ok_or("the command is empty")?;
-    let program = resolve_program(name.as_ref(), path.as_ref(), &directory).map_err(|e| e.to_string())?;
+    let program = find(inside(plan).as_ref(), name, path, &directory)?;
     let mut prepared = of_service(plan, around, &program, argv, &variables, &directory)?;
     prepared.descriptors = wires;
     Ok(prepared)

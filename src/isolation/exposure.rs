@@ -77,7 +77,7 @@ pub(super) const MIGHTY: [&str; 15] = [
 
 /// `shared`: others of this configuration run as the same user.
 pub fn exposure(service: &Service, shared: bool) -> Exposure {
-    let settings = super::settings(service.isolation.as_deref(), service.root.is_some());
+    let settings = super::of(service);
     let mut parts = vec![user(service, shared), groups(service), capabilities(service, &settings)];
     parts.extend([no_new_privileges(&settings), syscalls(&settings)]);
     parts.extend([read_only(&settings), writable(&settings), hidden(&settings), binds(&settings)]);

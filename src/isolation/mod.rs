@@ -8,6 +8,6 @@ mod weak;
 
 pub use exposure::{Exposure, Part, exposure};
 pub use rules::{Filter, landlock, syscalls};
-pub use settings::{Settings, settings};
-pub use view::{Surroundings, mounts};
+pub use settings::{Settings, of, settings};
+pub use view::{Surroundings, mounts, sources};
 pub use weak::{Weak, weak};

@@ -1,11 +1,14 @@
 //! The profiles, and what the keys change about them.
 
 use crate::config::capability::Capability;
-use crate::config::spec::{Bind, Isolation, Network, Profile, SyscallRule, Template};
+use crate::config::spec::{Bind, Isolation, Network, Profile, Service, SyscallRule, Template};
+use std::path::PathBuf;
 
 /// What holds, key by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
+    /// Beside the section.
+    pub chroot: Option<PathBuf>,
     pub private_tmp: bool,
     pub read_only: Vec<Template>,
     pub writable: Vec<Template>,
@@ -59,6 +62,12 @@ fn profile(profile: Profile, has_root: bool) -> Settings {
     }
 }
 
+/// What a service's file says.
+pub fn of(service: &Service) -> Settings {
+    let settings = settings(service.isolation.as_deref(), service.root.is_some());
+    Settings { chroot: service.chroot.clone(), ..settings }
+}
+
 /// What a section means; `None`: there is none. `has_root`: the service has one.
 pub fn settings(isolation: Option<&Isolation>, has_root: bool) -> Settings {
     let Some(isolation) = isolation else { return Settings::default() };
@@ -66,6 +75,7 @@ pub fn settings(isolation: Option<&Isolation>, has_root: bool) -> Settings {
     let base = profile(isolation.profile, has_root);
     let syscalls = syscalls.unwrap_or(base.syscalls);
     Settings {
+        chroot: None,
         private_tmp: isolation.private_tmp.unwrap_or(base.private_tmp),
         read_only: read_only.unwrap_or(base.read_only),
         writable: base.writable.into_iter().chain(writable).collect(),
@@ -91,6 +101,7 @@ impl Settings {
             ("hidden", !self.hidden.is_empty()),
             ("bind", !self.bind.is_empty()),
             ("private_devices", self.private_devices),
+            ("chroot", self.chroot.is_some()),
         ];
         keys.into_iter().filter(|(_, is)| *is).map(|(key, _)| key).collect()
     }

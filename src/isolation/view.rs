@@ -31,7 +31,18 @@ const DEVICES: &str = "/dev";
 /// What is left of [`DEVICES`]; `log` is a socket.
 const HARMLESS: [&str; 7] = ["full", "log", "null", "random", "tty", "urandom", "zero"];
 
-/// The steps that make the view, in their order. `expand` gives the path that a template means, without links; one that is not there
+/// What is bound: where it is seen, and where that is on the host. `expand` as in [`mounts`], by the host.
+///
+/// # Errors
+/// What `expand` says.
+pub fn sources<E>(
+    settings: &Settings,
+    expand: impl Fn(&crate::config::spec::Template) -> Result<PathBuf, E>,
+) -> Result<Vec<(PathBuf, PathBuf)>, E> {
+    settings.bind.iter().map(|b| Ok((PathBuf::from(&*b.target), expand(&b.source)?))).collect()
+}
+
+/// The steps that make the view, in their order, within the service's root. `sources`: of [`sources`]. `expand` gives the path that a template means, without links; one that is not there
 /// stays as it is.
 ///
 /// # Errors
@@ -39,16 +50,18 @@ const HARMLESS: [&str; 7] = ["full", "log", "null", "random", "tty", "urandom", 
 pub fn mounts<E>(
     settings: &Settings,
     around: &Surroundings,
+    sources: &[(PathBuf, PathBuf)],
     expand: impl Fn(&crate::config::spec::Template) -> Result<PathBuf, E>,
 ) -> Result<Vec<Mount>, E> {
     let all =
         |templates: &[crate::config::spec::Template]| templates.iter().map(&expand).collect::<Result<Vec<_>, E>>();
-    let binds = settings.bind.iter().map(|b| Ok((PathBuf::from(&*b.target), expand(&b.source)?, b.read_only)));
+    let binds = sources.iter().zip(&settings.bind);
+    let binds = binds.map(|((target, source), bind)| (target.clone(), source.clone(), bind.read_only));
     let paths = Paths {
         read_only: all(&settings.read_only)?,
         writable: all(&settings.writable)?,
         hidden: all(&settings.hidden)?,
-        binds: binds.collect::<Result<_, E>>()?,
+        binds: binds.collect(),
     };
     Ok(steps(settings, &paths, around))
 }
@@ -106,6 +119,11 @@ fn steps(settings: &Settings, paths: &Paths, around: &Surroundings) -> Vec<Mount
     }
     for (target, source, read_only) in &paths.binds {
         steps.push(Mount::Bind { source: source.clone(), target: target.clone() });
+        for path in &around.covered {
+            let Ok(below) = path.strip_prefix(source) else { continue };
+            let path = if below.as_os_str().is_empty() { target.clone() } else { target.join(below) };
+            steps.push(Mount::Cover { keep: keep(&path), path, mode: 0o711, make: Vec::new(), empty: false });
+        }
         if !read_only {
             writable.push(target.clone());
         }
@@ -136,7 +154,9 @@ mod tests {
 
     fn of(settings: &Settings, needed: &[&str]) -> Vec<Mount> {
         let around = Surroundings { needed: paths(needed), ..Surroundings::default() };
-        mounts(settings, &around, |t: &Template| Ok::<_, ()>(PathBuf::from(&*t.0))).expect("no error is possible")
+        let expand = |t: &Template| Ok::<_, ()>(PathBuf::from(&*t.0));
+        let sources = sources(settings, expand).expect("no error is possible");
+        mounts(settings, &around, &sources, expand).expect("no error is possible")
     }
 
     #[test]
@@ -152,7 +172,7 @@ mod tests {
     #[test]
     fn a_view_has_no_way_to_svd_and_none_to_change_the_kernel() {
         let around = Surroundings { covered: paths(&["/run/a"]), ..Surroundings::default() };
-        let of = |settings: &Settings| mounts(settings, &around, |t: &Template| Ok::<_, ()>(PathBuf::from(&*t.0)));
+        let of = |settings: &Settings| mounts(settings, &around, &[], |t: &Template| Ok::<_, ()>(PathBuf::from(&*t.0)));
         let steps = of(&Settings { read_only: vec![Template::new("/")], ..Settings::default() }).expect("steps");
         assert!(matches!(&steps[0], Mount::Cover { path, .. } if *path == around.covered[0]), "{steps:?}");
         let Mount::ReadOnly { paths: read_only, except } = &steps[1] else { panic!("{steps:?}") };

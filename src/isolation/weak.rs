@@ -48,7 +48,7 @@ pub fn weak(service: &Service, others: &[&str]) -> Vec<Weak> {
 }
 
 fn isolated(service: &Service, profile: Profile, others: &[&str], say: &mut dyn FnMut(&str, String, &'static str)) {
-    let settings = super::settings(service.isolation.as_deref(), service.root.is_some());
+    let settings = super::of(service);
     if profile == Profile::Strict && is_root(service) {
         let key = if service.user.is_some() { "user" } else { "isolation.profile" };
         let who = if service.user.is_some() { "root" } else { "svd's own user, root on most hosts," };

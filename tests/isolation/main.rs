@@ -6,6 +6,7 @@
 mod support;
 
 mod beside;
+mod chroot;
 mod files;
 mod lacking;
 mod network;

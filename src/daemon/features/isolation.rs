@@ -64,7 +64,7 @@ impl Features {
 
     /// Leaving out one key may change what others need.
     fn allowed(&self, spec: &Service) -> (Settings, Vec<String>) {
-        let mut settings = isolation::settings(spec.isolation.as_deref(), spec.root.is_some());
+        let mut settings = isolation::of(spec);
         let mut said = Vec::new();
         let optional = |key: &&'static str| super::may_lack(spec, key);
         loop {
@@ -159,6 +159,8 @@ impl Lack {
             Some((last, rest)) if !rest.is_empty() => format!("{} and {last} need", rest.join(", ")),
             _ => format!("{} needs", self.keys.join("")),
         };
-        format!("[isolation] {keys} {}", self.needs)
+        // It stands at the file's top.
+        let section = if self.keys == ["chroot"] { "" } else { "[isolation] " };
+        format!("{section}{keys} {}", self.needs)
     }
 }

@@ -109,7 +109,8 @@ impl Reader {
         // Where they are is seen by what is shut in.
         let users = Arc::clone(&self.users);
         let enclose = move || {
-            plan.sandbox = enclosure::sandbox(&plan, &users.walls)?.map(Arc::new);
+            let inside = enclosure::inside(&plan)?;
+            plan.sandbox = enclosure::sandbox(&plan, &users.walls, inside.as_ref())?.map(Arc::new);
             Ok(plan)
         };
         self.run(enclose).await

@@ -14,11 +14,13 @@ pub mod pids;
 mod places;
 pub mod probe;
 mod rights;
+mod root;
 mod user;
 
 pub use beside::Neighbour;
 pub use filter::{Landlock, Syscalls};
 pub use network::Namespace;
+pub use root::Inside;
 
 use super::spawn::{Ids, Limit, Prepared, Source, SpawnError, Wire, c_string};
 use nix::errno::Errno;
@@ -66,6 +68,12 @@ pub enum Network {
 /// A step of making a view (`mount_namespaces(7)`). Paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mount {
+    /// The first one: another directory is `/`, and all other paths are those in it, but for the sources of [`Mount::Bind`].
+    Root {
+        path: PathBuf,
+        /// What is seen of the host nevertheless, at the same place. What is not there is left out.
+        shown: Vec<PathBuf>,
+    },
     /// A file system in memory over a directory; a file is covered by `/dev/null`. What is not there needs no cover.
     Cover {
         path: PathBuf,

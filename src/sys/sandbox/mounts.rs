@@ -3,9 +3,12 @@
 use super::entrance::{Result, cannot};
 use super::{Mount, places};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
@@ -23,15 +26,40 @@ pub(super) fn leave() -> Result<()> {
 ///
 /// `apart`: in a user namespace. What the user cannot reach, the program cannot reach either, and needs no cover.
 pub(super) fn make(steps: &[Mount], apart: bool) -> Result<()> {
+    // By this the mounts can be read, whatever is at /proc.
+    let proc = nix::fcntl::open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(cannot("open /proc"))?;
     // From the host's view, before any of it is covered.
-    let trees: Vec<_> = steps.iter().map(open).collect::<Result<_>>()?;
+    let root = steps.iter().find_map(|step| match step {
+        Mount::Root { path, shown } => Some((path, shown)),
+        _ => None,
+    });
+    let early = |step: &Mount| root.is_none() || is_hosts(step);
+    let mut trees: Vec<_> =
+        steps.iter().map(|step| early(step).then(|| open(step)).transpose()).collect::<Result<_>>()?;
+    if let Some((path, shown)) = root {
+        let umask = nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+        super::root::enter(path, shown)?;
+        nix::sys::stat::umask(umask);
+    }
+    for (step, trees) in steps.iter().zip(&mut trees).filter(|(_, trees)| trees.is_none()) {
+        *trees = Some(open(step)?);
+    }
     for (step, trees) in steps.iter().zip(trees) {
+        let trees = trees.unwrap_or_default();
         match step {
+            Mount::Root { .. } => {}
             Mount::Cover { path, mode, make, empty, .. } => cover(path, *mode, make, *empty, trees, apart)?,
             Mount::Terminals => terminals()?,
-            Mount::Processes => super::pids::see_own()?,
+            Mount::Processes => {
+                let proc = Path::new("/proc");
+                for (_, tree) in trees {
+                    show_at(proc, &tree).map_err(cannot("show its own processes in /proc"))?;
+                }
+            }
             Mount::Bind { target, .. } => {
                 for (_, tree) in trees {
+                    let below = root.map_or_else(String::new, |(path, _)| path.display().to_string());
                     places::existing(target).and_then(|place| attach(&tree, &place)).map_err(|e| match e {
                         Errno::ELOOP => format!(
                             "cannot show anything at {}: a link on the way is another's than root's; name the place that it leads to",
@@ -39,7 +67,7 @@ pub(super) fn make(steps: &[Mount], apart: bool) -> Result<()> {
                         ),
                         Errno::ENOENT => {
                             format!(
-                                "cannot show anything at {0}: it is not there; create it (mkdir {0})",
+                                "cannot show anything at {0}: it is not there; create it (mkdir {below}{0})",
                                 target.display()
                             )
                         }
@@ -47,7 +75,7 @@ pub(super) fn make(steps: &[Mount], apart: bool) -> Result<()> {
                     })?;
                 }
             }
-            Mount::ReadOnly { paths, except } => read_only(paths, except, apart)?,
+            Mount::ReadOnly { paths, except } => read_only(paths, except, apart, &proc)?,
         }
     }
     // The directory of before is a way out of the view.
@@ -57,8 +85,19 @@ pub(super) fn make(steps: &[Mount], apart: bool) -> Result<()> {
 /// A path of the host's, and what is there, to be attached elsewhere.
 type Trees = Vec<(PathBuf, OwnedFd)>;
 
+/// Is it made of what the host has, whatever the service's root?
+fn is_hosts(step: &Mount) -> bool {
+    match step {
+        Mount::Bind { .. } | Mount::Processes => true,
+        Mount::Cover { path, .. } => path == Path::new("/dev"),
+        _ => false,
+    }
+}
+
 fn open(step: &Mount) -> Result<Trees> {
     match step {
+        // While the host's own is seen: in a user namespace the kernel asks for that.
+        Mount::Processes => Ok(vec![(PathBuf::from("/proc"), super::pids::own_processes()?)]),
         Mount::Cover { path, keep, .. } if path.is_dir() => {
             let found = keep.iter().map(|path| match clone_tree(path) {
                 Ok(tree) => Ok(Some((path.clone(), tree))),
@@ -80,7 +119,7 @@ fn text(path: &Path) -> std::result::Result<std::ffi::CString, Errno> {
 }
 
 /// `open_tree(2)`, Linux 5.2.
-fn clone_tree(path: &Path) -> std::result::Result<OwnedFd, Errno> {
+pub(super) fn clone_tree(path: &Path) -> std::result::Result<OwnedFd, Errno> {
     let path = text(path)?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
     // SAFETY: a NUL-terminated string that lives through the call.
@@ -91,7 +130,7 @@ fn clone_tree(path: &Path) -> std::result::Result<OwnedFd, Errno> {
 }
 
 /// `move_mount(2)`.
-fn attach(tree: &OwnedFd, place: &OwnedFd) -> std::result::Result<(), Errno> {
+pub(super) fn attach(tree: &OwnedFd, place: &OwnedFd) -> std::result::Result<(), Errno> {
     // SAFETY: two NUL-terminated strings that live through the call.
     let result = unsafe {
         libc::syscall(
@@ -148,17 +187,34 @@ fn cover(path: &Path, mode: u32, make: &[PathBuf], empty: bool, trees: Trees, ap
 
 /// Shows in a cover what is kept, and makes the places of what is bound there later.
 fn show(cover: &Path, make: &[PathBuf], trees: Trees) -> std::result::Result<(), Errno> {
-    let covered = places::covered(cover)?;
+    let covered = places::directory_at(cover)?;
     let below = |path: &Path| path.strip_prefix(cover).map(Path::to_owned).map_err(|_| Errno::EINVAL);
     for (path, tree) in trees {
-        let is_directory = nix::sys::stat::fstat(&tree).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR);
-        let place = if is_directory { places::directory } else { places::file };
-        if let Some(place) = place(&covered, &below(&path)?)? {
+        if let Some(place) = place_of(&tree, &covered, &below(&path)?)? {
             attach(&tree, &place)?;
         }
     }
     // What is missing in something of the host's is found missing when it is bound there.
     make.iter().try_for_each(|path| places::directory(&covered, &below(path)?).map(drop))
+}
+
+/// Shows a tree at a path, which is made in `/` where it is missing.
+pub(super) fn show_at(path: &Path, tree: &OwnedFd) -> std::result::Result<(), Errno> {
+    let place = match places::existing(path) {
+        Err(Errno::ENOENT) => {
+            let below = path.strip_prefix("/").map_err(|_| Errno::EINVAL)?;
+            place_of(tree, &places::directory_at(Path::new("/"))?, below)?.ok_or(Errno::ENOENT)?
+        }
+        found => found?,
+    };
+    attach(tree, &place)
+}
+
+/// A directory for a directory, an empty file for what is none.
+fn place_of(tree: &OwnedFd, above: &OwnedFd, below: &Path) -> std::result::Result<Option<OwnedFd>, Errno> {
+    let is_directory = nix::sys::stat::fstat(tree).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR);
+    let place = if is_directory { places::directory } else { places::file };
+    place(above, below)
 }
 
 /// Of the machine's memory, for what a process writes to a directory of its own.
@@ -196,8 +252,12 @@ struct Mounted {
     flags: MsFlags,
 }
 
-fn mounted() -> Result<Vec<Mounted>> {
-    let text = std::fs::read("/proc/self/mountinfo")
+fn mounted(proc: &OwnedFd) -> Result<Vec<Mounted>> {
+    let file = nix::fcntl::openat(proc, "self/mountinfo", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(cannot("read /proc/self/mountinfo"))?;
+    let mut text = Vec::new();
+    File::from(file)
+        .read_to_end(&mut text)
         .map_err(|e| format!("cannot read /proc/self/mountinfo: {}", super::super::io_text(&e)))?;
     Ok(text.split(|b| *b == b'\n').filter_map(parse).collect())
 }
@@ -241,9 +301,12 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// What every service may write to where it is there; a root of its own need not have it.
+const COMMON: [&str; 4] = ["/dev", "/proc", "/tmp", "/var/tmp"];
+
 /// Makes every mount at and below the paths read-only, and nothing else: what the host has read-only stays so below an
 /// exception.
-fn read_only(paths: &[PathBuf], except: &[PathBuf], apart: bool) -> Result<()> {
+fn read_only(paths: &[PathBuf], except: &[PathBuf], apart: bool, proc: &OwnedFd) -> Result<()> {
     let rules = paths.iter().map(|p| (p, true)).chain(except.iter().map(|p| (p, false)));
     // A rule needs a mount of its own to hold for.
     for (path, is_read_only) in rules.clone() {
@@ -253,7 +316,7 @@ fn read_only(paths: &[PathBuf], except: &[PathBuf], apart: bool) -> Result<()> {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
         match mount(Some(path), path, None::<&str>, flags, None::<&str>) {
             Ok(()) => {}
-            Err(Errno::ENOENT | Errno::ENOTDIR) if is_read_only => {}
+            Err(Errno::ENOENT | Errno::ENOTDIR) if is_read_only || COMMON.iter().any(|p| path == Path::new(p)) => {}
             Err(Errno::EACCES) if is_read_only && apart => {}
             Err(Errno::ENOENT) => {
                 return Err(format!(
@@ -269,7 +332,7 @@ fn read_only(paths: &[PathBuf], except: &[PathBuf], apart: bool) -> Result<()> {
         let found = rules.clone().filter(|(rule, _)| path.starts_with(rule));
         found.max_by_key(|(rule, ro)| (rule.components().count(), !ro)).is_some_and(|(_, ro)| ro)
     };
-    for Mounted { path, flags } in mounted()? {
+    for Mounted { path, flags } in mounted(proc)? {
         if flags.contains(MsFlags::MS_RDONLY) || !is_read_only(&path) {
             continue;
         }
@@ -296,6 +359,7 @@ mod tests {
         assert_eq!(parse(line), Some(Mounted { path: "/mnt 2".into(), flags }));
         assert_eq!(parse(b""), None);
         assert_eq!(unescape(b"a\\134b\\"), b"a\\b\\");
-        assert!(mounted().expect("mountinfo").iter().any(|m| m.path == Path::new("/")));
+        let proc = OwnedFd::from(File::open("/proc").expect("/proc"));
+        assert!(mounted(&proc).expect("mountinfo").iter().any(|m| m.path == Path::new("/")));
     }
 }

@@ -10,16 +10,16 @@ use std::path::{Component, Path};
 
 const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 
-/// A directory that root or svd alone decides on: one that was just covered.
-pub(super) fn covered(path: &Path) -> Result<OwnedFd, Errno> {
+/// A directory whose own path root or svd alone decides on: one that was just covered, or `/`.
+pub(super) fn directory_at(path: &Path) -> Result<OwnedFd, Errno> {
     open(path, PLACE | OFlag::O_DIRECTORY, Mode::empty())
 }
 
-/// The directory `below` a cover, made where it is missing. `None`: something of the host's is shown above it, in which nothing is made.
-pub(super) fn directory(cover: &OwnedFd, below: &Path) -> Result<Option<OwnedFd>, Errno> {
+/// The directory `below` another, made where it is missing. `None`: another mount is above it, in which nothing is made.
+pub(super) fn directory(above: &OwnedFd, below: &Path) -> Result<Option<OwnedFd>, Errno> {
     let strict = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV;
     let how = OpenHow::new().flags(PLACE | OFlag::O_DIRECTORY).resolve(strict);
-    let mut at = cover.try_clone().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EMFILE)))?;
+    let mut at = above.try_clone().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EMFILE)))?;
     for part in below.components() {
         let Component::Normal(name) = part else { return Err(Errno::EINVAL) };
         let mut found = openat2(&at, name, how);
@@ -37,9 +37,9 @@ pub(super) fn directory(cover: &OwnedFd, below: &Path) -> Result<Option<OwnedFd>
 }
 
 /// The same for a file, which is empty.
-pub(super) fn file(cover: &OwnedFd, below: &Path) -> Result<Option<OwnedFd>, Errno> {
-    let (Some(above), Some(name)) = (below.parent(), below.file_name()) else { return Err(Errno::EINVAL) };
-    let Some(above) = directory(cover, above)? else { return Ok(None) };
+pub(super) fn file(above: &OwnedFd, below: &Path) -> Result<Option<OwnedFd>, Errno> {
+    let (Some(parent), Some(name)) = (below.parent(), below.file_name()) else { return Err(Errno::EINVAL) };
+    let Some(above) = directory(above, parent)? else { return Ok(None) };
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     drop(openat(&above, name, flags, Mode::from_bits_truncate(0o600))?);
     openat(&above, name, PLACE | OFlag::O_NOFOLLOW, Mode::empty()).map(Some)
@@ -62,7 +62,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (cover, host) = (dir.path().join("cover"), dir.path().join("host"));
         std::fs::create_dir(&cover).and_then(|()| std::fs::create_dir(&host)).expect("directories");
-        let there = covered(&cover).expect("it");
+        let there = directory_at(&cover).expect("it");
         assert!(directory(&there, Path::new("a/b")).expect("made").is_some() && cover.join("a/b").is_dir());
         assert!(file(&there, Path::new("a/c/d")).expect("made").is_some() && cover.join("a/c/d").is_file());
         symlink(&host, cover.join("a/link")).expect("a link");

@@ -25,7 +25,7 @@ use nix::errno::Errno;
 
 pub(super) use failure::limit_name;
 pub use failure::{ExecFailure, SpawnError, Step};
-pub use program::{ProgramError, resolve_program};
+pub use program::{ProgramError, resolve_program, resolve_program_within};
 pub use slots::{Slot, StepSlots};
 
 use super::cgroup::control::Limited;

@@ -1,5 +1,6 @@
 //! Which file a program's name means, settled before the fork.
 
+use crate::sys::sandbox::Inside;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -27,6 +28,32 @@ pub enum ProgramError {
 ///
 /// Execute permission is checked for anybody, not for the user that the child will be: `execve` has the last word.
 pub fn resolve_program(name: &OsStr, path_var: &OsStr, dir: &Path) -> Result<PathBuf, ProgramError> {
+    resolve_program_by(name, path_var, dir, examine)
+}
+
+/// The same for who sees other files.
+pub fn resolve_program_within(
+    inside: &Inside,
+    name: &OsStr,
+    path_var: &OsStr,
+    dir: &Path,
+) -> Result<PathBuf, ProgramError> {
+    resolve_program_by(name, path_var, dir, |path| {
+        // Its name is the one that the service knows.
+        examine(&inside.find(path).1).map_err(|error| match error {
+            ProgramError::Missing(_) => ProgramError::Missing(path.into()),
+            ProgramError::Directory(_) => ProgramError::Directory(path.into()),
+            other => other,
+        })
+    })
+}
+
+fn resolve_program_by(
+    name: &OsStr,
+    path_var: &OsStr,
+    dir: &Path,
+    examine: impl Fn(&Path) -> Result<(), ProgramError>,
+) -> Result<PathBuf, ProgramError> {
     if name.is_empty() {
         return Err(ProgramError::Empty);
     }
