@@ -93,9 +93,9 @@ fn nothing_outside_is_reached() {
     gets_out_only_without(&opened, by_descriptor);
     // Nor does a mount of what the host has, or one that is taken off.
     let mount = "call('mount', b'none', b'/tmp', b'proc', 0, 0)\nos.chroot(f'/tmp/{os.getppid()}/root')\n";
-    let made =
-        "os.chroot('ROOT')\ncall('mount', b'none', b'/tmp', b'proc', 0, 0)\nos.chroot(f'/tmp/{os.getppid()}/root')\n";
-    gets_out_only_without(&format!("{made}{READ}"), &format!("{mount}{READ}"));
+    // The control's mount is not the host's: a mount namespace (CLONE_NEWNS) from which nothing goes back (MS_REC, MS_PRIVATE).
+    let apart = "call('unshare', 0x20000)\ncall('mount', b'none', b'/', None, 0x44000, None)\nos.chroot('ROOT')\n";
+    gets_out_only_without(&format!("{apart}{mount}{READ}"), &format!("{mount}{READ}"));
     gets_out_only_without(READ, &format!("libc.umount2(b'/', 2)\n{CLIMB}{READ}"));
 }
 
