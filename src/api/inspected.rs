@@ -11,6 +11,9 @@ pub struct Inspection {
     pub release: Option<Box<str>>,
     /// One of them has something that the file does not say.
     pub differs: bool,
+    /// Each in a sentence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<Box<str>>,
     pub processes: Vec<Inspected>,
     /// So many more are not shown.
     #[serde(default, skip_serializing_if = "is_zero")]

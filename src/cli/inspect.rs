@@ -53,11 +53,14 @@ fn text(seen: &Inspection) -> String {
     if seen.left_out > 0 {
         let _ = writeln!(out, "{} more processes are not shown.", seen.left_out);
     }
-    out.push_str(match (seen.differs, seen.processes.is_empty()) {
-        (_, true) => "No process could be looked at.\n",
-        (true, false) => "Something differs from what the file says: see the arrows.\n",
-        (false, false) => "All that the file says is so.\n",
-    });
+    match (seen.differs, seen.processes.is_empty()) {
+        (_, true) => out.push_str("No process could be looked at.\n"),
+        (true, false) => {
+            out.push_str("Not as the file says:\n");
+            seen.differences.iter().for_each(|one| _ = writeln!(out, "- {}", line(one)));
+        }
+        (false, false) => out.push_str("All that the file says is so.\n"),
+    }
     out
 }
 
@@ -85,6 +88,7 @@ mod tests {
             generation: 2,
             release: None,
             differs: true,
+            differences: vec!["limits.nice: 0".into()],
             processes: vec![
                 process(10, vec![common(), has("limits.nice", "0", Some("5"))]),
                 process(11, vec![common(), has("limits.nice", "5", None)]),
@@ -104,7 +108,8 @@ mod tests {
              \u{20} limits.nice  5\n\
              12 (worker 0, below 1): a\\x1b\n\
              \u{20} as 10\n\
-             Something differs from what the file says: see the arrows.\n"
+             Not as the file says:\n\
+             - limits.nice: 0\n"
         );
     }
 }

@@ -1,15 +1,18 @@
 //! `svctl inspect`: what the processes of a service have, beside what its file says.
 
+mod shut_in;
+
 use super::control::unknown;
 use super::host::Host;
 use super::pool::Lane;
+use super::unit::Process;
 use crate::api::Reply;
 use crate::api::request::Name;
 use crate::api::types::{ApiError, ErrorCode, Has, Inspected, Inspection};
-use crate::config::capability::Capability;
-use crate::config::spec::{Resource, Service};
+use crate::config::spec::{Limits, Resource, Service};
 use crate::config::{diff, secrecy};
 use crate::sys::inspect::{Seen, group_cpu, group_limit};
+use crate::sys::sandbox::Sandbox;
 use crate::sys::spawn::Ids;
 use crate::sys::user::Account;
 use std::path::PathBuf;
@@ -18,6 +21,8 @@ use std::time::Duration;
 
 /// Processes in one answer.
 const MOST: usize = 64;
+/// `argv[0]` of what makes a sandbox.
+const ENTRANCE: &str = "svd-entrance";
 /// For all of them to be read: one that waits for its disk may keep us from its own files.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -37,6 +42,9 @@ struct Wanted {
     then: Arc<Service>,
     ids: Ids,
     directory: Option<PathBuf>,
+    /// Without those that it may lack here.
+    limits: Limits,
+    sandbox: Option<Arc<Sandbox>>,
 }
 
 impl Host {
@@ -57,7 +65,7 @@ impl Host {
             .map(|process| Crew {
                 worker: process.slot,
                 first: process.pid(),
-                pids: process.worker.processes().into_iter().filter(|pid| process.numbers.is_services(*pid)).collect(),
+                pids: held(process),
                 group: process.worker.cgroup(),
             })
             .collect();
@@ -65,22 +73,32 @@ impl Host {
         let ids = made.plan.run_as.ids.clone().unwrap_or_else(own);
         let (now, then) = (Arc::clone(&unit.spec), Arc::clone(&made.plan.spec));
         let directory = super::launch::directory_of(&made.plan, &self.around);
+        let limits = self.around.features.limits_of(&now).into_owned();
+        let sandbox = made.plan.sandbox.clone();
         let (generation, release) = (made.id.number, made.plan.places.id.clone());
         let (pool, lane) = (self.pool.clone(), Lane::Look(service.id));
         tokio::task::spawn_local(async move {
-            let wanted = Wanted { now, then, ids, directory };
+            let wanted = Wanted { now, then, ids, directory, limits, sandbox };
             // The user database may hang, too.
             let work = move || Ok(look(&crews, &wanted));
             let looked = tokio::time::timeout(LIMIT, pool.run(lane, work)).await;
             match looked.unwrap_or_else(|_| Err("its processes could not be looked at in time".to_owned())) {
                 Ok((processes, left_out)) => {
-                    let differs = processes.iter().flat_map(|p| &p.has).any(|has| has.wanted.is_some());
-                    reply.ok(&Inspection { service: name, generation, release, differs, processes, left_out });
+                    let differences = differences(&processes);
+                    let differs = !differences.is_empty();
+                    let service = name;
+                    reply.ok(&Inspection { service, generation, release, differs, differences, processes, left_out });
                 }
                 Err(why) => reply.error(ApiError::new(ErrorCode::Failed, format!("{name}: {why}."))),
             }
         });
     }
+}
+
+/// All but svd's own.
+fn held(process: &Process) -> Vec<i32> {
+    let (numbers, started) = (process.numbers, process.worker.pid());
+    process.worker.processes().into_iter().filter(|pid| !numbers.holds(*pid, started)).collect()
 }
 
 /// What svd itself has, and its children get.
@@ -101,14 +119,39 @@ fn look(crews: &[Crew], wanted: &Wanted) -> (Vec<Inspected>, u64) {
     });
     let all: Vec<_> = all.collect();
     let left_out = all.len().saturating_sub(MOST) as u64;
+    let svd = i32::try_from(std::process::id()).ok().and_then(Seen::of).unwrap_or_default();
     let seen = all.into_iter().take(MOST).filter_map(|(crew, pid)| {
         let seen = Seen::of(pid)?;
         let command = secrecy::arguments(&seen.command).into_iter().map(Into::into).collect();
-        let has = compare(&seen, crew, wanted);
+        let has = compare(&seen, crew, wanted, &svd);
         Some(Inspected { pid, parent: seen.parent, worker: crew.worker, command, has })
     });
     (seen.collect(), left_out)
 }
+
+/// Each difference in a sentence, with the processes that have it.
+fn differences(processes: &[Inspected]) -> Vec<Box<str>> {
+    let mut all: Vec<(&Has, Vec<i32>)> = Vec::new();
+    for (pid, has) in processes.iter().flat_map(|p| p.has.iter().map(|has| (p.pid, has))) {
+        if has.wanted.is_none() {
+            continue;
+        }
+        match all.iter_mut().find(|(other, _)| *other == has) {
+            Some((_, pids)) => pids.push(pid),
+            None => all.push((has, vec![pid])),
+        }
+    }
+    let sentence = |(has, pids): &(&Has, Vec<i32>)| {
+        let who = pids.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+        let who = if pids.len() == 1 { format!("process {who}") } else { format!("processes {who}") };
+        let (wanted, why) = (has.wanted.as_deref().unwrap_or_default(), has.why.as_deref().unwrap_or_default());
+        format!("{}: {} ({who}), and the file says {wanted}; {why}.", has.what, has.value).into()
+    };
+    all.iter().map(sentence).collect()
+}
+
+const BEFORE: &str = "it was started before the file was changed: a reload mends it";
+const NOT_BY_ITSELF: &str = "svd has not started it, or somebody has changed it from outside";
 
 /// Gathers what a process has.
 struct Gathered<'a> {
@@ -130,37 +173,88 @@ impl Gathered<'_> {
         self.all.push(Has { what: what.into(), value: value.into(), wanted: wanted.map(Into::into), why });
     }
 
+    /// `wanted`: where it differs. Nobody can do that to itself.
+    fn by_others(&mut self, what: &str, value: String, wanted: Option<&str>) {
+        let why = wanted.map(|_| NOT_BY_ITSELF.into());
+        self.all.push(Has { what: what.into(), value: value.into(), wanted: wanted.map(Into::into), why });
+    }
+
     fn why(&self, key: &str) -> &'static str {
         let of = |service: &Service| diff::rows(service).into_iter().find(|row| row.key == key).map(|row| row.value);
         match (of(&self.wanted.now) != of(&self.wanted.then), self.first) {
-            (true, _) => "it was started before the file was changed: a reload mends it",
+            (true, _) => BEFORE,
             (false, true) => "its program has changed that by itself, or somebody from outside",
             (false, false) => "the process that started it has changed that, or itself",
         }
     }
 }
 
-fn compare(seen: &Seen, crew: &Crew, wanted: &Wanted) -> Vec<Has> {
+fn compare(seen: &Seen, crew: &Crew, wanted: &Wanted, svd: &Seen) -> Vec<Has> {
     let first = crew.first == Some(seen.pid);
     let mut all = Gathered { wanted, first, all: Vec::new() };
-    rights(&mut all, seen);
+    let own = svd.command.first().map_or(ENTRANCE, String::as_str);
+    let begins = |command: &[String]| command.first().is_some_and(|word| [ENTRANCE, own].contains(&&**word));
+    if first && seen.executable == svd.executable && begins(&seen.command) {
+        all.shown("state", "on its way to its program");
+        return all.all;
+    }
+    program(&mut all, seen);
+    user(&mut all, seen);
+    shut_in::compare(&mut all, seen, svd);
     groups_limits(&mut all, crew);
     own_limits(&mut all, seen);
     let path = |path: &Option<PathBuf>| path.as_ref().map_or("unknown".to_owned(), |p| p.display().to_string());
     let same_directory = wanted.now.directory == wanted.then.directory && wanted.now.root == wanted.then.root;
     let directory = wanted.directory.as_ref().filter(|_| first && same_directory);
+    // As the process sees it: with links followed.
+    let directory = directory.map(|d| d.canonicalize().unwrap_or_else(|_| d.clone()));
     all.compared("directory", path(&seen.directory), directory.map(|d| d.display().to_string()));
     if seen.root.as_ref().is_some_and(|root| root.as_os_str() != "/") {
         all.shown("root", path(&seen.root));
     }
     let umask = wanted.now.umask.filter(|_| first).map(|mask| format!("{mask:04o}"));
     all.compared("umask", seen.says("Umask").to_owned(), umask);
-    files(&mut all, seen);
     if !seen.listens.is_empty() {
         all.shown("listens on", seen.listens.join(", "));
     }
     environment(&mut all, seen);
+    if first {
+        changed_since(&mut all);
+    }
     all.all
+}
+
+/// What the kernel puts behind the path of a file that is gone.
+const GONE: &str = " (deleted)";
+
+fn program(all: &mut Gathered<'_>, seen: &Seen) {
+    let Some(path) = seen.executable.as_ref().map(|path| path.display().to_string()) else { return };
+    let is_gone = path.strip_suffix(GONE).map(|path| format!("{path} as it is now"));
+    let why = is_gone.as_ref().map(|_| "its file was replaced or removed since: a reload starts what is there".into());
+    all.all.push(Has { what: "program".into(), value: path.into(), wanted: is_gone.map(Into::into), why });
+}
+
+/// What the file says otherwise than when it was started, and that nothing else here tells.
+fn changed_since(all: &mut Gathered<'_>) {
+    let told = ["user", "group", "groups", "umask", "directory"];
+    let told = |key: &str| told.contains(&key) || key.starts_with("limits.") || key.starts_with("environment.");
+    let rows = |service: &Service| {
+        let mut rows = diff::rows(service);
+        rows.retain(|row| row.needs >= diff::Needs::Reload && !told(&row.key));
+        rows
+    };
+    let (then, mut now) = (rows(&all.wanted.then), rows(&all.wanted.now));
+    let mut differ = |key: &str, then: Option<&str>, now: Option<&str>| {
+        let shown = |value: Option<&str>| value.map_or("not set".into(), |value| secrecy::shown(key, value));
+        all.all.push(Has { what: key.into(), value: shown(then), wanted: Some(shown(now)), why: Some(BEFORE.into()) });
+    };
+    for row in then {
+        let twin = now.iter().position(|other| other.key == row.key).map(|at| now.remove(at));
+        if twin.as_ref().is_none_or(|twin| twin.value != row.value) {
+            differ(&row.key, Some(&row.value), twin.as_ref().map(|twin| &*twin.value));
+        }
+    }
+    now.iter().for_each(|row| differ(&row.key, None, Some(&row.value)));
 }
 
 fn name_of(uid: u32) -> String {
@@ -174,7 +268,7 @@ fn joined(numbers: &[u32]) -> String {
     numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn rights(all: &mut Gathered<'_>, seen: &Seen) {
+fn user(all: &mut Gathered<'_>, seen: &Seen) {
     let Wanted { now, then, ids, .. } = all.wanted;
     // What the new names mean is looked up when something is started with them.
     let other = |named: &Option<Box<str>>| named.as_deref().unwrap_or("svd's own").to_owned();
@@ -198,49 +292,6 @@ fn rights(all: &mut Gathered<'_>, seen: &Seen) {
     let same = now.user == then.user && now.groups == then.groups;
     let shown = |list: &[u32]| if list.is_empty() { "none".to_owned() } else { joined(list) };
     all.compared("groups", shown(&groups), same.then(|| shown(&wanted)));
-    all.shown("capabilities", sets(seen));
-    all.shown("no_new_privileges", if seen.says("NoNewPrivs") == "1" { "true" } else { "false" });
-    let filters = seen.says("Seccomp_filters");
-    all.shown(
-        "system calls",
-        match seen.says("Seccomp") {
-            "1" => "read, write and exit alone".to_owned(),
-            "2" => format!("filtered ({})", if filters.is_empty() { "1" } else { filters }),
-            _ => "all".to_owned(),
-        },
-    );
-    let own = match &seen.namespaces[..] {
-        [] => "none: svd's own".to_owned(),
-        names => names.join(", "),
-    };
-    all.shown("namespaces of its own", own);
-}
-
-/// What it has now, what it could get by a program with more rights, and what its children keep.
-fn sets(seen: &Seen) -> String {
-    let all = capabilities();
-    let shown = |set: u64| match set & all {
-        0 => "none".to_owned(),
-        set if set == all => "all".to_owned(),
-        set => (0..64).filter(|n| set >> n & 1 == 1).map(|n| Capability(n).name()).collect::<Vec<_>>().join(" "),
-    };
-    let (effective, bounding, ambient) =
-        (seen.capabilities("CapEff"), seen.capabilities("CapBnd"), seen.capabilities("CapAmb"));
-    let mut text = shown(effective);
-    if bounding & all != effective & all {
-        text += &format!("; at most {}", shown(bounding));
-    }
-    if ambient != 0 {
-        text += &format!("; kept by what it starts: {}", shown(ambient));
-    }
-    text
-}
-
-/// Those that this kernel has.
-fn capabilities() -> u64 {
-    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse().ok());
-    let count: u32 = last.map_or(41, |last: u32| last.saturating_add(1)).min(64);
-    u64::MAX.checked_shr(64 - count).unwrap_or(u64::MAX)
 }
 
 fn number(limit: Option<u64>) -> String {
@@ -249,7 +300,7 @@ fn number(limit: Option<u64>) -> String {
 
 /// Of the control groups above it.
 fn groups_limits(all: &mut Gathered<'_>, crew: &Crew) {
-    let limits = Arc::clone(&all.wanted.now).limits.clone();
+    let limits = &all.wanted.limits;
     let wanted = [
         ("limits.memory", "memory.max", limits.memory),
         ("limits.memory_high", "memory.high", limits.memory_high),
@@ -274,8 +325,7 @@ fn groups_limits(all: &mut Gathered<'_>, crew: &Crew) {
 
 /// Of the process itself.
 fn own_limits(all: &mut Gathered<'_>, seen: &Seen) {
-    let now = Arc::clone(&all.wanted.now);
-    let limits = &now.limits;
+    let limits = &all.wanted.limits;
     for resource in Resource::ALL {
         let Some([soft, hard]) = seen.rlimits.get(kernels_word(resource)) else { continue };
         let wanted = limits.rlimits.iter().find(|limit| limit.resource == resource);
@@ -317,25 +367,6 @@ fn kernels_word(resource: Resource) -> &'static str {
     }
 }
 
-/// Mounts that are named.
-const PLACES: usize = 12;
-
-fn files(all: &mut Gathered<'_>, seen: &Seen) {
-    let root = if seen.mounts.root_read_only { "/ is read-only" } else { "/ as it is on the host" };
-    let places = seen.mounts.writable.iter().filter(|place| place.as_os_str() != "/");
-    let places: Vec<String> = places.map(|place| place.display().to_string()).collect();
-    let more = match places.len().saturating_sub(PLACES) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let text = match (&places[..], seen.mounts.root_read_only) {
-        ([], _) => root.to_owned(),
-        (_, true) => format!("{root}; may be written to: {}{more}", places[..places.len().min(PLACES)].join(", ")),
-        (_, false) => format!("{root}, with {} mounts that may be written to", places.len()),
-    };
-    all.shown("files", text);
-}
-
 /// Names alone.
 fn environment(all: &mut Gathered<'_>, seen: &Seen) {
     let Some(names) = &seen.environment else { return };
@@ -350,6 +381,6 @@ fn environment(all: &mut Gathered<'_>, seen: &Seen) {
     all.shown("environment", sorted.join(" "));
     if let (false, Some(has)) = (missing.is_empty(), all.all.last_mut()) {
         has.wanted = Some(format!("{} as well", missing.join(" ")).into());
-        has.why = Some("it was started before the file was changed: a reload mends it".into());
+        has.why = Some(BEFORE.into());
     }
 }

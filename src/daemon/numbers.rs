@@ -30,6 +30,11 @@ impl Numbers {
         self == Numbers::Host || inner_pid(pid).is_some_and(|inner| inner >= pids::PROGRAM)
     }
 
+    /// Is it one of svd's that hold the service's: the one that was `started`, or the first of the namespace? Somebody from outside is not.
+    pub fn holds(self, pid: i32, started: Option<i32>) -> bool {
+        self == Numbers::Own && (Some(pid) == started || inner_pid(pid).is_some_and(|inner| inner < pids::PROGRAM))
+    }
+
     /// By what the service calls them: what svd does.
     pub fn outer(self, pids: impl Iterator<Item = i32>) -> BTreeMap<i32, i32> {
         pids.filter_map(|pid| Some((self.inner(pid)?, pid))).collect()

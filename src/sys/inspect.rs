@@ -1,6 +1,8 @@
 //! What a running process really has, as `/proc` and the kernel tell. Reading waits for what the process does at the moment (its
 //! page faults, its disk): not for the event loop.
 
+mod mounts;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -8,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::process::{Identity, ProcStat};
+pub use mounts::{Mount, Mounts};
 
 /// Of one file in `/proc`.
 const MOST: u64 = 1 << 20;
@@ -27,11 +30,12 @@ pub struct Seen {
     pub nice: i32,
     pub io: Option<String>,
     pub oom_score: Option<i32>,
+    /// Its program's file; `None` where that may not be known.
+    pub executable: Option<PathBuf>,
     pub directory: Option<PathBuf>,
     pub root: Option<PathBuf>,
     /// Of these kinds its namespaces are others than ours.
     pub namespaces: Vec<&'static str>,
-    /// Without those of the kernel's own file systems.
     pub mounts: Mounts,
     /// `127.0.0.1:8000`, `unix:/run/a.sock`.
     pub listens: Vec<String>,
@@ -39,32 +43,7 @@ pub struct Seen {
     pub environment: Option<Vec<String>>,
 }
 
-/// What it sees of files.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mounts {
-    /// `/` cannot be written to.
-    pub root_read_only: bool,
-    /// Places below which it could write, as far as mounts decide.
-    pub writable: Vec<PathBuf>,
-}
-
 const NAMESPACES: [&str; 7] = ["mnt", "pid", "net", "user", "ipc", "uts", "cgroup"];
-/// File systems of the kernel's own.
-const KERNELS: [&str; 12] = [
-    "proc",
-    "sysfs",
-    "cgroup",
-    "cgroup2",
-    "devpts",
-    "mqueue",
-    "debugfs",
-    "tracefs",
-    "securityfs",
-    "bpf",
-    "configfs",
-    "hugetlbfs",
-];
-
 impl Seen {
     /// `None` if there is no such process any more, or another one has its number.
     pub fn of(pid: i32) -> Option<Seen> {
@@ -82,11 +61,11 @@ impl Seen {
         seen.io = io_priority(pid);
         seen.oom_score = text(pid, "oom_score_adj").and_then(|text| text.trim().parse().ok());
         let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).ok();
-        (seen.directory, seen.root) = (link("cwd"), link("root"));
+        (seen.executable, seen.directory, seen.root) = (link("exe"), link("cwd"), link("root"));
         let own = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).ok();
         let other = |name: &&str| link(&format!("ns/{name}")).is_some_and(|it| Some(it) != own(name));
         seen.namespaces = NAMESPACES.into_iter().filter(other).collect();
-        seen.mounts = mounts(&text(pid, "mountinfo").unwrap_or_default());
+        seen.mounts = Mounts::parse(&text(pid, "mountinfo").unwrap_or_default(), MANY);
         seen.listens = listens(pid);
         let names =
             |bytes: Vec<u8>| words(&bytes).iter().filter_map(|v| Some(v.split_once('=')?.0.to_owned())).collect();
@@ -159,26 +138,6 @@ fn io_priority(pid: i32) -> Option<String> {
         3 => Some("idle".to_owned()),
         _ => None,
     }
-}
-
-/// `ID PARENT DEV ROOT POINT OPTIONS … - TYPE SOURCE OPTIONS`.
-fn mounts(text: &str) -> Mounts {
-    // A later mount at the same place hides the earlier one.
-    let mut last: BTreeMap<PathBuf, bool> = BTreeMap::new();
-    for line in text.lines().take(MANY) {
-        let Some((head, tail)) = line.split_once(" - ") else { continue };
-        let mut fields = head.split(' ').skip(4);
-        let (Some(point), Some(options)) = (fields.next(), fields.next()) else { continue };
-        let mut tail = tail.split(' ');
-        let (kind, whole) = (tail.next().unwrap_or_default(), tail.nth(1).unwrap_or_default());
-        let read_only = [options, whole].iter().any(|options| options.split(',').any(|o| o == "ro"));
-        if !KERNELS.contains(&kind) {
-            last.insert(super::cgroup::unescape(point), read_only);
-        }
-    }
-    let root_read_only = last.get(Path::new("/")).copied().unwrap_or(false);
-    let writable = last.into_iter().filter(|(_, read_only)| !read_only).map(|(point, _)| point).collect();
-    Mounts { root_read_only, writable }
 }
 
 /// The listening sockets among its descriptors, by the tables of its network namespace.
@@ -276,9 +235,5 @@ mod tests {
         let text = "Limit                     Soft Limit           Hard Limit           Units\nMax open files            1024                 unlimited            files\nMax nice priority         0                    0\n";
         assert_eq!(rlimits(text)["Max open files"], [Some(1024), None]);
         assert_eq!(nice("7 (a) b)) S 1 1 1 0 -1 4 1 0 0 0 1 2 3 4 20 -5 1 0 9"), Some(-5));
-        let text = "1 0 8:1 / / ro,noatime - ext4 /dev/a rw\n2 1 0:5 / /proc rw - proc proc rw\n3 1 0:6 / /srv/a\\040b rw - tmpfs none rw\n4 1 0:7 / /x rw - ext4 /dev/b ro\n";
-        let mounts = mounts(text);
-        assert!(mounts.root_read_only);
-        assert_eq!(mounts.writable, [PathBuf::from("/srv/a b")]);
     }
 }

@@ -8,6 +8,7 @@ mod support;
 mod beside;
 mod chroot;
 mod files;
+mod inspected;
 mod lacking;
 mod network;
 mod plain;

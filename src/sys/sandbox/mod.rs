@@ -19,6 +19,7 @@ mod user;
 
 pub use beside::Neighbour;
 pub use filter::{Landlock, Syscalls};
+pub use mounts::is_read_only;
 pub use network::Namespace;
 pub use root::Inside;
 
@@ -52,6 +53,19 @@ pub struct Sandbox {
     pub network: Network,
     /// Processes of its own; [`Mount::Processes`] shows them.
     pub private_pids: bool,
+}
+
+impl Sandbox {
+    /// The kinds of namespaces that it has of its own, as `/proc/PID/ns` names them.
+    pub fn namespaces(&self) -> Vec<&'static str> {
+        let all = [
+            ("mnt", !self.mounts.is_empty()),
+            ("net", self.network != Network::Host),
+            ("pid", self.private_pids),
+            ("user", self.user_namespace),
+        ];
+        all.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
+    }
 }
 
 /// What a process has of the host's network (`network_namespaces(7)`).

@@ -301,6 +301,14 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Does a step of making a view leave what is mounted there read-only? The longest path decides; of two of one length, that it can
+/// be written to.
+pub fn is_read_only(paths: &[PathBuf], except: &[PathBuf], place: &Path) -> bool {
+    let rules = paths.iter().map(|p| (p, true)).chain(except.iter().map(|p| (p, false)));
+    let found = rules.filter(|(rule, _)| place.starts_with(rule));
+    found.max_by_key(|(rule, ro)| (rule.components().count(), !ro)).is_some_and(|(_, ro)| ro)
+}
+
 /// What every service may write to where it is there; a root of its own need not have it.
 const COMMON: [&str; 4] = ["/dev", "/proc", "/tmp", "/var/tmp"];
 
@@ -327,13 +335,8 @@ fn read_only(paths: &[PathBuf], except: &[PathBuf], apart: bool, proc: &OwnedFd)
             Err(e) => return Err(cannot(format_args!("set {} apart", path.display()))(e)),
         }
     }
-    // The longest rule decides; of two of one length, that it can be written.
-    let is_read_only = |path: &Path| {
-        let found = rules.clone().filter(|(rule, _)| path.starts_with(rule));
-        found.max_by_key(|(rule, ro)| (rule.components().count(), !ro)).is_some_and(|(_, ro)| ro)
-    };
     for Mounted { path, flags } in mounted(proc)? {
-        if flags.contains(MsFlags::MS_RDONLY) || !is_read_only(&path) {
+        if flags.contains(MsFlags::MS_RDONLY) || !is_read_only(paths, except, &path) {
             continue;
         }
         let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
