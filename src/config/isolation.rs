@@ -89,13 +89,18 @@ pub(super) fn decode(top: &Section<'_>, scope: &Scope<'_>) -> Option<Isolation> 
         syscalls: rules.map(|list| list.into_iter().map(|at| at.value).collect()),
         landlock: section.get("landlock", Item::boolean),
     };
-    if isolation.no_new_privileges == Some(false)
-        && isolation.syscalls.as_ref().is_some_and(|rules| !rules.is_empty())
-        && let Some(item) = section.item("no_new_privileges")
+    let filters = isolation.syscalls.as_ref().is_some_and(|rules| !rules.is_empty());
+    let why = match (filters, isolation.landlock) {
+        (true, _) => Some(("syscalls filters need", "syscalls = []")),
+        (false, Some(true)) => Some(("landlock needs", "landlock = false")),
+        _ => None,
+    };
+    if let (Some((what, instead)), Some(false), Some(item)) =
+        (why, isolation.no_new_privileges, section.item("no_new_privileges"))
     {
-        let problem =
-            item.problem("syscalls filters need no_new_privileges: a set-user-ID program could be misled by them");
-        section.file.report(problem.help("remove no_new_privileges = false, or set syscalls = []"));
+        let problem = item
+            .problem(format!("{what} no_new_privileges: a set-user-ID program could be misled by what is forbidden"));
+        section.file.report(problem.help(format!("remove no_new_privileges = false, or set {instead}")));
     }
     Some(isolation)
 }
@@ -248,6 +253,7 @@ mod tests {
         assert_eq!(errors(&with("bind = { 'a' = '/b', '/' = '/x', '/c' = 'd', '/e' = 3 }")).len(), 4);
         assert_eq!(errors(&with("optional = ['profile', 'x', 'limits.', 'landlock']")).len(), 3);
         assert_eq!(errors(&with("no_new_privileges = false\nsyscalls = ['@service']")).len(), 1);
+        assert_eq!(errors(&with("no_new_privileges = false\nlandlock = true")).len(), 1);
         service(&with("no_new_privileges = false\nsyscalls = []"));
         assert_eq!(errors(&with("network = 'none'\n[ready]\ntcp = '127.0.0.1:1'\n[counts]\nstatsd = true")).len(), 2);
         assert_eq!(errors(&with("network = 'none'\n[health]\nprobe = { path = '/', port = '{port}' }")).len(), 1);

@@ -185,7 +185,15 @@ impl Host {
         // As a worker's, but for the program and the descriptors.
         prepared.descriptors.clear();
         (prepared.listen_pid, prepared.watchdog_pid) = (false, false);
-        let handed_over = [&b"LISTEN_"[..], b"AIRDOCK_GATE", b"AIRDOCK_REPORT", b"AIRDOCK_COUNTERS", b"WATCHDOG_"];
+        let handed_over = [
+            &b"LISTEN_"[..],
+            b"AIRDOCK_GATE",
+            b"AIRDOCK_REPORT",
+            b"AIRDOCK_COUNTERS",
+            b"WATCHDOG_",
+            b"AIRDOCK_MASTER",
+            b"AIRDOCK_PROBE",
+        ];
         prepared.environment.retain(|v| !handed_over.iter().any(|name| v.as_bytes().starts_with(name)));
         let variable = |v: &std::ffi::CString| Some(v.to_str().ok()?.strip_prefix("PATH=")?.to_owned());
         let path = prepared.environment.iter().find_map(variable).unwrap_or_default();

@@ -74,6 +74,7 @@ pub fn settings(isolation: Option<&Isolation>, has_root: bool) -> Settings {
     let Isolation { optional: _, read_only, writable, hidden, bind, capabilities, syscalls, .. } = isolation.clone();
     let base = profile(isolation.profile, has_root);
     let syscalls = syscalls.unwrap_or(base.syscalls);
+    let landlock = isolation.landlock.unwrap_or(base.landlock);
     Settings {
         chroot: None,
         private_tmp: isolation.private_tmp.unwrap_or(base.private_tmp),
@@ -85,10 +86,12 @@ pub fn settings(isolation: Option<&Isolation>, has_root: bool) -> Settings {
         private_pids: isolation.private_pids.unwrap_or(base.private_pids),
         network: isolation.network.unwrap_or(base.network),
         capabilities: capabilities.or(base.capabilities),
-        // A set-user-ID program could be misled by a filter.
-        no_new_privileges: isolation.no_new_privileges.unwrap_or(base.no_new_privileges) || !syscalls.is_empty(),
+        // A set-user-ID program could be misled by a filter, and the kernel takes none without.
+        no_new_privileges: isolation.no_new_privileges.unwrap_or(base.no_new_privileges)
+            || !syscalls.is_empty()
+            || landlock,
         syscalls,
-        landlock: isolation.landlock.unwrap_or(base.landlock),
+        landlock,
     }
 }
 
@@ -180,6 +183,8 @@ mod tests {
     fn a_filter_needs_no_new_privileges() {
         let rules = vec![SyscallRule { allow: false, name: "@mount".into() }];
         let isolation = Isolation { syscalls: Some(rules), ..Isolation::default() };
+        assert!(settings(Some(&isolation), true).no_new_privileges);
+        let isolation = Isolation { landlock: Some(true), ..Isolation::default() };
         assert!(settings(Some(&isolation), true).no_new_privileges);
     }
 }

@@ -179,3 +179,33 @@ fn a_value_that_does_not_boot_is_tried_once() {
     });
     svd.stop();
 }
+
+#[test]
+fn what_says_something_else_each_time_is_not_asked_for_ever() {
+    if needs_root() {
+        return;
+    }
+    let mut svd = Svd::new();
+    let asked = svd.path("asked");
+    let ask = format!("echo >>{0}; wc -l <{0}", asked.display());
+    let secrets = format!(
+        "[stop]\ngrace = '1s'\n[secrets]\nA = {{ command = ['sh', '-c', {}], as = 'env', every = '2s' }}\n\
+         B = {{ file = {}, as = 'env', every = '1s' }}",
+        format_args!("{ask:?}"),
+        quoted(&secret_file(&svd, "db", DB))
+    );
+    svd.service("lease", &script("exec sleep 100000", &secrets));
+    svd.start();
+    svd.wait_state("lease", "running");
+    wait_until("it is told", PATIENCE, || svd.ok(&["events"]).contains("A says something else whenever svd looks"));
+    let times = || fs::read_to_string(&asked).unwrap_or_default().lines().count();
+    // At the start, when it had changed, and until it was given up.
+    assert!(times() <= 7, "it was asked {} times", times());
+    let (before, known) = (times(), generation(&svd, "lease"));
+    // The other one is watched still. Its reload asks whether there are all of them, and for its generation.
+    secret_file(&svd, "db", "another-s3cret");
+    wait_until("it is reloaded", PATIENCE, || generation(&svd, "lease") == known + 1);
+    assert_eq!((told(&svd, "the secret B"), told(&svd, "A")), (1, 0));
+    assert!(times() <= before + 2, "it was asked {} times more", times() - before);
+    svd.stop();
+}

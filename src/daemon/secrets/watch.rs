@@ -15,6 +15,9 @@ use tokio::time::Instant;
 
 /// A key and its certificate are written one after the other: nothing has changed for that long.
 const REST: Duration = Duration::from_secs(1);
+/// What is another at so many looks that follow upon a change says something else each time, and perhaps makes something (an
+/// account, a lease) whenever it is asked.
+const LOOKS: u32 = 5;
 /// Between two attempts to read what the svd before had read.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -24,6 +27,8 @@ pub enum News {
     Changed { names: Vec<Box<str>>, marks: Marks },
     /// One cannot be read: what runs keeps its old value.
     Unreadable(String),
+    /// One is not looked at any more.
+    Restless(String),
     /// It can again.
     Readable(Box<str>),
     /// What an earlier svd had read is known again.
@@ -38,6 +43,8 @@ struct Watch {
     /// What the service has, or was told to reload for.
     seen: Marks,
     unreadable: BTreeSet<Box<str>>,
+    /// Not looked at any more.
+    restless: BTreeSet<Box<str>>,
 }
 
 impl Host {
@@ -53,7 +60,7 @@ impl Host {
             unit.spec.secrets.iter().filter_map(|s| Some((s.name.clone(), s.every?))).collect();
         let Some(seen) = plan.secrets.as_ref().map(|s| s.marks().clone()).filter(|_| !every.is_empty()) else { return };
         let messages = self.messages.clone();
-        let watch = Watch { reader, plan, id, messages, seen, unreadable: BTreeSet::new() };
+        let watch = Watch { reader, plan, id, messages, seen, unreadable: BTreeSet::new(), restless: BTreeSet::new() };
         unit.secrets = Some(Task(tokio::task::spawn_local(watch.run(every, adopted))));
     }
 
@@ -102,7 +109,7 @@ impl Host {
         let service = id.service;
         match news {
             News::Known => {}
-            News::Unreadable(why) => self.warn(Some(service), &why),
+            News::Unreadable(why) | News::Restless(why) => self.warn(Some(service), &why),
             News::Readable(name) => self.info(Some(service), &format!("the secret {name} can be read again")),
             News::Changed { names, marks } => {
                 let Some(known) = self.machine.service(service) else { return };
@@ -142,10 +149,11 @@ impl Watch {
             if !changed.is_empty() && !self.settle(changed, &every).await {
                 return;
             }
+            due.retain(|name, _| !self.restless.contains(name));
             // From the end of a look on: one that takes long is not followed by the next at once.
             let now = Instant::now();
             for name in looked {
-                if let Some(every) = every.get(&name) {
+                if let Some(every) = every.get(&name).filter(|_| !self.restless.contains(&name)) {
                     due.insert(name, now + *every);
                 }
             }
@@ -154,14 +162,28 @@ impl Watch {
 
     /// Waits until nothing changes any more, and tells. False: nobody listens.
     async fn settle(&mut self, mut changed: Marks, every: &BTreeMap<Box<str>, Duration>) -> bool {
+        // How often each of them was another than at the look before: all of that together has an end.
+        let mut moves: BTreeMap<Box<str>, u32> = BTreeMap::new();
         loop {
             tokio::time::sleep(REST).await;
             // All of them: what belongs together may have changed together.
-            let again = self.changed(|secret| every.contains_key(&secret.name)).await;
-            if again == changed {
+            let mut again = self.changed(|secret| every.contains_key(&secret.name)).await;
+            let names = again.keys().chain(changed.keys());
+            let moving: BTreeSet<Box<str>> = names.filter(|n| again.get(*n) != changed.get(*n)).cloned().collect();
+            if moving.is_empty() {
                 break;
             }
+            for name in moving {
+                *moves.entry(name).or_default() += 1;
+            }
+            let restless: BTreeSet<Box<str>> =
+                moves.iter().filter(|(_, times)| **times == LOOKS).map(|(name, _)| name.clone()).collect();
+            moves.retain(|name, _| !restless.contains(name));
+            again.retain(|name, _| !restless.contains(name));
             changed = again;
+            if !restless.is_empty() && !self.give_up(restless).await {
+                return false;
+            }
         }
         if changed.is_empty() {
             // It was taken back.
@@ -173,10 +195,25 @@ impl Watch {
         self.tell(news).await
     }
 
+    /// Looks at these no more. False: nobody listens.
+    async fn give_up(&mut self, restless: BTreeSet<Box<str>>) -> bool {
+        let words: Vec<&str> = restless.iter().map(|name| &**name).collect();
+        let (what, says) = if words.len() == 1 { ("the secret", "says") } else { ("the secrets", "say") };
+        let text = format!(
+            "{what} {} {says} something else whenever svd looks, and cannot be watched: until the next reload svd does not look any \
+             more; let it be the same as long as nothing has changed, or leave out `every` of a command",
+            listed(&words, "and")
+        );
+        self.restless.extend(restless);
+        self.tell(News::Restless(text)).await
+    }
+
     /// Those of the wanted that are others than what was seen. One that cannot be read is told once.
     async fn changed(&mut self, wanted: impl Fn(&Secret) -> bool) -> Marks {
         let plan = Rc::clone(&self.plan);
         let mut changed = Marks::new();
+        let restless = self.restless.clone();
+        let wanted = |secret: &Secret| wanted(secret) && !restless.contains(&secret.name);
         for (secret, value) in self.reader.values(&plan.spec, &plan.places, wanted).await {
             match value {
                 Ok(value) => {
