@@ -396,7 +396,7 @@ fn processes_are_seen_as_they_are() {
     );
     if root {
         assert!(item(first, "user")["value"].as_str().unwrap().starts_with("nobody"), "{seen:#}");
-        assert!(item(first, "capabilities")["value"].as_str().unwrap().starts_with("none"), "{seen:#}");
+        assert!(item(first, "isolation.capabilities")["value"].as_str().unwrap().starts_with("none"), "{seen:#}");
     }
     let said = svd.ok(&["inspect", "web"]);
     assert!(said.contains("All that the file says is so.") && said.contains("  as "), "{said}");

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Settings;
 use crate::config::capability::Capability;
 use crate::config::secrecy;
-use crate::config::spec::{AUTO_USER, Listen, Network, Service, Template};
+use crate::config::spec::{AUTO_USER, Listen, Network, SecretTo, Service, Template};
 
 /// One key's part in the exposure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -80,7 +80,7 @@ pub fn exposure(service: &Service, shared: bool) -> Exposure {
     let settings = super::of(service);
     let mut parts = vec![user(service, shared), groups(service), capabilities(service, &settings)];
     parts.extend([no_new_privileges(&settings), syscalls(&settings)]);
-    parts.extend([read_only(&settings), writable(&settings), hidden(&settings), binds(&settings)]);
+    parts.extend([read_only(service, &settings), writable(&settings), hidden(service, &settings), binds(&settings)]);
     parts.extend([
         yes(settings.private_tmp, "isolation.private_tmp", 500.0, "files of others in /tmp, and theirs of it"),
         yes(
@@ -98,7 +98,7 @@ pub fn exposure(service: &Service, shared: bool) -> Exposure {
         network(&settings),
         yes(settings.landlock, "isolation.landlock", 300.0, "files, should the view of them be left"),
     ]);
-    parts.extend([limits(service), umask(service), listens(service), environment(service)]);
+    parts.extend([limits(service), umask(service), listens(service), environment(service), secrets(service)]);
     let whole: f64 = parts.iter().map(|part| part.weight).sum();
     for part in &mut parts {
         part.weight *= 10.0 / whole;
@@ -207,16 +207,27 @@ fn covers(paths: &[Template], path: &str) -> bool {
     paths.iter().any(|cover| Path::new(path).starts_with(&*cover.0))
 }
 
-fn read_only(settings: &Settings) -> Part {
+/// What is said of files, where they are those of another root.
+fn within(service: &Service, state: String) -> String {
+    match &service.chroot {
+        Some(root) => format!("{state}, in {}", root.display()),
+        None => state,
+    }
+}
+
+fn read_only(service: &Service, settings: &Settings) -> Part {
     let paths = &settings.read_only;
     let open = match () {
         () if covers(paths, "/") => 0.0,
+        // What it breaks there is its own.
+        () if service.chroot.is_some() => 4.0,
         () if covers(paths, "/usr") && covers(paths, "/etc") => 4.0,
         () if paths.is_empty() => 10.0,
         () => 7.0,
     };
     let change = "[isolation] read_only = [\"/\"], and writable for what it writes to";
-    part("isolation.read_only", 1000.0, shown(paths), open, "all files that its user may write to", change)
+    let state = within(service, shown(paths));
+    part("isolation.read_only", 1000.0, state, open, "all files that its user may write to", change)
 }
 
 /// Is this where code or the host's own configuration is?
@@ -239,14 +250,21 @@ fn writable(settings: &Settings) -> Part {
     part("isolation.writable", 500.0, state, open, "its own code and the system's: what breaks in stays", change)
 }
 
-fn hidden(settings: &Settings) -> Part {
+fn hidden(service: &Service, settings: &Settings) -> Part {
+    let is_bound = settings
+        .bind
+        .iter()
+        .any(|bind| ["/home", "/root"].iter().any(|home| Path::new(&*bind.source.0).starts_with(home)));
     let open = match (covers(&settings.hidden, "/home"), covers(&settings.hidden, "/root")) {
         (true, true) => 0.0,
+        // The host's are not in it.
+        _ if service.chroot.is_some() && !is_bound => 0.0,
         (false, false) => 10.0,
         _ => 5.0,
     };
     let change = "[isolation] hidden = [\"/home\", \"/root\", \"/run/user\"]";
-    part("isolation.hidden", 500.0, shown(&settings.hidden), open, "the homes of people: keys and tokens", change)
+    let state = within(service, shown(&settings.hidden));
+    part("isolation.hidden", 500.0, state, open, "the homes of people: keys and tokens", change)
 }
 
 /// By which the host is given back, if it can be written to or connected with.
@@ -346,8 +364,21 @@ fn environment(service: &Service) -> Part {
     let secrets = literal_secrets(service);
     let open = if secrets.is_empty() { 0.0 } else { 10.0 };
     let state = if secrets.is_empty() { "no secret in the file".to_owned() } else { secrets.join(", ") };
-    let change = "into a file that only root reads, by environment_files";
-    part("environment", 300.0, state, open, "secrets, to whoever reads the file or a copy of it", change)
+    let change = "into [secrets], or a file that only root reads, by environment_files";
+    part("environment", 200.0, state, open, "secrets, to whoever reads the file or a copy of it", change)
+}
+
+fn secrets(service: &Service) -> Part {
+    let variables = service.secrets.iter().filter(|secret| secret.to == SecretTo::Variable);
+    let variables: Vec<&str> = variables.map(|secret| &*secret.name).collect();
+    let state = match (service.secrets.len(), &variables[..]) {
+        (0, _) => "none".to_owned(),
+        (_, []) => "files".to_owned(),
+        (_, names) => format!("variables: {}", names.join(", ")),
+    };
+    let open = if variables.is_empty() { 0.0 } else { 3.0 };
+    let exposes = "them to all that the service starts, and to its reports of crashes";
+    part("secrets", 100.0, state, open, exposes, "as = \"file\", where the program can read one")
 }
 
 #[cfg(test)]
@@ -425,6 +456,18 @@ mod tests {
             ("umask", "umask = '0000'", "umask = '0027'"),
             ("sockets", "[sockets.x]\nlisten = '0.0.0.0:1'", "[sockets.x]\nlisten = '127.0.0.1:1'"),
             ("sockets", "[sockets.x]\nlisten = 'unix:/x'", "[sockets.x]\nlisten = 'unix:/x'\nmode = '0660'"),
+            ("isolation.hidden", "", "chroot = '/srv/x'"),
+            ("isolation.read_only", "", "chroot = '/srv/x'"),
+            (
+                "isolation.hidden",
+                "chroot = '/srv/x'\n[isolation]\nbind = { '/h' = '/home' }",
+                "chroot = '/srv/x'\n[isolation]\nbind = { '/h' = '/srv/a' }",
+            ),
+            (
+                "secrets",
+                "[secrets]\nA = { file = '/etc/a', as = 'env' }",
+                "[secrets]\nA = { file = '/etc/a', as = 'file' }",
+            ),
             ("environment", "[environment]\nAPI_TOKEN = 'x'", "[environment]\nAPI_TOKEN = '{env.T}'"),
         ] {
             let (worse_by, better_by) = (of(worse), of(better));

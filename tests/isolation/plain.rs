@@ -4,6 +4,7 @@ use super::files::open_directory;
 use super::{Attempt, Outcome};
 use crate::support::plain::{NOBODY, SLEEP, give_to_nobody, needs_root, script};
 use crate::support::svd::{Home, Svd};
+use crate::support::{PATIENCE, wait_until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -145,6 +146,25 @@ fn the_network_is_its_own() {
     breaks_out_only_without("network = 'loopback'", &connect, "refused");
     let own = "s = socket.create_server(('127.0.0.1', 0))\nsocket.create_connection(s.getsockname())";
     works_with("network = 'loopback'", own);
+}
+
+#[test]
+fn other_processes_are_out_of_reach() {
+    if needs_user_namespaces() {
+        return;
+    }
+    let mut other = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "1000"])
+        .spawn()
+        .expect("a process of the same user");
+    let status = format!("/proc/{}/status", other.id());
+    wait_until("it is that user's", PATIENCE, || {
+        fs::read_to_string(&status).is_ok_and(|text| text.contains("Name:\tsleep") && text.contains("Uid:\t65534"))
+    });
+    breaks_out_only_without("private_pids = true", &format!("os.kill({}, 0)", other.id()), "No such process");
+    let look = "all = [p for p in os.listdir('/proc') if p.isdigit()]\nassert len(all) > 2, 'nobody else'";
+    breaks_out_only_without("private_pids = true", look, "nobody else");
+    other.kill().and_then(|()| other.wait()).expect("its end");
 }
 
 #[test]
