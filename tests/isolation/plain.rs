@@ -1,6 +1,7 @@
 //! An svd that has not the rights to make namespaces makes them in a user namespace: a plain user's, and root's in a container.
 
 use super::files::open_directory;
+use super::rights::{ask_who, set_user_id};
 use super::{Attempt, Outcome};
 use crate::support::plain::{NOBODY, SLEEP, give_to_nobody, needs_root, script};
 use crate::support::svd::{Home, Svd};
@@ -172,16 +173,8 @@ fn no_rights_are_got() {
     if needs_user_namespaces() {
         return;
     }
-    let dir = tempfile::Builder::new().prefix("airdock-suid-").tempdir_in("/var/lib").expect("a directory");
-    let program = dir.path().join("id");
-    fs::copy("/usr/bin/id", &program).expect("a copy");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("its mode");
-    let ask = format!(
-        "import subprocess\nwho = subprocess.run(['{}', '-u'], capture_output=True, text=True).stdout\n\
-         assert who == '0\\n', 'it is still ' + who",
-        program.display()
-    );
+    let (_dir, program) = set_user_id("/usr/bin/id");
+    let ask = ask_who(&program);
     for keys in ["no_new_privileges = true", "private_tmp = true"] {
         breaks_out_only_without(keys, &ask, "it is still 65534");
     }
@@ -201,11 +194,7 @@ fn a_plain_user_can_give_up_all_capabilities() {
         return;
     }
     // Nothing but a set-user-ID program could give it any, and none is root's in there.
-    let dir = tempfile::Builder::new().prefix("airdock-suid-").tempdir_in("/var/lib").expect("a directory");
-    let program = dir.path().join("cat");
-    fs::copy("/usr/bin/cat", &program).expect("a copy");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("its mode");
+    let (_dir, program) = set_user_id("/usr/bin/cat");
     let ask = format!(
         "import subprocess\nsaid = subprocess.run(['{}', '/proc/self/status'], capture_output=True, text=True).stdout\n\
          assert 'CapEff:\\t0000000000000000' not in said, 'it has none'",

@@ -40,7 +40,9 @@ fn others_are_neither_seen_nor_signalled() {
     breaks_out_only_without(KEY, "", &trace, "No such process");
     // What it does see is its own: itself, and the first process, which it cannot end.
     let own = "assert os.getpid() == 2 and sorted(p for p in os.listdir('/proc') if p.isdigit()) == ['1', '2']\n\
-               os.kill(1, signal.SIGKILL)\ntime.sleep(0.2)\n\
+               os.kill(1, signal.SIGKILL)\n\
+               first = dict(l.split(':\\t', 1) for l in open('/proc/1/status') if ':\\t' in l)\n\
+               assert int(first['SigPnd'], 16) == int(first['ShdPnd'], 16) == 0 and first['State'][0] == 'S', first\n\
                for name in 'environ', 'mem', 'root':\n    \
                    try:\n        open(f'/proc/1/{name}', 'rb') if name != 'root' else os.listdir('/proc/1/root')\n        \
                        raise AssertionError(name + ' of the first process can be read')\n    \
@@ -88,10 +90,14 @@ fn signals_pass_and_orphans_leave_no_zombies() {
     let program = "def say(number, frame): print('got', signal.Signals(number).name, flush=True)\n\
                    for s in 'HUP', 'USR1', 'USR2', 'TTIN', 'TTOU', 'WINCH', 'QUIT': signal.signal(getattr(signal, 'SIG' + s), say)\n\
                    for _ in range(20): subprocess.run(['/bin/sh', '-c', 'sleep 0.01 & exit 0'])\n\
-                   time.sleep(0.5)\n\
-                   states = [open(f'/proc/{p}/stat').read().split(')')[-1].split()[0] for p in os.listdir('/proc') if p.isdigit()]\n\
+                   def left():\n    \
+                       all = [p for p in os.listdir('/proc') if p.isdigit()]\n    \
+                       try: return [open(f'/proc/{p}/stat').read().split(')')[-1].split()[0] for p in all]\n    \
+                       except OSError: return ['gone']\n\
+                   states = left()\n\
+                   while len(states) != 2 or 'Z' in states: time.sleep(0.02); states = left()\n\
                    print('states', states.count('Z'), len(states), flush=True)\n\
-                   while True: time.sleep(1)";
+                   while True: signal.pause()";
     service(&mut svd, program, "");
     wait_until("it has looked", PATIENCE, || svd.output("apart").contains("states 0 2\n"));
     for name in ["HUP", "USR1", "USR2", "TTIN", "TTOU", "WINCH", "QUIT"] {

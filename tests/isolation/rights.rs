@@ -2,6 +2,10 @@
 
 use super::{breaks_out_only_without, works_with};
 use crate::support::plain::needs_root;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 const AS_NOBODY: &str = "user = 'nobody'";
 
@@ -24,23 +28,32 @@ fn capabilities_are_given_up() {
     }
 }
 
+/// A copy of a program of root's with the set-user-ID bit, where that counts, for as long as the directory is there.
+pub fn set_user_id(program: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::Builder::new().prefix("airdock-suid-").tempdir_in("/var/lib").expect("a directory");
+    let copy = dir.path().join("program");
+    fs::copy(program, &copy).expect("a copy");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).expect("its mode");
+    (dir, copy)
+}
+
+/// Succeeds if `id` says that it is root.
+pub fn ask_who(id: &Path) -> String {
+    format!(
+        "import subprocess\nwho = subprocess.run(['{}', '-u'], capture_output=True, text=True).stdout\n\
+         assert who == '0\\n', 'it is still ' + who",
+        id.display()
+    )
+}
+
 #[test]
 fn no_new_privileges_are_got_by_set_user_id_programs() {
     if needs_root() {
         return;
     }
-    // A copy of a program that says who it is, with the set-user-ID bit.
-    let dir = tempfile::Builder::new().prefix("airdock-suid-").tempdir_in("/var/lib").expect("a directory");
-    let program = dir.path().join("id");
-    std::fs::copy("/usr/bin/id", &program).expect("a copy");
-    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
-    std::fs::set_permissions(dir.path(), mode(0o755)).expect("its mode");
-    std::fs::set_permissions(&program, mode(0o4755)).expect("its mode");
-    let ask = format!(
-        "import subprocess\nwho = subprocess.run(['{}', '-u'], capture_output=True, text=True).stdout\n\
-         assert who == '0\\n', 'it is still ' + who",
-        program.display()
-    );
+    let (_dir, id) = set_user_id("/usr/bin/id");
+    let ask = ask_who(&id);
     breaks_out_only_without("no_new_privileges = true", AS_NOBODY, &ask, "it is still 65534");
 }
 
