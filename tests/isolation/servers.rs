@@ -29,8 +29,8 @@ fn assert_confined(pid: i32) {
     assert!((70_000..80_000).contains(&uid), "{uid}");
 }
 
-/// A service that is reloaded onto three releases while it is asked. `top`: keys of the file's top.
-fn reload_django(mut svd: Svd, python: &Path, top: &str) -> Svd {
+/// A service that is reloaded onto three releases while it is asked. `top`: keys of the file's top; `more`: of its last section.
+fn reload_django(mut svd: Svd, python: &Path, top: &str, more: &str) -> Svd {
     let app = svd.app("web");
     app.ship(&Release::new("r0"));
     std::fs::create_dir_all(app.root.join("shared")).expect("a directory");
@@ -38,7 +38,7 @@ fn reload_django(mut svd: Svd, python: &Path, top: &str) -> Svd {
     let file = format!(
         "kind = 'gunicorn'\napp = 'django_app:application'\nroot = {}\npython = {}\nworkers = 2\n\
          sockets.http.listen = '{address}'\nready.probe = {{ path = '/healthz', host = 'airship.example.org' }}\n\
-         {top}{STRICT}",
+         {top}{STRICT}{more}",
         quoted(&app.root),
         quoted(python),
     );
@@ -75,7 +75,7 @@ fn gunicorn_and_django_are_reloaded_under_load() {
     }
     let Some(env) = Env::get("gunicorn-27.0.1") else { return };
     let _alone = alone();
-    let svd = reload_django(Svd::new(), &env.python(), AUTO);
+    let svd = reload_django(Svd::new(), &env.python(), AUTO, "");
     assert_confined(svd.main_pid("web"));
 }
 
@@ -100,7 +100,9 @@ fn a_plain_users_gunicorn_and_django_are_reloaded_under_load() {
     let _alone = alone();
     let mut svd = Svd::new();
     svd.home = Home::PlainUser;
-    let svd = reload_django(svd, system, &format!("environment.PYTHONPATH = '{packages}'\n"));
+    // They may lie in what the profile hides.
+    let bind = format!("bind = {{ '{packages}' = '{packages}:ro' }}\n");
+    let svd = reload_django(svd, system, &format!("environment.PYTHONPATH = '{packages}'\n"), &bind);
     let main = svd.main_pid("web");
     assert_eq!((status_line(main, "NoNewPrivs"), status_line(main, "Seccomp")), ("1".into(), "2".into()));
     let own = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).expect("a namespace");

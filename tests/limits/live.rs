@@ -50,8 +50,10 @@ fn what_runs_is_changed_with_all_its_processes_and_stays_changed() {
     for pid in pids(&svd, "web") {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("killing it");
     }
+    // Between its end and the next start there is none.
     wait_until("another worker", PATIENCE, || {
-        svd.state("web") == "running" && pids(&svd, "web").first().is_some_and(|pid| *pid != main)
+        let pid = String::from_utf8(svd.svctl(&["pid", "web"]).stdout).ok().and_then(|text| text.trim().parse().ok());
+        svd.state("web") == "running" && pid.is_some_and(|pid: i32| pid != main)
     });
     let main = svd.main_pid("web");
     assert_eq!(limits_of(main), wanted);
